@@ -1,0 +1,235 @@
+"""Every fault that a person can cause ends in one clear line and exit status 2, and damages nothing."""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import evaluate
+import inference
+import train_classifier
+import train_ddpm
+from mnist import load_mnist
+
+BAD_FLAGS = [
+    (inference, ["--digits", "10"], "'10' is not a digit"),
+    (inference, ["--digits", "12"], "'12' is not a digit"),
+    (inference, ["--digits", "-1"], "--digits"),
+    (inference, ["--digits", "one"], "'one' is not a digit"),
+    (inference, ["--digits", "1,2"], "'1,2' is not a digit"),
+    (inference, ["--digits", "all", "3"], "'all' is not a digit"),
+    (inference, ["--digits"], "--digits"),
+    (inference, ["--num-samples", "0"], "--num-samples"),
+    (inference, ["--num-samples", "2.5"], "--num-samples"),
+    (inference, ["--guidance-scale", "-1"], "--guidance-scale"),
+    (inference, ["--guidance-scale", "nan"], "--guidance-scale"),
+    (inference, ["--guidance-scale", "inf"], "--guidance-scale"),
+    (inference, ["--guidance-scale", "much"], "--guidance-scale"),
+    (inference, ["--steps", "0"], "--steps"),
+    (inference, ["--steps", "1001"], "--steps"),
+    (inference, ["--sampler", "euler"], "--sampler"),
+    (inference, ["--seed", "-1"], "--seed"),
+    (inference, ["--batch-size", "0"], "--batch-size"),
+    (inference, ["--device", "tpu"], "--device"),
+    (inference, ["--no-such-flag"], "--no-such-flag"),
+    (train_classifier, ["--steps", "0"], "--steps"),
+    (train_classifier, ["--lr", "0"], "--lr"),
+    (train_classifier, ["--lr", "nan"], "--lr"),
+    (train_classifier, ["--batch-size", "60000"], "--batch-size"),
+    (train_ddpm, ["--steps", "ten"], "--steps"),
+    (train_ddpm, ["--batch-size", "-4"], "--batch-size"),
+    (train_ddpm, ["--lr", "-1"], "--lr"),
+    (train_ddpm, ["--step", "1"], "--step"),  # abbreviations are not taken
+    (evaluate, ["--n", "0"], "--n"),
+]
+
+
+@pytest.mark.parametrize("script, argv, named", BAD_FLAGS)
+def test_bad_flag(fails, script, argv, named):
+    assert named in fails(script.main, *argv)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("script", [inference, train_classifier, train_ddpm, evaluate])
+def test_no_such_device(fails, script):
+    assert "--device cuda" in fails(script.main, "--device", "cuda")
+
+
+# --- checkpoints ---
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A copy of the shipped weights, to be spoiled."""
+    folder = tmp_path / "models"
+    shutil.copytree(ROOT / "models", folder)
+    return folder
+
+
+class Evil:
+    """A pickle that would leave a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def edit(path, **changes):
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, **changes}, path)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def not_finite(path):
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    name = next(iter(weights))
+    edit(path, state_dict={**weights, name: weights[name] * float("nan")})
+
+
+BAD_CHECKPOINTS = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": truncated,
+    "text": lambda path: path.write_text("these are not weights\n"),
+    "directory": lambda path: (path.unlink(), path.mkdir()),
+    "another dict": lambda path: torch.save({"epoch": 3}, path),
+    "a list": lambda path: torch.save([1, 2], path),
+    "bare weights": lambda path: torch.save(torch.load(path, weights_only=True)["state_dict"], path),
+    "another network's": lambda path: shutil.copy(path.with_name("judge.pth"), path),
+    "another schedule's": lambda path: edit(path, schedule={"num_train_timesteps": 500}),
+    "another shape's": lambda path: edit(path, config={}),
+    "a foreign config": lambda path: edit(path, config={"depth": 3}),
+    "not finite": not_finite,
+}
+
+
+@pytest.mark.parametrize("network", ["ddpm_unet.pth", "classifier.pth"])
+@pytest.mark.parametrize("fault", BAD_CHECKPOINTS)
+def test_bad_checkpoint(fails, models, tmp_path, network, fault):
+    if fault == "another shape's" and network == "classifier.pth":
+        pytest.skip("its defaults are its shape")
+    BAD_CHECKPOINTS[fault](models / network)
+    output = tmp_path / "before.png"
+    output.write_bytes(b"before")
+    error = fails(inference.main, "--models", models, "--output", output)
+    assert network in error and ("train_ddpm.py" if "unet" in network else "train_classifier.py") in error or fault == "directory"
+    assert output.read_bytes() == b"before"
+
+
+def test_a_pickle_with_code_in_it_runs_nothing(fails, models, tmp_path):
+    torch.save({"network": Evil(tmp_path / "pwned")}, models / "ddpm_unet.pth")
+    assert "ddpm_unet.pth" in fails(inference.main, "--models", models, "--output", tmp_path / "o.png")
+    assert not (tmp_path / "pwned").exists()
+    torch.load(models / "ddpm_unet.pth", weights_only=False)  # it does bite whoever lets it
+    assert (tmp_path / "pwned").exists()
+
+
+# --- outputs ---
+
+
+@pytest.mark.parametrize("flag", ["--output", "--npz"])
+def test_bad_output(fails, tmp_path, flag):
+    other = [] if flag == "--output" else ["--output", tmp_path / "o.png"]
+    assert "does not exist" in fails(inference.main, flag, tmp_path / "no" / "o.png", *other)
+    assert "is a directory" in fails(inference.main, flag, tmp_path, *other)
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in fails(inference.main, flag, tmp_path / "file" / "o.png", *other)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(fails, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot write" in fails(inference.main, "--output", tmp_path / "o.png")
+
+
+@pytest.mark.parametrize("script", [train_classifier, train_ddpm])
+def test_models_is_a_file(fails, tmp_path, script):
+    (tmp_path / "models").write_text("")
+    assert "cannot make the folder" in fails(script.main, "--models", tmp_path / "models")
+
+
+@pytest.mark.parametrize("script", [train_classifier, train_ddpm])
+def test_nothing_to_resume(fails, tmp_path, script):
+    assert "--resume" in fails(script.main, "--models", tmp_path, "--resume")
+
+
+def test_a_loss_that_is_not_finite_stops_training(fails, tmp_path):
+    (tmp_path / "classifier.pth").write_bytes(b"before")
+    assert "step" in fails(train_classifier.main, "--models", tmp_path, "--steps", 400, "--batch-size", 8, "--lr", 1e30)
+    assert (tmp_path / "classifier.pth").read_bytes() == b"before"
+
+
+def test_samples_that_are_not_finite_are_an_error(fails, tmp_path):
+    error = fails(inference.main, "--guidance-scale", 1e38, "--steps", 3, "--output", tmp_path / "o.png", "--sampler", "dpmsolver++")
+    assert "not finite" in error and not (tmp_path / "o.png").exists()
+
+
+# --- data ---
+
+
+@pytest.fixture
+def data(tmp_path):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+        shutil.copy(path, raw)
+    return raw
+
+
+def test_missing_data(fails, data, tmp_path):
+    (data / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert "t10k-labels-idx1-ubyte.gz is missing" in fails(train_classifier.main, "--data", tmp_path / "data", "--models", tmp_path)
+
+
+def test_damaged_data(fails, data, tmp_path):
+    path = data / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert "is damaged" in fails(train_ddpm.main, "--data", tmp_path / "data", "--models", tmp_path)
+
+
+def test_a_half_unpacked_file_is_mended(data, tmp_path):
+    whole = gzip.decompress((data / "t10k-images-idx3-ubyte.gz").read_bytes())
+    load_mnist("test", tmp_path / "data")
+    (data / "t10k-images-idx3-ubyte").write_bytes(whole[:1000])
+    images, _ = load_mnist("test", tmp_path / "data")
+    assert len(images) == 10_000 and (data / "t10k-images-idx3-ubyte").read_bytes() == whole
+
+
+def test_no_data_at_all(fails, tmp_path):
+    assert "--data" in fails(train_ddpm.main, "--data", tmp_path / "nowhere", "--models", tmp_path)
+
+
+# --- as real processes ---
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["inference.py", "--digits", "12"],
+        ["inference.py", "--models", "nowhere"],
+        ["inference.py", "--output", "nowhere/o.png"],
+        ["train_ddpm.py", "--data", "nowhere", "--models", "TMP"],
+    ],
+)
+def test_one_line_and_status_2_in_a_real_process(argv, tmp_path):
+    argv = [str(tmp_path) if word == "TMP" else word for word in argv]
+    done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"{argv[0]}: error: ") and done.stderr.count("\n") == 1
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(inference, "draw_samples", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        inference.main(["--steps", "1", "--output", "guided_output.png"])
+

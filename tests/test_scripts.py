@@ -1,0 +1,160 @@
+"""The scripts as a person runs them: a tiny run of all three on real MNIST, and the files that they write."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from diffusers import UNet2DModel
+from PIL import Image
+from torchvision.datasets import MNIST
+
+import inference
+import train_classifier
+import train_ddpm
+from diffusion import TrainingState, atomic_write, batch_indices, generator, load_checkpoint, sha256, stratified_timesteps
+from inference import draw_samples, make_labels, to_uint8
+from mnist import load_mnist
+
+
+def digests():
+    """What ships, by content."""
+    shipped = [*(ROOT / "models").iterdir(), *(ROOT / "results").iterdir(), *ROOT.glob("*.png")]
+    return {path: sha256(path) for path in shipped if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Both trainings, a few steps each, in a folder of their own; nothing that ships is touched."""
+    folder, before = tmp_path_factory.mktemp("trial"), digests()
+    train_classifier.main(["--models", str(folder), "--steps", "6", "--batch-size", "32"])
+    train_ddpm.main(["--models", str(folder), "--steps", "4", "--batch-size", "8"])
+    assert digests() == before
+    return folder
+
+
+def test_a_trial_run_of_the_three_scripts(tiny):
+    made = {path.name for path in tiny.iterdir()}
+    assert {"classifier.pth", "ddpm_unet.pth", "classifier_accuracy.png", "ddpm_loss.png", "sample_ddpm_output.png"} <= made
+    assert not any("state" in name or "tmp" in name for name in made)
+    output = tiny / "guided.png"
+    inference.main(["--models", str(tiny), "--output", str(output), "--steps", "3"])
+    assert Image.open(output).size == (8 * 30 + 2, 32)
+    remade = tiny / "unguided.png"
+    inference.main(["--models", str(tiny), "--guidance-scale", "0", "--output", str(remade)])
+    assert remade.read_bytes() == (tiny / "sample_ddpm_output.png").read_bytes()
+
+
+@pytest.mark.parametrize("script", [train_classifier, train_ddpm])
+def test_the_same_seed_makes_the_same_weights_and_resume_goes_on_bit_for_bit(tiny, tmp_path, script, monkeypatch):
+    name = {train_classifier: "classifier", train_ddpm: "ddpm_unet"}[script]
+    flags = {train_classifier: ["--steps", "6", "--batch-size", "32"], train_ddpm: ["--steps", "4", "--batch-size", "8"]}[script]
+    once = torch.load(tiny / f"{name}.pth", weights_only=True)["state_dict"]
+
+    end_step = TrainingState.end_step
+
+    def stop_after_two(state):
+        state.interrupted = state.step == 1  # as Ctrl-C does
+        end_step(state)
+
+    monkeypatch.setattr(TrainingState, "end_step", stop_after_two)
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--models", str(tmp_path), *flags])
+    assert stop.value.code == 130 and not (tmp_path / f"{name}.pth").exists()
+    monkeypatch.setattr(TrainingState, "end_step", end_step)
+    script.main(["--models", str(tmp_path), *flags, "--resume"])
+    resumed = torch.load(tmp_path / f"{name}.pth", weights_only=True)["state_dict"]
+    assert all(torch.equal(once[key], resumed[key]) for key in once)
+    assert not (tmp_path / f"{name}.state.pth").exists()
+
+
+def test_training_moves_the_weights(tiny):
+    unet, checkpoint = load_checkpoint(tiny / "ddpm_unet.pth", UNet2DModel, "train_ddpm.py")
+    assert unet.conv_out.weight.abs().max() > 0 and checkpoint["training"]["steps"] == 4
+
+
+# --- the files ---
+
+
+def test_npz_has_the_layout_of_guided_diffusion(tmp_path, unet, classifier):
+    npz, png = tmp_path / "samples.npz", tmp_path / "grid.png"
+    inference.main(["--digits", "2", "0", "2", "4", "--num-samples", "2", "--steps", "4", "--output", str(png), "--npz", str(npz)])
+    content = np.load(npz)
+    assert content["arr_0"].shape == (8, 28, 28, 1) and content["arr_0"].dtype == np.uint8
+    assert content["arr_1"].tolist() == [2, 2, 0, 0, 2, 2, 4, 4] and content["arr_1"].dtype == np.int64
+    grid = np.asarray(Image.open(png).convert("L"))
+    assert grid.shape == (4 * 30 + 2, 2 * 30 + 2)
+    for k, image in enumerate(content["arr_0"][..., 0]):  # a row a digit
+        row, column = divmod(k, 2)
+        assert np.array_equal(grid[2 + 30 * row :, 2 + 30 * column :][:28, :28], image)
+
+
+def test_row_3_of_all_is_digit_3(tmp_path):
+    inference.main(["--digits", "all", "--num-samples", "2", "--steps", "4", "--output", str(tmp_path / "all.png"), "--npz", str(tmp_path / "all.npz")])
+    inference.main(["--digits", "3", "--num-samples", "2", "--steps", "4", "--output", str(tmp_path / "3.png"), "--npz", str(tmp_path / "3.npz")])
+    everything, three = (np.load(tmp_path / name)["arr_0"].astype(int) for name in ("all.npz", "3.npz"))
+    assert np.abs(everything[6:8] - three).max() <= 1
+
+
+def test_compare_puts_unguided_above_guided(tmp_path, unet, classifier):
+    path = tmp_path / "compare.png"
+    inference.main(["--digits", "4", "7", "--num-samples", "3", "--steps", "4", "--compare", "--output", str(path)])
+    grid = np.asarray(Image.open(path).convert("L"))
+    assert grid.shape == (6 * 30 + 2, 2 * 30 + 2)
+    labels, numbers = make_labels([4, 7], 3)
+    for first_row, scale in ((0, 0), (3, inference.GUIDANCE_SCALE)):
+        images = to_uint8(draw_samples(unet, classifier, labels, numbers, scale, steps=4)).numpy()[:, 0]
+        for k, image in enumerate(images):  # a column a digit
+            column, row = divmod(k, 3)
+            assert np.array_equal(grid[2 + 30 * (first_row + row) :, 2 + 30 * column :][:28, :28], image)
+
+
+def test_the_same_command_makes_the_same_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        inference.main(["--steps", "5", "--output", str(tmp_path / name)])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
+        file.write(b"half")
+        1 / 0
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    with atomic_write(path) as file:
+        file.write(b"after")
+    assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path]
+
+
+# --- data and random streams ---
+
+
+def test_splits_do_not_overlap_and_are_in_range():
+    train, validation, test = (load_mnist(split) for split in ("train", "validation", "test"))
+    assert [len(images) for images, _ in (train, validation, test)] == [55_000, 5_000, 10_000]
+    assert train[0].min() == -1 and train[0].max() == 1 and train[0].shape[1:] == (1, 28, 28)
+    whole = MNIST("data", train=True)
+    assert torch.equal(torch.cat([train[1], validation[1]]), whole.targets)
+    assert torch.equal(to_uint8(validation[0])[:, 0], whole.data[-5_000:])
+
+
+def test_an_epoch_shows_each_image_once():
+    seen = torch.cat([batch_indices(103, 10, 0, step) for step in range(10)])
+    assert len(seen.unique()) == 100
+    assert not torch.equal(batch_indices(103, 10, 0, 0), batch_indices(103, 10, 0, 10))
+
+
+def test_timesteps_of_training_are_uniform():
+    t = torch.cat([stratified_timesteps(50, generator(0, k)) for k in range(400)])
+    assert t.min() == 0 and t.max() == 999
+    counts = torch.bincount(t // 100, minlength=10)
+    assert (counts - 2000).abs().max() <= 50
+
+
+def test_importing_does_nothing():
+    code = "import classifier, diffusion, mnist, train_classifier, train_ddpm, inference, evaluate"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == ""

@@ -1,0 +1,82 @@
+"""What ships: weights that make digits, and files that these weights made."""
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+from diffusers import UNet2DModel
+from PIL import Image
+
+import evaluate
+import inference
+from classifier import Classifier
+from diffusion import load_checkpoint, sha256
+from evaluate import Judge, accuracy_of
+from inference import draw_samples, make_labels
+from mnist import load_mnist
+from train_classifier import validate
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return load_checkpoint(ROOT / "models" / "judge.pth", Judge, "evaluate.py --train-judge")[0]
+
+
+def test_the_checkpoints_rebuild_their_networks():
+    for name, network in (("ddpm_unet", UNet2DModel), ("classifier", Classifier), ("judge", Judge)):
+        loaded, checkpoint = load_checkpoint(ROOT / "models" / f"{name}.pth", network, "?")
+        assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+        assert checkpoint["seed"] == 0 and checkpoint["training"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("sampler", inference.SAMPLERS)
+def test_guided_samples_are_the_asked_digit_and_unguided_are_not(unet, classifier, judge, sampler):
+    """100 balanced labels at 20 steps."""
+    labels, numbers = make_labels(range(10), 10)
+    guided = draw_samples(unet, classifier, labels, numbers, sampler=sampler, steps=20)
+    unguided = draw_samples(unet, None, labels, numbers, 0, sampler=sampler, steps=20)
+    assert accuracy_of(judge, guided, labels) >= 0.9
+    assert accuracy_of(judge, unguided, labels) <= 0.25
+
+
+def test_the_guide_knows_noisy_digits(classifier):
+    """The floors that train_classifier.py must reach, on the validation set."""
+    bands = validate(classifier, *load_mnist("validation"), "cpu")
+    assert bands["0-999"]["accuracy"] >= 0.55
+    assert bands["0-99"]["accuracy"] >= 0.985
+
+
+def test_the_judge_is_good_and_of_another_build(judge):
+    assert accuracy_of(judge, *load_mnist("test")) >= 0.995
+    guide_layers = {type(module) for module in Classifier().modules()} - {torch.nn.Conv2d, torch.nn.Linear}
+    assert not guide_layers & {type(module) for module in evaluate.Judge().modules()} - {torch.nn.Sequential}
+
+
+def shipped_hashes():
+    return {path.name: sha256(path) for path in (ROOT / "models").glob("*.pth")}
+
+
+PICTURES = [*(ROOT / "results").glob("*.png"), ROOT / "guided_output.png", ROOT / "sample_ddpm_output.png"]
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_each_picture_is_of_the_shipped_weights(path):
+    made_from = json.loads(Image.open(path).text["provenance"])
+    assert made_from["weights"] and made_from["weights"].items() <= shipped_hashes().items()
+
+
+@pytest.mark.parametrize("path", list((ROOT / "results").glob("*.csv")), ids=lambda path: path.name)
+def test_each_table_is_of_the_shipped_weights(path):
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            for name in ("ddpm_unet", "classifier", "judge"):
+                assert row[name] == shipped_hashes()[f"{name}.pth"], row
+
+
+def test_the_first_command_makes_the_picture_that_ships(tmp_path):
+    """Byte for byte on the machine and versions that made it; elsewhere within one grey level."""
+    inference.main(["--output", str(tmp_path / "o.png")])
+    made, shipped = (torch.tensor(list(Image.open(path).getdata())) for path in (tmp_path / "o.png", ROOT / "guided_output.png"))
+    assert (made - shipped).abs().max() <= 1

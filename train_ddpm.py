@@ -1,0 +1,166 @@
+"""Step 2: train the U-Net, without labels, to predict the noise.
+
+    python train_ddpm.py
+
+DDPM Algorithm 1: draw x_0, t and eps, noise x_0 to x_t by (4), and take a gradient step on L_simple (14),
+|eps - eps_theta(x_t, t)|^2. The weights that ship are an exponential moving average (EMA) of those along the way.
+
+Writes models/ddpm_unet.pth, sample_ddpm_output.png and results/ddpm_loss.png, and grids of the samples along the way
+under previews/ (all of them into DIR instead, with --models DIR).
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from tqdm import tqdm
+
+import inference
+from diffusion import (
+    ArgumentParser,
+    TrainingState,
+    add_common_flags,
+    add_training_flags,
+    batch_indices,
+    check_writable,
+    generator,
+    make_folder,
+    make_scheduler,
+    make_unet,
+    one_line_errors,
+    pick_device,
+    provenance,
+    results_folder,
+    save_checkpoint,
+    save_figure,
+    stratified_timesteps,
+)
+from inference import draw_samples, make_labels, save_grid
+from mnist import load_mnist
+
+TRAIN_STEPS = 8_000
+BATCH_SIZE = 32  # at equal time, more and smaller steps won
+LEARNING_RATE = 2e-3
+ADAM_BETAS = (0.9, 0.99)
+WARMUP_STEPS = 200
+EMA_DECAY = 0.999
+VALIDATION_SEED = 1  # the noise of validation is the same at every epoch and in every run
+NUM_VALIDATION_IMAGES = 1_000
+
+
+@torch.no_grad()
+def validation_loss(unet, images, device="cpu", batch_size=250):
+    """L_simple (14) of images (N, 1, 28, 28) over uniform t, with the same t and noise at every call."""
+    rng = generator(VALIDATION_SEED, 2)
+    t = stratified_timesteps(len(images), rng)
+    eps = torch.randn(images.shape, generator=rng)
+    x_t = make_scheduler().add_noise(images, eps, t)  # DDPM (4)
+    total = 0.0
+    for x, t_part, eps_part in zip(x_t.split(batch_size), t.split(batch_size), eps.split(batch_size)):
+        total += F.mse_loss(unet(x.to(device), t_part.to(device)).sample, eps_part.to(device), reduction="sum").item()
+    return total / images.numel()
+
+
+def plot_loss(history):
+    """Training and validation loss against steps: a matplotlib figure."""
+    steps = [entry["step"] for entry in history]
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot(steps, [entry["loss"] for entry in history], marker=".", label="training (mean of the epoch)")
+    axes.plot(steps, [entry["validation_loss"] for entry in history], marker=".", label="validation (EMA weights, fixed noise)")
+    axes.set(xlabel="step", ylabel=r"$L_{\rm simple}$", yscale="log")
+    axes.legend()
+    return figure
+
+
+def train(unet, ema, images, validation_images, state, settings, optimizer, lr_scheduler, device, preview_folder):
+    """DDPM Algorithm 1, from `state.step` to `settings["steps"]`."""
+    scheduler = make_scheduler()
+    steps, batch_size, seed = settings["steps"], settings["batch_size"], settings["seed"]
+    steps_per_epoch = len(images) // batch_size
+    bar = tqdm(total=steps, initial=state.step, desc="U-Net", unit="step", disable=None)
+    while state.step < steps:
+        rng = generator(seed, 2, state.step)
+        x_0 = images[batch_indices(len(images), batch_size, seed, state.step)]  # (B, 1, 28, 28)
+        t = stratified_timesteps(batch_size, rng)  # (B,)
+        eps = torch.randn(x_0.shape, generator=rng)
+        x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
+        loss = F.mse_loss(unet(x_t.to(device), t.to(device)).sample, eps.to(device))  # L_simple, DDPM (14)
+        state.record(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        lr_scheduler.step()
+        ema.step(unet.parameters())
+
+        bar.update()
+        bar.set_postfix(loss=f"{state.losses[-1]:.4f}", refresh=False)
+        if (state.step + 1) % steps_per_epoch == 0 or state.step + 1 == steps:
+            end_epoch(unet, ema, validation_images, state, steps_per_epoch, device, preview_folder)
+        state.end_step()
+    bar.close()
+
+
+def end_epoch(unet, ema, validation_images, state, steps_per_epoch, device, preview_folder):
+    """Measure the EMA weights, print a line, and draw a few samples from the same noise as ever."""
+    ema.store(unet.parameters())
+    ema.copy_to(unet.parameters())
+    unet.eval()
+    step = state.step + 1
+    recent = state.losses[-steps_per_epoch:]
+    entry = {"step": step, "loss": sum(recent) / len(recent), "validation_loss": validation_loss(unet, validation_images, device)}
+    state.history.append(entry)
+    tqdm.write(f"step {step:6d}  {state.elapsed():5.0f} s  loss {entry['loss']:.4f}  validation {entry['validation_loss']:.4f}")
+    images = draw_samples(unet, None, *make_labels(range(10), 4), guidance_scale=0, sampler="ddim", steps=20, device=device)
+    save_grid(preview_folder / f"step_{step:06d}.png", images, 4, json.dumps(entry))
+    unet.train()
+    ema.restore(unet.parameters())
+
+
+@one_line_errors
+def main(argv=None):
+    parser = ArgumentParser(__doc__)
+    add_common_flags(parser)
+    add_training_flags(parser, TRAIN_STEPS, BATCH_SIZE, LEARNING_RATE)
+    args = parser.parse_args(argv)
+    device = pick_device(args.device)
+    make_folder(args.models)
+    results = results_folder(args.models)
+    trial = args.models != Path("models")
+    weights = args.models / "ddpm_unet.pth"
+    sample_path = args.models / "sample_ddpm_output.png" if trial else Path("sample_ddpm_output.png")
+    loss_path = results / "ddpm_loss.png"
+    preview_folder = args.models / "previews" if trial else Path("previews")
+    make_folder(preview_folder)
+    state_path = args.models / "ddpm_unet.state.pth"
+    check_writable(weights, sample_path, loss_path, state_path)
+    images, _ = load_mnist("train", args.data)  # the labels are not used
+    validation_images = load_mnist("validation", args.data)[0][:NUM_VALIDATION_IMAGES]
+
+    torch.manual_seed(args.seed)  # for the initial weights
+    unet = make_unet().to(device)
+    ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, args.steps // 2), args.steps)
+    settings = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
+    parts = {"network": unet, "ema": ema, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+    state = TrainingState(state_path, settings, parts, args.resume, Path(__file__).name)
+    ema.to(device)
+    with state.stop_between_steps():
+        train(unet, ema, images, validation_images, state, settings, optimizer, lr_scheduler, device, preview_folder)
+
+    ema.copy_to(unet.parameters())
+    summary = {**settings, "seconds": state.elapsed(), **state.history[-1]}
+    save_checkpoint(weights, unet, args.seed, summary)
+    save_figure(loss_path, plot_loss(state.history), provenance(args.models, [weights.name], device, **settings))
+    state.done()
+    inference.main(["--guidance-scale", "0", "--output", str(sample_path), "--models", str(args.models), "--device", args.device])
+    print(f"{weights}, {sample_path} and {loss_path}: {args.steps} steps in {state.elapsed():.0f} s")
+
+
+if __name__ == "__main__":
+    main()
