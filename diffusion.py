@@ -272,7 +272,9 @@ def read_checkpoint(path, made_by):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: make it with `python {made_by}`, or bring it back with `git checkout -- models`") from None
+        raise UserError(
+            f"{path} is missing: make it with `python {made_by}`, or bring it back with `git checkout -- models`"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # garbage can raise anything in the unpickler
@@ -301,7 +303,9 @@ def load_checkpoint(path, network_class, made_by, device="cpu"):
     if not {"network", "config", "schedule", "seed", "training", "state_dict"} <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint of this project: make one with `python {made_by}`")
     if checkpoint["network"] != network_class.__name__:
-        raise UserError(f"{path} holds a {checkpoint['network']}, not a {network_class.__name__}: make it with `python {made_by}`")
+        raise UserError(
+            f"{path} holds a {checkpoint['network']}, not a {network_class.__name__}: make it with `python {made_by}`"
+        )
     if checkpoint["schedule"] != SCHEDULE:
         raise UserError(f"{path} was trained on another noise schedule than this code's: make it anew with `python {made_by}`")
     try:
@@ -354,7 +358,9 @@ class TrainingState:
         for name, value in self.settings.items():
             before = saved["settings"].get(name)
             if before != value:
-                raise UserError(f"--resume: this run began with --{name.replace('_', '-')} {before}, not {value}; give the same, or start anew")
+                raise UserError(
+                    f"--resume: this run began with --{name.replace('_', '-')} {before}, not {value}; give the same, or start anew"
+                )
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(saved["parts"][name])

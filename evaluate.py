@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 try:
@@ -57,9 +58,10 @@ from diffusion import (
 from inference import classifier_gradient, draw_samples, guided_noise, make_labels, reverse_process, save_grid
 from mnist import load_mnist
 
-JUDGE_STEPS = 4_290  # ten epochs
+JUDGE_STEPS = 5_148  # twelve epochs
 JUDGE_BATCH_SIZE = 128
 JUDGE_LEARNING_RATE = 2e-3
+JUDGE_EMA_DECAY = 0.999
 
 NUM_NEIGHBOURS = 3  # k of precision and recall, as Kynkäänniemi et al. 2019
 NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_CONTROL = 5_000, 2_000, 500, 2_000
@@ -86,7 +88,9 @@ class Judge(nn.Module):
             *self._block(1, 32, 5), nn.MaxPool2d(2), *self._block(32, 64, 3), nn.MaxPool2d(2),
             *self._block(64, 64, 3), *self._block(64, 128, 3), nn.Flatten(),
         )  # fmt: skip
-        self.fully_connected = nn.Sequential(nn.Dropout(0.3), nn.Linear(128 * 7 * 7, num_features), nn.BatchNorm1d(num_features), nn.ReLU())
+        self.fully_connected = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(128 * 7 * 7, num_features), nn.BatchNorm1d(num_features), nn.ReLU()
+        )
         self.linear = nn.Linear(num_features, NUM_CLASSES)
 
     @staticmethod
@@ -107,7 +111,10 @@ def random_affine(images, rng, degrees=12.0, scale=0.12, shear=0.15, shift=0.1):
     u = torch.rand(5, len(images), generator=rng) * 2 - 1
     angle, log_scale, shear = u[0] * math.radians(degrees), u[1] * scale, u[2] * shear
     cos, sin, zoom = angle.cos(), angle.sin(), log_scale.exp()
-    rows = [torch.stack([zoom * cos, zoom * (shear * cos - sin), u[3] * 2 * shift], 1), torch.stack([zoom * sin, zoom * (shear * sin + cos), u[4] * 2 * shift], 1)]
+    rows = [
+        torch.stack([zoom * cos, zoom * (shear * cos - sin), u[3] * 2 * shift], 1),
+        torch.stack([zoom * sin, zoom * (shear * sin + cos), u[4] * 2 * shift], 1),
+    ]
     theta = torch.stack(rows, dim=1)  # (B, 2, 3)
     grid = F.affine_grid(theta, images.shape, align_corners=False)
     return F.grid_sample(images + 1, grid, align_corners=False) - 1  # what comes in from outside is background, -1
@@ -126,8 +133,8 @@ def accuracy_of(judge, images, labels, device="cpu"):
     return (judge_images(judge, images, device)[1] == labels).float().mean().item()
 
 
-def fit_judge(judge, best, images, labels, validation, state, optimizer, lr_scheduler, device):
-    """Minimise cross-entropy on randomly turned and shifted images; `best` keeps the epoch that validates best."""
+def fit_judge(judge, ema, best, images, labels, validation, state, optimizer, lr_scheduler, device):
+    """Minimise cross-entropy on randomly turned and shifted images; `best` keeps the averaged weights that validate best."""
     steps, batch_size, seed = (state.settings[name] for name in ("steps", "batch_size", "seed"))
     bar = tqdm(total=steps, initial=state.step, desc="judge", unit="step", disable=None)
     while state.step < steps:
@@ -140,14 +147,14 @@ def fit_judge(judge, best, images, labels, validation, state, optimizer, lr_sche
         loss.backward()
         optimizer.step()
         lr_scheduler.step()
+        ema.update_parameters(judge)
 
         bar.update()
         bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
         if (state.step + 1) % (len(images) // batch_size) == 0 or state.step + 1 == steps:
-            accuracy = accuracy_of(judge.eval(), *validation, device)
-            judge.train()
+            accuracy = accuracy_of(ema.module.eval(), *validation, device)
             if accuracy >= max((entry["validation_accuracy"] for entry in state.history), default=0):
-                best.load_state_dict(judge.state_dict())
+                best.load_state_dict(ema.module.state_dict())
             state.history.append({"step": state.step + 1, "validation_accuracy": accuracy})
             tqdm.write(f"step {state.step + 1:5d}  {state.elapsed():4.0f} s  validation accuracy {accuracy:.4f}")
         state.end_step()
@@ -162,13 +169,14 @@ def train_judge(args, device):
     images, labels = load_mnist("train", args.data)
     torch.manual_seed(args.seed)  # for the initial weights
     judge, best = Judge().to(device), Judge().to(device)
+    ema = AveragedModel(judge, multi_avg_fn=get_ema_multi_avg_fn(JUDGE_EMA_DECAY), use_buffers=True)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=args.lr, weight_decay=0.02, fused=True)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
     settings = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
-    parts = {"network": judge, "best": best, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+    parts = {"network": judge, "ema": ema, "best": best, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
     state = TrainingState(state_path, settings, parts, args.resume, "evaluate.py --train-judge")
     with state.stop_between_steps():
-        fit_judge(judge, best, images, labels, load_mnist("validation", args.data), state, optimizer, lr_scheduler, device)
+        fit_judge(judge, ema, best, images, labels, load_mnist("validation", args.data), state, optimizer, lr_scheduler, device)
 
     chosen = max(reversed(state.history), key=lambda entry: entry["validation_accuracy"])
     test_accuracy = accuracy_of(best.eval(), *load_mnist("test", args.data), device)
@@ -201,19 +209,19 @@ def frechet_distance(real, fake):
 
 
 def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=1_000):
-    """The share of points (N, D) that lie within reach of a manifold (M, D): nearer to one of its points than that point's k-th neighbour."""
+    """The share of points (N, D) on a manifold of points (M, D): nearer to one of these than its k-th neighbour is to it."""
     radius = torch.cat([torch.cdist(part, manifold).kthvalue(k + 1, dim=1).values for part in manifold.split(chunk)])
     inside = [(torch.cdist(part, manifold) <= radius).any(dim=1) for part in points.split(chunk)]
     return torch.cat(inside).float().mean().item()
 
 
 def precision_recall(real, fake):
-    """Precision and recall of Kynkäänniemi et al. 2019: the share of samples among the real, and of the real among the samples."""
+    """Kynkäänniemi et al. 2019: the share of samples among the real images, and the share of real images among the samples."""
     return covered(fake, real), covered(real, fake)
 
 
 def measure(judge, images, labels, real_features, device="cpu"):
-    """All measures of images (N, 1, 28, 28) that were asked to be `labels` (N,): a dict of plain values, rounded for the table."""
+    """All measures of images (N, 1, 28, 28) that were asked to be `labels` (N,): a dict of strings, rounded for the table."""
     features, prediction = judge_images(judge, images, device)
     correct = prediction == labels
     low, high = wilson_interval(correct.sum().item(), len(labels))
@@ -266,7 +274,7 @@ def wrong_digits(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
 
 
 def mean_shift_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators):
-    """ADM Algorithm 1 / equation (10): an unguided DDPM step, then the mean is shifted by s * Sigma * grad. Clips before the shift."""
+    """ADM Algorithm 1 / equation (10): an unguided DDPM step, its x_0 clipped; then its mean is shifted by s * Sigma * grad."""
     x_t = x_T
     for t in scheduler.timesteps:
         eps = guided_noise(unet, classifier, scheduler.alphas_cumprod, x_t, t, y, 0)
@@ -332,7 +340,12 @@ class Bench:
 
     def settings(self, n, **changes):
         """The settings of a row, as the CSV shows them."""
-        settings = {"variant": "ADM Algorithm 2", "sampler": inference.SAMPLER, "steps": inference.STEPS, "guidance_scale": inference.GUIDANCE_SCALE}
+        settings = {
+            "variant": "ADM Algorithm 2",
+            "sampler": inference.SAMPLER,
+            "steps": inference.STEPS,
+            "guidance_scale": inference.GUIDANCE_SCALE,
+        }
         settings = {**settings, **changes, "n": n, "seed": self.seed, "against": self.split}
         return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
 
@@ -416,7 +429,13 @@ def sweep_scales(bench, folder):
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     for ax, names in zip(axes, (["accuracy"], ["frechet"], ["precision", "recall"])):
         for name, color in zip(names, ("tab:blue", "tab:orange")):
-            ax.plot([float(row["guidance_scale"]) for row in rows], [float(row[name]) for row in rows], marker=".", label=name, color=color)
+            ax.plot(
+                [float(row["guidance_scale"]) for row in rows],
+                [float(row[name]) for row in rows],
+                marker=".",
+                label=name,
+                color=color,
+            )
             ax.axhline(float(real[name]), color=color, linestyle="--", linewidth=0.8, label=f"{name}, real images")
         ax.set_xscale("symlog", linthresh=1)
         ax.set(xlabel="guidance scale", xticks=SCALES, xticklabels=[f"{scale:g}" for scale in SCALES])
@@ -446,7 +465,10 @@ def sweep_samplers(bench, folder):
 def sweep_controls(bench, folder):
     """The formula's variants on the same weights and noise."""
     settings = [bench.settings(NUM_CONTROL, variant=name) for name in VARIANTS if name != "without sqrt(1 - abar_t)"]
-    settings += [bench.settings(NUM_CONTROL, variant="without sqrt(1 - abar_t)", guidance_scale=float(scale)) for scale in (0.5, 1, 2, 5, 10)]
+    settings += [
+        bench.settings(NUM_CONTROL, variant="without sqrt(1 - abar_t)", guidance_scale=float(scale))
+        for scale in (0.5, 1, 2, 5, 10)
+    ]
     bench.fill(folder / "controls.csv", [bench.real(NUM_CONTROL), *settings])
 
 

@@ -48,7 +48,7 @@ NUM_SAMPLES = 8
 GUIDANCE_SCALE = 10.0
 SAMPLER = "ddpm"
 STEPS = 50
-BATCH_SIZE = 50
+BATCH_SIZE = 100
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
 
 
@@ -121,7 +121,8 @@ def make_sampler(name, num_steps, device="cpu", clip=True):
     """A diffusers scheduler, its timesteps set.
 
     Args:
-        name: "ddpm", "ddim" (as first-order DPM-Solver++, which is the same and right for any list of timesteps) or "dpmsolver++" (second order, multistep).
+        name: "ddpm"; "ddim", as first-order DPM-Solver++, which is the same and right for any list of timesteps; or
+            "dpmsolver++", second order, multistep.
         num_steps: 1 .. 1000.
         clip: clip the predicted x_0 to [-1, 1] at each step, and go on from the clipped prediction.
     """
@@ -240,7 +241,9 @@ def parse_digits(words):
         return list(range(NUM_CLASSES))
     for word in words:
         if word not in map(str, range(NUM_CLASSES)):
-            raise UserError(f"argument --digits: {word!r} is not a digit from 0 to 9 (several go apart: --digits 1 2; or: --digits all)")
+            raise UserError(
+                f"argument --digits: {word!r} is not a digit from 0 to 9 (several go apart: --digits 1 2; or: --digits all)"
+            )
     return [int(word) for word in words]
 
 
@@ -248,7 +251,12 @@ def parse_args(argv):
     parser = ArgumentParser(__doc__)
     parser.add_argument("--digits", nargs="+", default=DIGITS, metavar="DIGIT", help="0 to 9, one or several, or all; a row each")
     parser.add_argument("--num-samples", type=number(int, 1), default=NUM_SAMPLES, help="images of each digit")
-    parser.add_argument("--guidance-scale", type=number(float, 0), default=GUIDANCE_SCALE, help="s of the equation; 0: unguided, and no classifier runs")
+    parser.add_argument(
+        "--guidance-scale",
+        type=number(float, 0),
+        default=GUIDANCE_SCALE,
+        help="s of the equation; 0: unguided, and no classifier runs",
+    )
     parser.add_argument("--sampler", choices=SAMPLERS, default=SAMPLER, help="how to step from x_t to the next")
     parser.add_argument("--steps", type=number(int, 1, NUM_TRAIN_TIMESTEPS), default=STEPS, help="network calls an image")
     parser.add_argument("--batch-size", type=number(int, 1), default=BATCH_SIZE, help="images at a time")
@@ -273,8 +281,8 @@ def main(argv=None):
 
     labels, numbers = make_labels(args.digits, args.num_samples)
     settings = {"sampler": args.sampler, "steps": args.steps, "seed": args.seed, "batch_size": args.batch_size}
-    digits = " ".join(map(str, args.digits))
-    print(f"digits {digits}, {args.num_samples} each: {args.sampler}, {args.steps} steps, guidance scale {args.guidance_scale:g}, seed {args.seed}, {device}")
+    print(f"digits {' '.join(map(str, args.digits))}, {args.num_samples} each, seed {args.seed}, {device}")
+    print(f"{args.sampler}, {args.steps} steps, guidance scale {args.guidance_scale:g}")
     start = time.monotonic()
     images = draw_samples(unet, classifier, labels, numbers, args.guidance_scale, device=device, **settings)
     grid, columns = images, args.num_samples
@@ -282,7 +290,12 @@ def main(argv=None):
         unguided = draw_samples(unet, None, labels, numbers, 0, device=device, **settings)
         grid, columns = compare_grid(unguided, images, len(args.digits))
     used = ["ddpm_unet.pth", "classifier.pth"] if classifier else ["ddpm_unet.pth"]
-    what = {"digits": args.digits, "num_samples": args.num_samples, "guidance_scale": args.guidance_scale, "compare": args.compare}
+    what = {
+        "digits": args.digits,
+        "num_samples": args.num_samples,
+        "guidance_scale": args.guidance_scale,
+        "compare": args.compare,
+    }
     save_grid(args.output, grid, columns, provenance(args.models, used, device, **what, **settings))
     if args.npz:
         save_npz(args.npz, images, labels)

@@ -8,7 +8,16 @@ from conftest import ROOT
 
 import evaluate
 from diffusion import generator, load_checkpoint
-from evaluate import Judge, balanced_subset, frechet_distance, judge_images, measure, precision_recall, random_affine, wilson_interval
+from evaluate import (
+    Judge,
+    balanced_subset,
+    frechet_distance,
+    judge_images,
+    measure,
+    precision_recall,
+    random_affine,
+    wilson_interval,
+)
 from mnist import load_mnist
 
 

@@ -80,7 +80,9 @@ def test_training_moves_the_weights(tiny):
 
 def test_npz_has_the_layout_of_guided_diffusion(tmp_path, unet, classifier):
     npz, png = tmp_path / "samples.npz", tmp_path / "grid.png"
-    inference.main(["--digits", "2", "0", "2", "4", "--num-samples", "2", "--steps", "4", "--output", str(png), "--npz", str(npz)])
+    inference.main(
+        ["--digits", "2", "0", "2", "4", "--num-samples", "2", "--steps", "4", "--output", str(png), "--npz", str(npz)]
+    )
     content = np.load(npz)
     assert content["arr_0"].shape == (8, 28, 28, 1) and content["arr_0"].dtype == np.uint8
     assert content["arr_1"].tolist() == [2, 2, 0, 0, 2, 2, 4, 4] and content["arr_1"].dtype == np.int64
@@ -92,8 +94,34 @@ def test_npz_has_the_layout_of_guided_diffusion(tmp_path, unet, classifier):
 
 
 def test_row_3_of_all_is_digit_3(tmp_path):
-    inference.main(["--digits", "all", "--num-samples", "2", "--steps", "4", "--output", str(tmp_path / "all.png"), "--npz", str(tmp_path / "all.npz")])
-    inference.main(["--digits", "3", "--num-samples", "2", "--steps", "4", "--output", str(tmp_path / "3.png"), "--npz", str(tmp_path / "3.npz")])
+    inference.main(
+        [
+            "--digits",
+            "all",
+            "--num-samples",
+            "2",
+            "--steps",
+            "4",
+            "--output",
+            str(tmp_path / "all.png"),
+            "--npz",
+            str(tmp_path / "all.npz"),
+        ]
+    )
+    inference.main(
+        [
+            "--digits",
+            "3",
+            "--num-samples",
+            "2",
+            "--steps",
+            "4",
+            "--output",
+            str(tmp_path / "3.png"),
+            "--npz",
+            str(tmp_path / "3.npz"),
+        ]
+    )
     everything, three = (np.load(tmp_path / name)["arr_0"].astype(int) for name in ("all.npz", "3.npz"))
     assert np.abs(everything[6:8] - three).max() <= 1
 

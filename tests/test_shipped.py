@@ -41,6 +41,19 @@ def test_guided_samples_are_the_asked_digit_and_unguided_are_not(unet, classifie
     assert accuracy_of(judge, unguided, labels) <= 0.25
 
 
+def test_guided_samples_are_diverse(unet, classifier):
+    """100 samples of the default settings: within a digit they vary like real digits, and no two are nearly the same."""
+    labels, numbers = make_labels(range(10), 10)
+    samples = draw_samples(unet, classifier, labels, numbers).flatten(1)
+    images, real_labels = load_mnist("train")
+    ratios = []
+    for y in range(10):
+        real = images[real_labels == y].flatten(1)
+        ratios.append(samples[labels == y].var(dim=0).mean() / real.var(dim=0).mean())
+        assert torch.pdist(samples[labels == y]).min() > torch.pdist(real[:2_000]).min()
+    assert sum(ratios) / 10 >= 0.7
+
+
 def test_the_guide_knows_noisy_digits(classifier):
     """The floors that train_classifier.py must reach, on the validation set."""
     bands = validate(classifier, *load_mnist("validation"), "cpu")
