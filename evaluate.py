@@ -64,10 +64,10 @@ JUDGE_LEARNING_RATE = 2e-3
 JUDGE_EMA_DECAY = 0.999
 
 NUM_NEIGHBOURS = 3  # k of precision and recall, as Kynkäänniemi et al. 2019
-NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_CONTROL = 5_000, 2_000, 500, 2_000
+NUM_FINAL, NUM_SWEEP, NUM_QUICK = 5_000, 2_000, 500
 SCALES = (0, 1, 2, 5, 10, 20, 50, 100)
 SAMPLER_STEPS = (5, 10, 20, 50)
-PICTURE_SCALES = (0, 1, 5, 10, 20, 100, 1000)
+PICTURE_SCALES = (0, 1, 2, 5, 10, 100, 1_000, 100_000)
 
 
 # --- the judge ------------------------------------------------------------------------------------------------------
@@ -437,10 +437,11 @@ def sweep_scales(bench, folder):
                 color=color,
             )
             ax.axhline(float(real[name]), color=color, linestyle="--", linewidth=0.8, label=f"{name}, real images")
-        ax.set_xscale("symlog", linthresh=1)
-        ax.set(xlabel="guidance scale", xticks=SCALES, xticklabels=[f"{scale:g}" for scale in SCALES])
+        ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+        ax.set(xlabel="guidance scale", xlim=(-0.2, 1.2 * SCALES[-1]))
+        ax.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES], fontsize="small")
+        ax.minorticks_off()
         ax.legend()
-    axes[1].set_yscale("log")
     save_figure(folder / "scales.png", figure, bench_provenance(bench))
     scales_picture(bench, folder)
 
@@ -464,12 +465,11 @@ def sweep_samplers(bench, folder):
 
 def sweep_controls(bench, folder):
     """The formula's variants on the same weights and noise."""
-    settings = [bench.settings(NUM_CONTROL, variant=name) for name in VARIANTS if name != "without sqrt(1 - abar_t)"]
+    settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS if name != "without sqrt(1 - abar_t)"]
     settings += [
-        bench.settings(NUM_CONTROL, variant="without sqrt(1 - abar_t)", guidance_scale=float(scale))
-        for scale in (0.5, 1, 2, 5, 10)
+        bench.settings(NUM_SWEEP, variant="without sqrt(1 - abar_t)", guidance_scale=float(scale)) for scale in (0.5, 1, 2, 5, 10)
     ]
-    bench.fill(folder / "controls.csv", [bench.real(NUM_CONTROL), *settings])
+    bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *settings])
 
 
 def bench_provenance(bench, **settings):

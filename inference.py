@@ -47,7 +47,7 @@ DIGITS = "1"
 NUM_SAMPLES = 8
 GUIDANCE_SCALE = 10.0
 SAMPLER = "ddpm"
-STEPS = 50
+STEPS = 20
 BATCH_SIZE = 100
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
 

@@ -100,12 +100,12 @@ def accuracy_against_t(classifier, images, labels, device="cpu", every=100):
     return timesteps, accuracy
 
 
-def plot_accuracy(timesteps, accuracy):
+def plot_accuracy(timesteps, accuracy, num_images):
     """Accuracy against t, with a line for chance: a matplotlib figure."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot(timesteps, accuracy, marker=".", label="noise-aware classifier")
     axes.axhline(1 / NUM_CLASSES, color="gray", linestyle="--", label="chance")
-    axes.set(xlabel="t", ylabel="accuracy on 5,000 validation images", ylim=(0, 1.02), xlim=(0, NUM_TRAIN_TIMESTEPS))
+    axes.set(xlabel="t", ylabel=f"accuracy on {num_images:,} validation images", ylim=(0, 1.02), xlim=(0, NUM_TRAIN_TIMESTEPS))
     axes.legend()
     return figure
 
@@ -174,7 +174,7 @@ def main(argv=None):
 
     summary = {**settings, "seconds": state.elapsed(), "validation": state.history[-1]["bands"]}
     save_checkpoint(weights, classifier, args.seed, summary)
-    figure = plot_accuracy(*accuracy_against_t(classifier, *validation, device))
+    figure = plot_accuracy(*accuracy_against_t(classifier, *validation, device), len(validation[0]))
     save_figure(figure_path, figure, provenance(args.models, [weights.name], device, **settings))
     state.done()
     print(f"{weights} and {figure_path}: {args.steps} steps in {state.elapsed():.0f} s")
