@@ -238,9 +238,10 @@ def measure(judge, images, labels, real_features, device="cpu"):
     }
 
 
-def balanced_subset(images, labels, n):
-    """The first images of each digit, n in all: as class-balanced as the samples."""
-    index = torch.cat([(labels == y).nonzero()[: n // NUM_CLASSES, 0] for y in range(NUM_CLASSES)])
+def balanced_subset(images, labels, n, seed=0):
+    """Random images of each digit, n in all: as class-balanced as the samples. (MNIST's order goes by writer.)"""
+    order = torch.randperm(len(labels), generator=generator(seed))
+    index = torch.cat([order[labels[order] == y][: n // NUM_CLASSES] for y in range(NUM_CLASSES)])
     return images[index], labels[index]
 
 
