@@ -1,7 +1,5 @@
 """The measures see what they should."""
 
-import csv
-
 import pytest
 import torch
 from conftest import ROOT
@@ -63,8 +61,8 @@ def test_precision_and_recall_of_known_clouds():
 
 def test_halves_of_the_real_data_come_near_the_stated_floor(judge, real_features):
     """Other training images than the floor's, at the same n, against the same validation images."""
-    with open(ROOT / "results" / "scales.csv", newline="") as file:
-        floor = float(next(row for row in csv.DictReader(file) if row["variant"] == "real images")["frechet"])
+    rows = evaluate.read_rows(ROOT / "results" / "scales.csv")
+    floor = float(next(row for row in rows if row["variant"] == "real images")["frechet"])
     images, labels = load_mnist("train")
     for half in torch.randperm(len(labels), generator=generator(7)).chunk(2):
         again = measure(judge, *balanced_subset(images[half], labels[half], 2_000), real_features)

@@ -94,34 +94,9 @@ def test_npz_has_the_layout_of_guided_diffusion(tmp_path, unet, classifier):
 
 
 def test_row_3_of_all_is_digit_3(tmp_path):
-    inference.main(
-        [
-            "--digits",
-            "all",
-            "--num-samples",
-            "2",
-            "--steps",
-            "4",
-            "--output",
-            str(tmp_path / "all.png"),
-            "--npz",
-            str(tmp_path / "all.npz"),
-        ]
-    )
-    inference.main(
-        [
-            "--digits",
-            "3",
-            "--num-samples",
-            "2",
-            "--steps",
-            "4",
-            "--output",
-            str(tmp_path / "3.png"),
-            "--npz",
-            str(tmp_path / "3.npz"),
-        ]
-    )
+    for digits in ("all", "3"):
+        png, npz = (str(tmp_path / f"{digits}.{kind}") for kind in ("png", "npz"))
+        inference.main(["--digits", digits, "--num-samples", "2", "--steps", "4", "--output", png, "--npz", npz])
     everything, three = (np.load(tmp_path / name)["arr_0"].astype(int) for name in ("all.npz", "3.npz"))
     assert np.abs(everything[6:8] - three).max() <= 1
 
