@@ -64,9 +64,11 @@ JUDGE_LEARNING_RATE = 2e-3
 JUDGE_EMA_DECAY = 0.999
 
 NUM_NEIGHBOURS = 3  # k of precision and recall, as Kynkäänniemi et al. 2019
-NUM_FINAL, NUM_SWEEP, NUM_QUICK = 5_000, 2_000, 500
+NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_LONG = 5_000, 2_000, 500, 200
 SCALES = (0, 1, 2, 5, 10, 20, 50, 100)
 SAMPLER_STEPS = (5, 10, 20, 50)
+LONG_STEPS = (50, 1_000)
+ROOTLESS_SCALES = (0.5, 1, 2, 5, 10)
 PICTURE_SCALES = (0, 1, 2, 5, 10, 100, 1_000, 100_000)
 
 
@@ -274,12 +276,14 @@ def wrong_digits(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
     return guided_noise(unet, classifier, alphas_cumprod, x_t, t, wrong, guidance_scale)
 
 
-def mean_shift_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators):
+def mean_shift_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators, watch=None):
     """ADM Algorithm 1 / equation (10): an unguided DDPM step, its x_0 clipped; then its mean is shifted by s * Sigma * grad."""
     x_t = x_T
     for t in scheduler.timesteps:
         eps = guided_noise(unet, classifier, scheduler.alphas_cumprod, x_t, t, y, 0)
         grad = classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
+        if watch is not None:
+            watch(x_t, t, eps)
         variance = scheduler._get_variance(t)
         x_t = scheduler.step(eps, t, x_t, generator=generators).prev_sample + guidance_scale * variance * grad
     return x_t
@@ -377,12 +381,13 @@ class Bench:
         return self.settings(n, variant="real images", sampler="-", steps="-", guidance_scale="-")
 
     def fill(self, path, all_settings):
-        """Measure the rows that the CSV does not hold yet; rows of other weights or settings are dropped. Returns the rows."""
+        """Measure the rows that neither this CSV nor another beside it holds; drop those of other weights. Returns the rows."""
         known = read_rows(path) if path else []
+        beside = [row for other in sorted(path.parent.glob("*.csv")) for row in read_rows(other)] if path else []
         rows = []
         for settings in all_settings:
             wanted = {**settings, **self.hashes}
-            row = next((row for row in known if all(row.get(name) == value for name, value in wanted.items())), None)
+            row = next((row for row in beside if all(row.get(name) == value for name, value in wanted.items())), None)
             row = row or self.row(settings)
             rows.append(row)
             print_row(row)
@@ -448,29 +453,33 @@ def sweep_scales(bench, folder):
 
 
 def sweep_samplers(bench, folder):
-    """Steps by sampler: quality against network calls."""
+    """Steps by sampler: quality against network calls; and what a thousand calls give, at a smaller n with its own floor."""
     settings = [bench.settings(NUM_SWEEP, sampler=name, steps=steps) for name in inference.SAMPLERS for steps in SAMPLER_STEPS]
     real, *rows = bench.fill(folder / "samplers.csv", [bench.real(NUM_SWEEP), *settings])
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for ax, name in zip(axes, ("accuracy", "frechet")):
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for ax, name in zip(axes, ("accuracy", "frechet", "recall")):
         for sampler in inference.SAMPLERS:
             of = [row for row in rows if row["sampler"] == sampler]
             ax.plot([int(row["steps"]) for row in of], [float(row[name]) for row in of], marker=".", label=sampler)
         ax.axhline(float(real[name]), color="gray", linestyle="--", linewidth=0.8, label="real images")
         ax.set_xscale("log")
+        ax.minorticks_off()
         ax.set(xlabel="network calls an image", ylabel=name, xticks=SAMPLER_STEPS, xticklabels=SAMPLER_STEPS)
-        ax.legend()
+    axes[0].legend(fontsize="small")
     axes[1].set_yscale("log")
     save_figure(folder / "samplers.png", figure, bench_provenance(bench))
+    settings = [bench.settings(NUM_LONG, sampler=name, steps=steps) for name in ("ddpm", "ddim") for steps in LONG_STEPS]
+    bench.fill(folder / "samplers_long.csv", [bench.real(NUM_LONG), *settings])
 
 
 def sweep_controls(bench, folder):
-    """The formula's variants on the same weights and noise."""
-    settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS if name != "without sqrt(1 - abar_t)"]
-    settings += [
-        bench.settings(NUM_SWEEP, variant="without sqrt(1 - abar_t)", guidance_scale=float(scale)) for scale in (0.5, 1, 2, 5, 10)
-    ]
+    """The formula's variants on the same weights and noise: a table, and a picture with a row a variant."""
+    rootless = "without sqrt(1 - abar_t)"
+    settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS if name != rootless]
+    settings += [bench.settings(NUM_SWEEP, variant=rootless, guidance_scale=float(scale)) for scale in ROOTLESS_SCALES]
     bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *settings])
+    rows = [bench.draw(bench.settings(2 * NUM_CLASSES, variant=name))[0] for name in VARIANTS]
+    save_grid(folder / "controls_grid.png", torch.cat(rows), 2 * NUM_CLASSES, bench_provenance(bench, variants=list(VARIANTS)))
 
 
 def bench_provenance(bench, **settings):

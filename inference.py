@@ -3,17 +3,21 @@
     python inference.py                                  # guided_output.png: the digit 1
     python inference.py --digits all --num-samples 10    # a row a digit
     python inference.py --digits all --compare           # unguided above guided, from the same noise
+    python inference.py --digits 3 --scales 0 1 5 20     # a row a guidance scale, from the same noise
+    python inference.py --digits all --gif guided.gif    # watch it happen
 
 Classifier guidance, Dhariwal & Nichol 2021 ("ADM"), Algorithm 2 and equation (14): at each step the predicted noise becomes
 
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
-with s the guidance scale. Any sampler that consumes eps can follow: DDPM, DDIM and DPM-Solver++ are diffusers' own.
+with s the guidance scale. Any sampler that consumes eps can follow: DDPM, DDIM, DPM-Solver++ and its stochastic form are diffusers' own.
 
 Reads models/ddpm_unet.pth and models/classifier.pth; writes guided_output.png.
 """
 
+import contextlib
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +40,7 @@ from diffusion import (
     check_writable,
     generator,
     load_checkpoint,
+    make_scheduler,
     number,
     one_line_errors,
     pick_device,
@@ -49,7 +54,9 @@ GUIDANCE_SCALE = 10.0
 SAMPLER = "ddpm"
 STEPS = 20
 BATCH_SIZE = 100
-SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
+GRID_COLUMNS = 100  # the PNG and the GIF show at most that many images of a digit; the NPZ holds all
+GIF_FRAMES = 25
+SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++")
 
 
 # --- the method -----------------------------------------------------------------------------------------------------
@@ -90,7 +97,12 @@ def guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
     return eps - guidance_scale * (1 - alphas_cumprod[t]).sqrt() * grad  # ADM (14)
 
 
-def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators, noise=guided_noise):
+def predicted_x_0(alphas_cumprod, x_t, t, eps):
+    """DDPM (15): the image (B, 1, 28, 28) that the noise eps in x_t stands for, clipped to [-1, 1]."""
+    return ((x_t - (1 - alphas_cumprod[t]).sqrt() * eps) / alphas_cumprod[t].sqrt()).clamp(-1, 1)
+
+
+def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators, noise=guided_noise, watch=None):
     """From noise to images: at each timestep of the scheduler, predict the noise, tilt it, take the sampler's step.
 
     The samplers clip the predicted x_0 to [-1, 1] *after* the tilt: see README, "Where to clip".
@@ -100,6 +112,7 @@ def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generat
         x_T: (B, 1, 28, 28), standard normal. y: (B,), the digits asked for.
         generators: B torch.Generators on the CPU, one an image, that the stochastic steps draw from.
         noise: the function that tilts eps; evaluate.py puts the formula's variants here.
+        watch: called with (x_t, t, eps_hat) at each step.
 
     Returns:
         x_0: (B, 1, 28, 28), near [-1, 1].
@@ -108,6 +121,8 @@ def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generat
     x_t = x_T
     for t in scheduler.timesteps:
         eps_hat = noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale)
+        if watch is not None:
+            watch(x_t, t, eps_hat)
         x_t = scheduler.step(eps_hat, t, x_t, generator=generators).prev_sample
     return x_t
 
@@ -121,8 +136,8 @@ def make_sampler(name, num_steps, device="cpu", clip=True):
     """A diffusers scheduler, its timesteps set.
 
     Args:
-        name: "ddpm"; "ddim", as first-order DPM-Solver++, which is the same and right for any list of timesteps; or
-            "dpmsolver++", second order, multistep.
+        name: "ddpm"; "ddim", as first-order DPM-Solver++, which is the same and right for any list of timesteps;
+            "dpmsolver++", second order, multistep; or "sde-dpmsolver++", the same for the reverse SDE: fresh noise at each step.
         num_steps: 1 .. 1000.
         clip: clip the predicted x_0 to [-1, 1] at each step, and go on from the clipped prediction.
     """
@@ -130,8 +145,12 @@ def make_sampler(name, num_steps, device="cpu", clip=True):
         scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=clip)
     else:
         # "thresholding" with a maximum of 1 is clipping
-        order = {"ddim": 1, "dpmsolver++": 2}[name]
-        scheduler = DPMSolverMultistepScheduler(**SCHEDULE, solver_order=order, thresholding=clip, sample_max_value=1.0)
+        solver = {
+            "ddim": {"solver_order": 1},
+            "dpmsolver++": {"solver_order": 2},
+            "sde-dpmsolver++": {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
+        }[name]
+        scheduler = DPMSolverMultistepScheduler(**SCHEDULE, **solver, thresholding=clip, sample_max_value=1.0)
     scheduler.set_timesteps(timesteps=sampling_timesteps(num_steps), device=device)
     return scheduler
 
@@ -161,7 +180,7 @@ def initial_noise(generators):
     return torch.stack([torch.randn(IMAGE_SHAPE, generator=rng) for rng in generators])
 
 
-def draw_samples(
+def sample_batches(
     unet,
     classifier,
     labels,
@@ -174,30 +193,46 @@ def draw_samples(
     batch_size=BATCH_SIZE,
     process=reverse_process,
     clip=True,
+    watch=None,
 ):
-    """Draw images in batches, with a progress bar.
+    """Draw images batch by batch, with a progress bar, holding no more than one batch.
 
     Args:
         unet, classifier: from `load_checkpoint`. The classifier may be None at scale 0.
         labels, numbers: (N,) each, from `make_labels`.
         process: the loop; evaluate.py puts the method's variants here. clip: see `make_sampler`.
+        watch: called with (x_t, t, eps_hat) at each step of each batch.
 
-    Returns:
-        (N, 1, 28, 28) in [-1, 1], on the CPU.
+    Yields:
+        (B, 1, 28, 28) in [-1, 1], on the CPU.
 
     Raises:
         UserError: an image is not finite.
     """
-    images = []
-    for y, i in zip(tqdm(labels.split(batch_size), desc="sampling", unit="batch", disable=None), numbers.split(batch_size)):
-        generators = image_generators(seed, y, i)
-        scheduler = make_sampler(sampler, steps, device, clip)
-        x_T = initial_noise(generators).to(device)
-        images.append(process(unet, classifier, scheduler, x_T, y.to(device), guidance_scale, generators).cpu())
-    images = torch.cat(images)
-    if not images.isfinite().all():
-        raise UserError(f"the samples are not finite at --guidance-scale {guidance_scale:g}: use a lower one")
-    return images.clamp(-1, 1)
+    batches = list(zip(labels.split(batch_size), numbers.split(batch_size)))
+    with tqdm(total=len(batches) * steps, desc="sampling", unit="step", disable=None) as bar:
+
+        def step_done(x_t, t, eps_hat):
+            bar.update()
+            if watch is not None:
+                watch(x_t, t, eps_hat)
+
+        done = 0
+        for y, i in batches:
+            generators = image_generators(seed, y, i)
+            scheduler = make_sampler(sampler, steps, device, clip)
+            x_T = initial_noise(generators).to(device)
+            images = process(unet, classifier, scheduler, x_T, y.to(device), guidance_scale, generators, watch=step_done).cpu()
+            if not images.isfinite().all():
+                raise UserError(f"the samples are not finite at guidance scale {guidance_scale:g}: use a lower one")
+            done += len(y)
+            bar.set_postfix(images=f"{done}/{len(labels)}", refresh=False)
+            yield images.clamp(-1, 1)
+
+
+def draw_samples(unet, classifier, labels, numbers, *args, **settings):
+    """All images of `sample_batches`, which takes the same arguments, in one tensor: (N, 1, 28, 28) in [-1, 1]."""
+    return torch.cat(list(sample_batches(unet, classifier, labels, numbers, *args, **settings)))
 
 
 # --- pictures and files ---------------------------------------------------------------------------------------------
@@ -225,10 +260,57 @@ def compare_grid(unguided, guided, num_digits):
     return torch.cat(columns), num_digits
 
 
-def save_npz(path, images, labels):
-    """Write images and labels as openai/guided-diffusion does: arr_0 uint8 (N, 28, 28, 1), arr_1 int64 (N,)."""
-    with atomic_write(path) as file:
-        np.savez(file, arr_0=to_uint8(images).permute(0, 2, 3, 1).numpy(), arr_1=labels.numpy())
+@contextlib.contextmanager
+def npz_writer(path, labels):
+    """Write images and their labels (N,) as openai/guided-diffusion does: arr_0 uint8 (N, 28, 28, 1), arr_1 int64 (N,).
+
+    Gives a function to call with the images (B, 1, 28, 28) of each batch in turn, so that no more than a batch is in memory.
+    """
+    channels, height, width = IMAGE_SHAPE
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), height, width, channels)}
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            yield lambda images: member.write(to_uint8(images).permute(0, 2, 3, 1).contiguous().numpy())
+        with archive.open("arr_1.npy", "w") as member:
+            np.lib.format.write_array(member, labels.numpy())
+
+
+class Film:
+    """Watches the reverse process: x_t, left, beside the predicted x_0, right, at GIF_FRAMES of the steps.
+
+    Args:
+        shown: bool (N,), which of the images to keep. columns: images in a row.
+    """
+
+    def __init__(self, alphas_cumprod, timesteps, shown, columns):
+        self.alphas_cumprod, self.shown, self.columns = alphas_cumprod, shown, columns
+        every = max(1, -(-len(timesteps) // GIF_FRAMES))
+        self.frames = {int(t): ([], []) for t in timesteps[::every]}
+        self.last_t, self.start = int(timesteps[-1]), 0
+
+    def watch(self, x_t, t, eps_hat):
+        """Keep the images that are shown, as uint8."""
+        shown = self.shown[self.start : self.start + len(x_t)].to(x_t.device)
+        if int(t) in self.frames:
+            x_0 = predicted_x_0(self.alphas_cumprod.to(x_t.device), x_t, t, eps_hat)
+            for kept, images in zip(self.frames[int(t)], (x_t, x_0)):
+                kept.append(to_uint8(images[shown]).cpu())
+        if int(t) == self.last_t:
+            self.start += len(x_t)
+
+    def save(self, path, images, made_from):
+        """Write a GIF that ends in, and rests on, the images (N, 1, 28, 28) in [-1, 1], with its provenance as a comment."""
+        frames = [[torch.cat(part).float() / 127.5 - 1 for part in pair] for pair in self.frames.values()]
+        pictures = []
+        for x_t, x_0 in [*frames, [images, images]]:
+            left, right = (np.asarray(grid_image(part, self.columns)) for part in (x_t, x_0))
+            gap = np.full((len(left), 10), 255, dtype=np.uint8)
+            pictures.append(Image.fromarray(np.concatenate([left, gap, right], axis=1) // 32 * 36))  # 8 grays: a small file
+        durations = [120] * len(frames) + [2500]
+        with atomic_write(path) as file:
+            settings = {"append_images": pictures[1:], "duration": durations, "loop": 0, "comment": made_from.encode()}
+            pictures[0].save(file, format="gif", save_all=True, **settings)
 
 
 # --- the script -----------------------------------------------------------------------------------------------------
@@ -262,10 +344,22 @@ def parse_args(argv):
     parser.add_argument("--batch-size", type=number(int, 1), default=BATCH_SIZE, help="images at a time")
     parser.add_argument("--output", type=Path, default=Path("guided_output.png"), metavar="PNG", help="the grid")
     parser.add_argument("--npz", type=Path, metavar="FILE", help="also write the images and their labels here")
-    parser.add_argument("--compare", action="store_true", help="unguided above guided, from the same noise")
+    parser.add_argument(
+        "--gif", type=Path, metavar="FILE", help="also write the guided images as they form: x_t beside predicted x_0"
+    )
+    rows = parser.add_mutually_exclusive_group()
+    rows.add_argument("--compare", action="store_true", help="unguided above guided, from the same noise")
+    rows.add_argument(
+        "--scales", type=number(float, 0), nargs="+", metavar="S", help="a row a guidance scale, from the same noise"
+    )
     add_common_flags(parser)
     args = parser.parse_args(argv)
     args.digits = parse_digits(args.digits)
+    if args.scales and (args.npz or args.gif):
+        raise UserError("argument --scales: makes a PNG only; for --npz and --gif name one --guidance-scale")
+    outputs = [path.resolve() for path in (args.output, args.npz, args.gif) if path]
+    if len(set(outputs)) < len(outputs):
+        raise UserError("--output, --npz and --gif name the same file: name different ones")
     return args
 
 
@@ -273,34 +367,45 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     device = pick_device(args.device)
-    check_writable(*[path for path in (args.output, args.npz) if path])
+    check_writable(*[path for path in (args.output, args.npz, args.gif) if path])
     unet, _ = load_checkpoint(args.models / "ddpm_unet.pth", UNet2DModel, "train_ddpm.py", device)
+    scales = args.scales or ([0.0] if args.compare else []) + [args.guidance_scale]
     classifier = None
-    if args.guidance_scale > 0:
+    if max(scales) > 0:
         classifier, _ = load_checkpoint(args.models / "classifier.pth", Classifier, "train_classifier.py", device)
 
     labels, numbers = make_labels(args.digits, args.num_samples)
+    shown = torch.arange(len(labels)) % args.num_samples < GRID_COLUMNS
+    columns = min(args.num_samples, GRID_COLUMNS)
     settings = {"sampler": args.sampler, "steps": args.steps, "seed": args.seed, "batch_size": args.batch_size}
     print(f"digits {' '.join(map(str, args.digits))}, {args.num_samples} each, seed {args.seed}, {device}")
-    print(f"{args.sampler}, {args.steps} steps, guidance scale {args.guidance_scale:g}")
+    print(f"{args.sampler}, {args.steps} steps, guidance scale {' '.join(f'{scale:g}' for scale in scales)}")
     start = time.monotonic()
-    images = draw_samples(unet, classifier, labels, numbers, args.guidance_scale, device=device, **settings)
-    grid, columns = images, args.num_samples
+    film = Film(make_scheduler().alphas_cumprod, sampling_timesteps(args.steps), shown, columns) if args.gif else None
+    rows = []
+    with npz_writer(args.npz, labels) if args.npz else contextlib.nullcontext() as write_npz:
+        for number_of_row, scale in enumerate(scales):
+            last = number_of_row == len(scales) - 1
+            watch = film.watch if film and last else None
+            kept, done = [], 0
+            for images in sample_batches(unet, classifier, labels, numbers, scale, device=device, watch=watch, **settings):
+                if write_npz and last:
+                    write_npz(images)
+                kept.append(images[shown[done : done + len(images)]])
+                done += len(images)
+            rows.append(torch.cat(kept))
     if args.compare:
-        unguided = draw_samples(unet, None, labels, numbers, 0, device=device, **settings)
-        grid, columns = compare_grid(unguided, images, len(args.digits))
+        grid, columns = compare_grid(*rows, len(args.digits))
+    else:  # with --scales, a row a scale; or a row a digit
+        grid, columns = torch.cat(rows), len(rows[0]) if args.scales else columns
     used = ["ddpm_unet.pth", "classifier.pth"] if classifier else ["ddpm_unet.pth"]
-    what = {
-        "digits": args.digits,
-        "num_samples": args.num_samples,
-        "guidance_scale": args.guidance_scale,
-        "compare": args.compare,
-    }
-    save_grid(args.output, grid, columns, provenance(args.models, used, device, **what, **settings))
-    if args.npz:
-        save_npz(args.npz, images, labels)
-    written = " and ".join(str(path) for path in (args.output, args.npz) if path)
-    print(f"{written}: {len(grid)} images in {time.monotonic() - start:.1f} s")
+    what = {"digits": args.digits, "num_samples": args.num_samples, "guidance_scales": scales, "compare": args.compare}
+    made_from = provenance(args.models, used, device, **what, **settings)
+    save_grid(args.output, grid, columns, made_from)
+    if film:
+        film.save(args.gif, rows[-1], made_from)
+    written = " and ".join(str(path) for path in (args.output, args.npz, args.gif) if path)
+    print(f"{written}: {len(labels) * len(scales)} images in {time.monotonic() - start:.1f} s")
 
 
 if __name__ == "__main__":

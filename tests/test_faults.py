@@ -38,6 +38,13 @@ BAD_FLAGS = [
     (inference, ["--batch-size", "0"], "--batch-size"),
     (inference, ["--device", "tpu"], "--device"),
     (inference, ["--no-such-flag"], "--no-such-flag"),
+    (inference, ["--scales", "0", "-5"], "--scales"),
+    (inference, ["--scales", "inf"], "--scales"),
+    (inference, ["--scales"], "--scales"),
+    (inference, ["--scales", "0", "5", "--compare"], "--compare"),
+    (inference, ["--scales", "0", "5", "--npz", "o.npz"], "--scales"),
+    (inference, ["--scales", "0", "5", "--gif", "o.gif"], "--scales"),
+    (inference, ["--output", "same.png", "--gif", "./same.png"], "same file"),
     (train_classifier, ["--steps", "0"], "--steps"),
     (train_classifier, ["--lr", "0"], "--lr"),
     (train_classifier, ["--lr", "nan"], "--lr"),
@@ -140,7 +147,7 @@ def test_a_pickle_with_code_in_it_runs_nothing(fails, models, tmp_path):
 # --- outputs ---
 
 
-@pytest.mark.parametrize("flag", ["--output", "--npz"])
+@pytest.mark.parametrize("flag", ["--output", "--npz", "--gif"])
 def test_bad_output(fails, tmp_path, flag):
     other = [] if flag == "--output" else ["--output", tmp_path / "o.png"]
     assert "does not exist" in fails(inference.main, flag, tmp_path / "no" / "o.png", *other)
@@ -241,6 +248,6 @@ def test_evaluate_without_its_requirements(fails, monkeypatch):
 
 
 def test_faults_of_ours_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(inference, "draw_samples", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(inference, "sample_batches", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         inference.main(["--steps", "1", "--output", "guided_output.png"])

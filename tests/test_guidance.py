@@ -127,12 +127,13 @@ def test_ddim_is_right_where_n_does_not_divide_1000(num_steps, bound):
     assert deviation_from_exact(guided_noise, num_steps) < bound
 
 
-def test_ddpm_keeps_the_class_where_n_does_not_divide_1000():
+@pytest.mark.parametrize("sampler", ["ddpm", "sde-dpmsolver++"])
+def test_random_samplers_keep_the_class_where_n_does_not_divide_1000(sampler):
     """Ancestral sampling is random: its mean and spread must be the class's own."""
     for num_steps in (61, 300, 600):
         labels, numbers = make_labels([4], 60)
         generators = image_generators(0, labels, numbers)
-        scheduler = make_sampler("ddpm", num_steps, clip=False)
+        scheduler = make_sampler(sampler, num_steps, clip=False)
         x_0 = reverse_process(exact_unet, exact_logits, scheduler, initial_noise(generators), labels, 1.0, generators)
         assert abs(x_0.flatten(1)[:, 4].mean() - 0.2) < 0.08
         assert abs(x_0.flatten(1)[:, 20:].std() - SIGMA) < 0.04  # beta_tilde is a little narrow at few steps
