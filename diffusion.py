@@ -6,6 +6,7 @@ Images are float tensors (B, 1, 28, 28) in [-1, 1]; t is an integer 0 .. 999, al
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import hashlib
 import json
@@ -40,7 +41,7 @@ UNET_CONFIG = {
     "up_block_types": ("UpBlock2D",) * 3,
     "layers_per_block": 1,
     "norm_num_groups": 8,
-    "add_attention": False,  # at 7x7 the convolutions see the whole digit; attention cost 8 % and won nothing here
+    "add_attention": False,  # it cost 8 % and won nothing: at 7x7 the convolutions see the whole digit
 }
 
 
@@ -161,6 +162,14 @@ def results_folder(models):
     folder = Path("results") if Path(models) == Path("models") else Path(models)
     make_folder(folder)
     return folder
+
+
+def keep_memory():
+    """Have glibc keep a training step's memory for the next step, not hand it back and fault it in anew: a tenth of the time."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        for parameter, value in ((-1, 2**31 - 1), (-2, 2**26), (-3, 2**25)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+            libc.mallopt(parameter, value)
 
 
 def pick_device(name):

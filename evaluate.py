@@ -69,6 +69,7 @@ SCALES = (0, 1, 2, 5, 10, 20, 50, 100)
 SAMPLER_STEPS = (5, 10, 20, 50)
 LONG_STEPS = (50, 1_000)
 ROOTLESS_SCALES = (0.5, 1, 2, 5, 10)
+CLIP_SCALES = (5,)  # beside the default scale
 PICTURE_SCALES = (0, 1, 2, 5, 10, 100, 1_000, 100_000)
 
 
@@ -447,7 +448,7 @@ def sweep_scales(bench, folder):
         ax.set(xlabel="guidance scale", xlim=(-0.2, 1.2 * SCALES[-1]))
         ax.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES], fontsize="small")
         ax.minorticks_off()
-        ax.legend()
+        ax.legend(fontsize="small", loc="lower center" if len(names) > 1 else "best")
     save_figure(folder / "scales.png", figure, bench_provenance(bench))
     scales_picture(bench, folder)
 
@@ -476,7 +477,9 @@ def sweep_controls(bench, folder):
     """The formula's variants on the same weights and noise: a table, and a picture with a row a variant."""
     rootless = "without sqrt(1 - abar_t)"
     settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS if name != rootless]
-    settings += [bench.settings(NUM_SWEEP, variant=rootless, guidance_scale=float(scale)) for scale in ROOTLESS_SCALES]
+    more = [("clip before the tilt", CLIP_SCALES), ("no clipping", CLIP_SCALES), (rootless, ROOTLESS_SCALES)]
+    for name, scales in more:
+        settings += [bench.settings(NUM_SWEEP, variant=name, guidance_scale=float(scale)) for scale in scales]
     bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *settings])
     rows = [bench.draw(bench.settings(2 * NUM_CLASSES, variant=name))[0] for name in VARIANTS]
     save_grid(folder / "controls_grid.png", torch.cat(rows), 2 * NUM_CLASSES, bench_provenance(bench, variants=list(VARIANTS)))

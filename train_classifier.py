@@ -26,6 +26,7 @@ from diffusion import (
     batch_indices,
     check_writable,
     generator,
+    keep_memory,
     make_folder,
     make_scheduler,
     one_line_errors,
@@ -154,6 +155,7 @@ def main(argv=None):
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     args = parser.parse_args(argv)
     device = pick_device(args.device)
+    keep_memory()
     make_folder(args.models)
     weights = args.models / "classifier.pth"
     figure_path = results_folder(args.models) / "classifier_accuracy.png"

@@ -1,5 +1,6 @@
 """The scripts as a person runs them: a tiny run of all three on real MNIST, and the files that they write."""
 
+import json
 import subprocess
 import sys
 
@@ -8,13 +9,22 @@ import pytest
 import torch
 from conftest import ROOT
 from diffusers import UNet2DModel
-from PIL import Image
+from PIL import Image, ImageSequence
 from torchvision.datasets import MNIST
 
 import inference
 import train_classifier
 import train_ddpm
-from diffusion import TrainingState, atomic_write, batch_indices, generator, load_checkpoint, sha256, stratified_timesteps
+from diffusion import (
+    TrainingState,
+    atomic_write,
+    batch_indices,
+    generator,
+    load_checkpoint,
+    make_unet,
+    sha256,
+    stratified_timesteps,
+)
 from inference import draw_samples, make_labels, to_uint8
 from mnist import load_mnist
 
@@ -75,6 +85,38 @@ def test_training_moves_the_weights(tiny):
     assert unet.conv_out.weight.abs().max() > 0 and checkpoint["training"]["steps"] == 4
 
 
+def test_muon_steps_along_an_orthogonal_matrix():
+    for shape in ((16, 40), (40, 16), (8, 4, 3, 3)):
+        kernel = torch.nn.Parameter(torch.zeros(shape))
+        kernel.grad = torch.randn(shape)
+        train_ddpm.Muon([kernel], lr=0.5).step()
+        u, _, v = torch.linalg.svd(kernel.grad.flatten(1), full_matrices=False)
+        direction = -kernel.detach().flatten(1) / 0.5 / max(1, shape[0] / kernel[0].numel()) ** 0.5
+        assert torch.linalg.svdvals(direction).sub(1).abs().max() < 0.4
+        assert ((u.T @ direction @ v.T).diagonal() > 0.6).all()
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
+def test_muon_is_torchs_on_matrices():
+    ours, theirs = (torch.nn.Parameter(torch.ones(24, 60)) for _ in range(2))
+    optimizers = train_ddpm.Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    for k in range(3):
+        ours.grad = torch.randn(24, 60, generator=generator(k))
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=3e-3, rtol=0)  # theirs works in bfloat16
+    assert (ours - 1).abs().max() > 0.05
+
+
+def test_each_parameter_has_one_optimizer():
+    unet = make_unet()
+    muon, adamw = train_ddpm.make_optimizers(unet, 1e-3)
+    ids = [id(parameter) for optimizer in (muon, adamw) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(map(id, unet.parameters()))
+    assert all(kernel.ndim == 4 and kernel.shape[0] > 1 for kernel in muon.param_groups[0]["params"])
+
+
 # --- the files ---
 
 
@@ -112,6 +154,55 @@ def test_compare_puts_unguided_above_guided(tmp_path, unet, classifier):
         for k, image in enumerate(images):  # a column a digit
             column, row = divmod(k, 3)
             assert np.array_equal(grid[2 + 30 * (first_row + row) :, 2 + 30 * column :][:28, :28], image)
+
+
+def test_scales_makes_a_row_a_scale_from_the_same_noise(tmp_path, unet, classifier):
+    path = tmp_path / "scales.png"
+    inference.main(["--digits", "4", "7", "--num-samples", "2", "--steps", "4", "--scales", "0", "20", "--output", str(path)])
+    grid = np.asarray(Image.open(path).convert("L"))
+    assert grid.shape == (2 * 30 + 2, 4 * 30 + 2)
+    for row, scale in enumerate((0, 20)):
+        images = to_uint8(draw_samples(unet, classifier, *make_labels([4, 7], 2), scale, steps=4)).numpy()[:, 0]
+        for column, image in enumerate(images):
+            assert np.array_equal(grid[2 + 30 * row :, 2 + 30 * column :][:28, :28], image)
+
+
+def test_gif_shows_noise_becoming_the_images(tmp_path):
+    gif, png = tmp_path / "o.gif", tmp_path / "o.png"
+    flags = ["--digits", "0", "5", "--num-samples", "3", "--steps", "6", "--batch-size", "2"]
+    inference.main([*flags, "--gif", str(gif), "--output", str(png)])
+    final = np.asarray(Image.open(png).convert("L")).astype(int)
+    film = Image.open(gif)
+    assert film.n_frames == 7 and "ddpm_unet.pth" in json.loads(film.info["comment"])["weights"]
+    frames = [np.asarray(frame.convert("L")).astype(int) for frame in ImageSequence.Iterator(film)]
+    width = final.shape[1]
+    assert all(frame.shape == (len(final), 2 * width + 10) for frame in frames)
+    distance = [[np.abs(half - final).mean() for half in (frame[:, :width], frame[:, -width:])] for frame in frames]
+    assert max(distance[-1]) < 20  # eight grays
+    assert distance[0][0] > 60 and distance[0][0] > distance[3][0] > distance[-1][0]  # x_t: from noise
+    assert all(x_0 < x_t for x_t, x_0 in distance[:-1])  # the predicted x_0 is ahead of it
+
+
+def test_gif_of_many_steps_keeps_to_its_number_of_frames(tmp_path):
+    gif = tmp_path / "o.gif"
+    inference.main(["--num-samples", "1", "--steps", "60", "--gif", str(gif), "--output", str(tmp_path / "o.png")])
+    assert Image.open(gif).n_frames == 20 + 1
+
+
+def test_npz_is_written_batch_by_batch(tmp_path, monkeypatch):
+    """All images and labels are in it, the same as from one batch; the grid shows the first of each digit."""
+    monkeypatch.setattr(inference, "GRID_COLUMNS", 2)
+    flags = ["--digits", "1", "6", "--num-samples", "5", "--steps", "3", "--output", str(tmp_path / "o.png")]
+    contents = []
+    for batch_size in ("3", "10"):
+        inference.main([*flags, "--batch-size", batch_size, "--npz", str(tmp_path / "o.npz")])
+        contents.append(np.load(tmp_path / "o.npz"))
+    few, one = contents
+    assert few["arr_0"].shape == (10, 28, 28, 1) and few["arr_1"].tolist() == [1] * 5 + [6] * 5
+    assert np.abs(few["arr_0"].astype(int) - one["arr_0"].astype(int)).max() <= 1
+    grid = np.asarray(Image.open(tmp_path / "o.png").convert("L"))
+    assert grid.shape == (2 * 30 + 2, 2 * 30 + 2)
+    assert np.array_equal(grid[2 + 30 :, 2 + 30 :][:28, :28], one["arr_0"][6, ..., 0])  # the second 6
 
 
 def test_the_same_command_makes_the_same_bytes(tmp_path):
