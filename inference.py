@@ -16,6 +16,7 @@ Reads models/ddpm_unet.pth and models/classifier.pth; writes guided_output.png.
 """
 
 import contextlib
+import math
 import time
 import zipfile
 from pathlib import Path
@@ -285,7 +286,7 @@ class Film:
 
     def __init__(self, alphas_cumprod, timesteps, shown, columns):
         self.alphas_cumprod, self.shown, self.columns = alphas_cumprod, shown, columns
-        every = max(1, -(-len(timesteps) // GIF_FRAMES))
+        every = math.ceil(len(timesteps) / GIF_FRAMES)
         self.frames = {int(t): ([], []) for t in timesteps[::every]}
         self.last_t, self.start = int(timesteps[-1]), 0
 

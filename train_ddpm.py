@@ -92,8 +92,10 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(unet, lr):
     """Muon for the kernels of the convolutions between the first and the last; AdamW for all else."""
-    inner = {name: module for name, module in unet.named_modules() if isinstance(module, torch.nn.Conv2d)}
-    kernels = [module.weight for name, module in inner.items() if name not in ("conv_in", "conv_out")]
+    inner = [
+        module for module in unet.modules() if isinstance(module, torch.nn.Conv2d) and module not in (unet.conv_in, unet.conv_out)
+    ]
+    kernels = [module.weight for module in inner]
     chosen = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in unet.parameters() if id(parameter) not in chosen]
     adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
