@@ -8,7 +8,9 @@ import argparse
 import contextlib
 import ctypes
 import functools
+import glob
 import hashlib
+import io
 import json
 import math
 import os
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+LEFTOVER_SECONDS = 3_600  # a half-written file of that age is nobody's any more
 IMAGE_SHAPE = (1, 28, 28)
 NUM_TRAIN_TIMESTEPS = 1000
 SCHEDULE = {  # Ho et al. 2020, section 4
@@ -223,6 +226,10 @@ def atomic_write(path):
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed as it wrote
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -233,6 +240,14 @@ def atomic_write(path):
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path, content):
+    """torch.save, whole or not at all. By way of memory: a full disk inside torch.save would be a RuntimeError of its own."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def sha256(path):
@@ -268,8 +283,7 @@ def save_checkpoint(path, network, seed, training):
         "training": training,
         "state_dict": {key: value.detach().cpu() for key, value in network.state_dict().items()},
     }
-    with atomic_write(path) as file:
-        torch.save(checkpoint, file)
+    save_tensors(path, checkpoint)
 
 
 def read_checkpoint(path, made_by):
@@ -391,8 +405,7 @@ class TrainingState:
             "seconds": self.elapsed(),
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
-        with atomic_write(self.path) as file:
-            torch.save(state, file)
+        save_tensors(self.path, state)
         self._last_save = time.monotonic()
 
     def record(self, loss):

@@ -211,8 +211,8 @@ def main(argv=None):
     summary = {**settings, "seconds": state.elapsed(), **state.history[-1]}
     save_checkpoint(weights, unet, args.seed, summary)
     save_figure(loss_path, plot_loss(state.history), provenance(args.models, [weights.name], device, **settings))
-    state.done()
     inference.main(["--guidance-scale", "0", "--output", str(sample_path), "--models", str(args.models), "--device", args.device])
+    state.done()
     print(f"{weights}, {sample_path} and {loss_path}: {args.steps} steps in {state.elapsed():.0f} s")
 
 

@@ -14,7 +14,7 @@ import evaluate
 import inference
 import train_classifier
 import train_ddpm
-from diffusion import UNET_CONFIG
+from diffusion import UNET_CONFIG, TrainingState
 from mnist import load_mnist
 
 BAD_FLAGS = [
@@ -162,6 +162,50 @@ def test_read_only_folder(fails, tmp_path):
     assert "cannot write" in fails(inference.main, "--output", tmp_path / "o.png")
 
 
+@pytest.fixture
+def few_images(monkeypatch):
+    """The trainings see a hundred images of noise: loading MNIST takes longer than the tests themselves."""
+    images = torch.rand(100, 1, 28, 28) * 2 - 1, torch.arange(100) % 10
+    for script in (train_classifier, train_ddpm):
+        monkeypatch.setattr(script, "load_mnist", lambda *_: images)
+
+
+@pytest.fixture
+def small_disk():
+    """Call it, and from then on no file can grow beyond 4,000 bytes: the system refuses the write, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("flag", ["--output", "--npz", "--gif"])
+def test_a_full_disk_leaves_the_pictures_that_were_there(fails, tmp_path, small_disk, flag):
+    before = tmp_path / "before"
+    before.write_bytes(b"before")
+    other = [] if flag == "--output" else ["--output", tmp_path / "o.png"]
+    small_disk()
+    argv = ["--steps", 1, "--digits", "all", "--num-samples", 1 if other else 10, flag, before, *other]
+    assert "cannot write" in fails(inference.main, *argv)
+    assert before.read_bytes() == b"before" and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("script, name", [(train_classifier, "classifier"), (train_ddpm, "ddpm_unet")])
+@pytest.mark.parametrize("save_every, kind", [(0, ".state.pth"), (60, ".pth")])
+def test_a_full_disk_leaves_the_weights_that_were_there(
+    fails, tmp_path, small_disk, few_images, monkeypatch, script, name, save_every, kind
+):
+    monkeypatch.setattr(TrainingState, "SAVE_EVERY", save_every)
+    monkeypatch.setattr(train_ddpm, "draw_samples", lambda *_, **__: torch.zeros(40, 1, 28, 28))
+    weights, state = tmp_path / f"{name}.pth", tmp_path / f"{name}.state.pth"
+    weights.write_bytes(b"before")
+    state.write_bytes(b"before")
+    small_disk()
+    assert f"cannot write {tmp_path / name}{kind}" in fails(script.main, "--models", tmp_path, "--steps", 2, "--batch-size", 2)
+    assert weights.read_bytes() == state.read_bytes() == b"before"
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize("script", [train_classifier, train_ddpm])
 def test_models_is_a_file(fails, tmp_path, script):
     (tmp_path / "models").write_text("")
@@ -171,6 +215,47 @@ def test_models_is_a_file(fails, tmp_path, script):
 @pytest.mark.parametrize("script", [train_classifier, train_ddpm])
 def test_nothing_to_resume(fails, tmp_path, script):
     assert "--resume" in fails(script.main, "--models", tmp_path, "--resume")
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch, capsys, few_images):
+    """A training of the classifier, stopped after its first step: the flags that it began with."""
+    flags = ["--models", tmp_path, "--steps", 3, "--batch-size", 8, "--lr", 0.001, "--seed", 5]
+    end_step = TrainingState.end_step
+
+    def stop_here(state):
+        state.interrupted = True  # as Ctrl-C does
+        end_step(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "end_step", stop_here)
+        with pytest.raises(SystemExit) as stop:
+            train_classifier.main([str(word) for word in flags])
+    assert stop.value.code == 130 and "--resume goes on" in capsys.readouterr().err
+    return flags
+
+
+@pytest.mark.parametrize("flag, other", [("--steps", 4), ("--batch-size", 16), ("--lr", 0.002), ("--seed", 6)])
+def test_resuming_with_other_flags_is_refused(fails, stopped, tmp_path, flag, other):
+    before = (tmp_path / "classifier.state.pth").read_bytes()
+    assert f"{flag} {stopped[stopped.index(flag) + 1]}" in fails(train_classifier.main, *stopped, flag, other, "--resume")
+    assert (tmp_path / "classifier.state.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("fault", ["empty", "truncated", "text", "directory", "another dict", "a list", "code"])
+def test_bad_state(fails, stopped, tmp_path, fault):
+    path = tmp_path / "classifier.state.pth"
+    if fault == "code":
+        torch.save({"step": Evil(tmp_path / "pwned")}, path)
+    else:
+        BAD_CHECKPOINTS[fault](path)
+    error = fails(train_classifier.main, *stopped, "--resume")
+    assert "classifier.state.pth" in error and not (tmp_path / "pwned").exists()
+
+
+def test_the_state_of_another_training(fails, stopped, tmp_path):
+    (tmp_path / "classifier.state.pth").rename(tmp_path / "ddpm_unet.state.pth")
+    assert "ddpm_unet.state.pth is not the state" in fails(train_ddpm.main, *stopped, "--resume")
 
 
 def test_a_loss_that_is_not_finite_stops_training(fails, tmp_path):
@@ -233,6 +318,8 @@ def test_no_data_at_all(fails, tmp_path):
         ["inference.py", "--models", "nowhere"],
         ["inference.py", "--output", "nowhere/o.png"],
         ["train_ddpm.py", "--data", "nowhere", "--models", "TMP"],
+        ["train_ddpm.py", "--resume", "--models", "TMP"],
+        ["evaluate.py", "--quick", "--models", "TMP"],
     ],
 )
 def test_one_line_and_status_2_in_a_real_process(argv, tmp_path):

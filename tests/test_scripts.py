@@ -1,6 +1,7 @@
 """The scripts as a person runs them: a tiny run of all three on real MNIST, and the files that they write."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -194,15 +195,15 @@ def test_npz_is_written_batch_by_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "GRID_COLUMNS", 2)
     flags = ["--digits", "1", "6", "--num-samples", "5", "--steps", "3", "--output", str(tmp_path / "o.png")]
     contents = []
-    for batch_size in ("3", "10"):
+    for batch_size in ("10", "3"):
         inference.main([*flags, "--batch-size", batch_size, "--npz", str(tmp_path / "o.npz")])
         contents.append(np.load(tmp_path / "o.npz"))
-    few, one = contents
+    one, few = contents
     assert few["arr_0"].shape == (10, 28, 28, 1) and few["arr_1"].tolist() == [1] * 5 + [6] * 5
     assert np.abs(few["arr_0"].astype(int) - one["arr_0"].astype(int)).max() <= 1
     grid = np.asarray(Image.open(tmp_path / "o.png").convert("L"))
     assert grid.shape == (2 * 30 + 2, 2 * 30 + 2)
-    assert np.array_equal(grid[2 + 30 :, 2 + 30 :][:28, :28], one["arr_0"][6, ..., 0])  # the second 6
+    assert np.array_equal(grid[2 + 30 :, 2 + 30 :][:28, :28], few["arr_0"][6, ..., 0])  # the second 6
 
 
 def test_the_same_command_makes_the_same_bytes(tmp_path):
@@ -221,6 +222,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     with atomic_write(path) as file:
         file.write(b"after")
     assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
+    path, old, young = tmp_path / "file", tmp_path / ".file.1.tmp", tmp_path / ".file.2.tmp"
+    for leftover in (old, young):
+        leftover.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    with atomic_write(path) as file:
+        file.write(b"whole")
+    assert not old.exists() and young.exists()  # that one may still be being written
 
 
 # --- data and random streams ---
