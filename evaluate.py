@@ -3,6 +3,7 @@
     python evaluate.py                      # the final table: n = 5,000, on the test set -> results/final.csv
     python evaluate.py --quick              # n = 500, printed only
     python evaluate.py --sweep scales       # ... samplers, controls: n = 2,000, on the validation set -> results/*.csv, *.png
+    python evaluate.py --sweep guide        # is the guide's gradient right? -> results/guide.csv, guide.png
     python evaluate.py --train-judge        # models/judge.pth: a classifier of clean digits, another network than the guide
 
 Accuracy is the share of samples that the judge finds to be the asked digit. Fréchet distance, precision and recall
@@ -15,7 +16,6 @@ import csv
 import functools
 import io
 import math
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -46,6 +46,7 @@ from diffusion import (
     generator,
     load_checkpoint,
     make_folder,
+    make_scheduler,
     number,
     one_line_errors,
     pick_device,
@@ -54,6 +55,7 @@ from diffusion import (
     save_checkpoint,
     save_figure,
     sha256,
+    stratified_timesteps,
 )
 from inference import classifier_gradient, draw_samples, guided_noise, make_labels, reverse_process, save_grid
 from mnist import load_mnist
@@ -70,6 +72,8 @@ SAMPLER_STEPS = (5, 10, 20, 50)
 LONG_STEPS = (50, 1_000)
 ROOTLESS_SCALES = (0.5, 1, 2, 5, 10)
 CLIP_SCALES = (5,)  # beside the default scale
+GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
+GUIDE_BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
 PICTURE_SCALES = (0, 1, 2, 5, 10, 100, 1_000, 100_000)
 
 
@@ -340,6 +344,7 @@ class Bench:
         self.classifier, _ = load_checkpoint(args.models / "classifier.pth", Classifier, "train_classifier.py", device)
         self.judge, _ = load_checkpoint(args.models / "judge.pth", Judge, "evaluate.py --train-judge", device)
         self.hashes = {name: sha256(args.models / f"{name}.pth") for name in ("ddpm_unet", "classifier", "judge")}
+        self.made_from = {"torch": torch.__version__, "device": str(device), **self.hashes}
         self.real_images, self.real_labels = load_mnist(split, args.data)
         self.real_features, _ = judge_images(self.judge, self.real_images, device)
         self.train_images, self.train_labels = load_mnist("train", args.data)
@@ -367,15 +372,12 @@ class Bench:
 
     def row(self, settings):
         """Draw, measure, and say what made the row."""
-        start = time.monotonic()
         if settings["variant"] == "real images":  # the floor and ceiling: training images as if they were samples
             images, labels = balanced_subset(self.train_images, self.train_labels, int(settings["n"]))
         else:
             images, labels = self.draw(settings)
-        seconds = time.monotonic() - start
         measures = measure(self.judge, images, labels, self.real_features, self.device)
-        made_from = {"torch": torch.__version__, "device": str(self.device), **self.hashes}
-        return {**settings, **measures, "seconds": f"{seconds:.1f}", **made_from}
+        return {**settings, **measures, **self.made_from}
 
     def real(self, n):
         """The settings of the row that real training images get at the same n."""
@@ -383,8 +385,8 @@ class Bench:
 
     def fill(self, path, all_settings):
         """Measure the rows that neither this CSV nor another beside it holds; drop those of other weights. Returns the rows."""
-        known = read_rows(path) if path else []
-        beside = [row for other in sorted(path.parent.glob("*.csv")) for row in read_rows(other)] if path else []
+        tables = {other: read_rows(other) for other in sorted(path.parent.glob("*.csv"))} if path else {}
+        known, beside = tables.get(path, []), [row for table in tables.values() for row in table]
         rows = []
         for settings in all_settings:
             wanted = {**settings, **self.hashes}
@@ -403,7 +405,7 @@ def print_row(row):
     name = f"{row['variant']}, {row['sampler']}, {row['steps']} steps, scale {row['guidance_scale']}"
     tqdm.write(
         f"{name:58s} n {row['n']}: accuracy {row['accuracy']} [{row['accuracy_low']}, {row['accuracy_high']}]  "
-        f"Fréchet {row['frechet']}  precision {row['precision']}  recall {row['recall']}  {row['seconds']} s"
+        f"Fréchet {row['frechet']}  precision {row['precision']}  recall {row['recall']}"
     )
 
 
@@ -477,19 +479,70 @@ def sweep_controls(bench, folder):
     """The formula's variants on the same weights and noise: a table, and a picture with a row a variant."""
     rootless = "without sqrt(1 - abar_t)"
     settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS if name != rootless]
-    more = [("clip before the tilt", CLIP_SCALES), ("no clipping", CLIP_SCALES), (rootless, ROOTLESS_SCALES)]
-    for name, scales in more:
+    clipping = ("clip before the tilt", "no clipping")
+    for name, scales in ((clipping[0], CLIP_SCALES), (clipping[1], CLIP_SCALES), (rootless, ROOTLESS_SCALES)):
         settings += [bench.settings(NUM_SWEEP, variant=name, guidance_scale=float(scale)) for scale in scales]
+    for sampler in inference.SAMPLERS[1:]:  # where to clip, for the other samplers
+        for name in clipping:
+            settings.append(bench.settings(NUM_SWEEP, variant=name, sampler=sampler, guidance_scale=float(CLIP_SCALES[0])))
     bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *settings])
     rows = [bench.draw(bench.settings(2 * NUM_CLASSES, variant=name))[0] for name in VARIANTS]
     save_grid(folder / "controls_grid.png", torch.cat(rows), 2 * NUM_CLASSES, bench_provenance(bench, variants=list(VARIANTS)))
+
+
+@torch.no_grad()
+def conditional_losses(bench, x_0, y, scales, batch_size=250):
+    """L_simple of eps_hat, ADM (14), with each image's own digit as y: (len(scales), N), an image's t (N,) beside it.
+
+    The noise is best predicted by E[eps | x_t, y], which is (14) at scale 1 if both networks are exact. So a guide that
+    knows what it says lowers this loss, and most so at scale 1; an over-confident one does at a lower scale, or not at all.
+    """
+    rng = generator(bench.seed, 4)
+    alphas_cumprod = make_scheduler().alphas_cumprod
+    t = stratified_timesteps(len(x_0), rng)[torch.randperm(len(x_0), generator=rng)]
+    eps = torch.randn(x_0.shape, generator=rng)
+    x_t = make_scheduler().add_noise(x_0, eps, t)  # DDPM (4)
+    losses = []
+    for parts in zip(*(tensor.split(batch_size) for tensor in (x_t, t, y, eps))):
+        x_part, t_part, y_part, eps_part = (part.to(bench.device) for part in parts)
+        predicted = bench.unet(x_part, t_part).sample
+        grad = classifier_gradient(bench.classifier, x_part, t_part, y_part)
+        root = (1 - alphas_cumprod.to(bench.device)[t_part]).sqrt()[:, None, None, None]
+        errors = [(predicted - scale * root * grad - eps_part).square().mean(dim=(1, 2, 3)) for scale in scales]
+        losses.append(torch.stack(errors).cpu())
+    return torch.cat(losses, dim=1), t
+
+
+def sweep_guide(bench, folder):
+    """How the guide's gradient, at each scale and in each band of t, changes the loss of the noise that it tilts."""
+    losses, t = conditional_losses(bench, bench.real_images, bench.real_labels, (0, *GUIDE_SCALES))
+    rows = []
+    figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    for low, high in GUIDE_BANDS:
+        band = losses[:, (low <= t) & (t < high)].mean(dim=1)  # (1 + len(GUIDE_SCALES),)
+        changes = (band[1:] / band[0] - 1).tolist()
+        for scale, change in zip(GUIDE_SCALES, changes):
+            settings = {
+                "t": f"{low}-{high - 1}",
+                "guidance_scale": scale,
+                "n": len(t),
+                "seed": bench.seed,
+                "against": bench.split,
+            }
+            rows.append({**settings, "loss_unguided": f"{band[0]:.5f}", "change": f"{change:.4f}", **bench.made_from})
+        ax.plot((0, *GUIDE_SCALES), [0, *changes], marker=".", label=f"t {low} to {high - 1}")
+    ax.set(xlabel="guidance scale", ylabel=r"change of $L_{\rm simple}$ for the true digit", ylim=(-0.2, 0.3))
+    ax.axhline(0, color="gray", linestyle="--", linewidth=0.8)
+    ax.legend(fontsize="small")
+    write_rows(folder / "guide.csv", rows)
+    save_figure(folder / "guide.png", figure, bench_provenance(bench))
 
 
 def bench_provenance(bench, **settings):
     return provenance(bench.models, ["ddpm_unet.pth", "classifier.pth", "judge.pth"], bench.device, **settings)
 
 
-SWEEPS = {"scales": sweep_scales, "samplers": sweep_samplers, "controls": sweep_controls}
+SWEEPS = {"scales": sweep_scales, "samplers": sweep_samplers, "controls": sweep_controls, "guide": sweep_guide}
 
 
 @one_line_errors

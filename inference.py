@@ -277,6 +277,17 @@ def npz_writer(path, labels):
             np.lib.format.write_array(member, labels.numpy())
 
 
+def keep_shown(batches, shown, write_npz):
+    """Of the images that `sample_batches` yields, those to be shown, bool (N,); all go to `write_npz`, unless that is None."""
+    kept, done = [], 0
+    for images in batches:
+        if write_npz:
+            write_npz(images)
+        kept.append(images[shown[done : done + len(images)]])
+        done += len(images)
+    return torch.cat(kept)
+
+
 class Film:
     """Watches the reverse process: x_t, left, beside the predicted x_0, right, at GIF_FRAMES of the steps.
 
@@ -388,13 +399,8 @@ def main(argv=None):
         for number_of_row, scale in enumerate(scales):
             last = number_of_row == len(scales) - 1
             watch = film.watch if film and last else None
-            kept, done = [], 0
-            for images in sample_batches(unet, classifier, labels, numbers, scale, device=device, watch=watch, **settings):
-                if write_npz and last:
-                    write_npz(images)
-                kept.append(images[shown[done : done + len(images)]])
-                done += len(images)
-            rows.append(torch.cat(kept))
+            batches = sample_batches(unet, classifier, labels, numbers, scale, device=device, watch=watch, **settings)
+            rows.append(keep_shown(batches, shown, write_npz if last else None))
     if args.compare:
         grid, columns = compare_grid(*rows, len(args.digits))
     else:  # with --scales, a row a scale; or a row a digit

@@ -9,6 +9,7 @@ from diffusers import DDPMPipeline
 import inference
 from classifier import Classifier
 from diffusion import IMAGE_SHAPE, generator, make_scheduler
+from evaluate import conditional_losses
 from inference import (
     classifier_gradient,
     guided_noise,
@@ -119,6 +120,20 @@ def test_guidance_at_scale_1_samples_the_class_exactly():
 
 def test_guidance_without_the_root_misses():
     assert deviation_from_exact(guided_noise_without_the_root) > 0.2
+
+
+@pytest.mark.parametrize("confidence, best", [(1, 2), (2, 1)])
+def test_an_exact_guide_predicts_the_noise_best_at_scale_1(confidence, best):
+    """And one that is twice as sure as it may be, at about half that."""
+
+    def guide(x_t, t):
+        return confidence * exact_logits(x_t, t)
+
+    y = torch.arange(3_000) % 10
+    x_0 = (MEANS[y] + SIGMA * torch.randn(len(y), 784)).view(-1, *IMAGE_SHAPE)
+    bench = SimpleNamespace(unet=exact_unet, classifier=guide, seed=0, device="cpu")
+    losses, _ = conditional_losses(bench, x_0, y, (0, 0.5, 1, 1.5, 2))
+    assert losses.mean(dim=1).argmin() == best
 
 
 @pytest.mark.parametrize("num_steps, bound", [(61, 0.12), (300, 0.04), (600, 0.02)])
