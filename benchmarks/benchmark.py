@@ -12,7 +12,6 @@ Writes benchmarks/benchmark.csv and prints it as tables for README.md.
 """
 
 import argparse
-import csv
 import io
 import json
 import os
@@ -37,7 +36,8 @@ import inference  # noqa: E402
 import train_classifier  # noqa: E402
 import train_ddpm  # noqa: E402
 from classifier import Classifier  # noqa: E402
-from diffusion import atomic_write, keep_memory, load_checkpoint, make_scheduler, make_unet, sha256  # noqa: E402
+from diffusion import keep_memory, load_checkpoint, make_scheduler, make_unet, sha256  # noqa: E402
+from evaluate import write_rows  # noqa: E402
 
 OUTPUT = Path(__file__).with_suffix(".csv")
 REFERENCE_EPOCH, REFERENCE_EPOCHS, REFERENCE_BATCH = 60_000, 10, 128
@@ -282,12 +282,7 @@ def main():
         }
         for what, ours, reference, unit in compare()
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(OUTPUT) as file:
-        file.write(text.getvalue().encode())
+    write_rows(OUTPUT, rows)
     print("| | ours | reference | reference / ours |\n|---|---|---|---|")
     for row in rows:
         reference = f"{row['reference']} {row['unit']}" if row["reference"] else ""

@@ -1,0 +1,178 @@
+"""What was tried for train_ddpm.py: each row one change of the recipe, trained for the same time on one core.
+
+    python benchmarks/recipe.py                          # the rows that results/recipe.csv lacks
+    python benchmarks/recipe.py "AdamW alone" "attention"   # these, anew
+
+A clock cannot be reproduced, so rows differ a little from run to run and much from machine to machine: compare within the
+table. Measured on the validation set, guided at scale 10 by the shipped classifier, 20 DDPM steps, n = 500.
+"""
+
+import argparse
+import math
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import train_ddpm  # noqa: E402
+from classifier import Classifier  # noqa: E402
+from diffusion import (  # noqa: E402
+    UNET_CONFIG,
+    batch_indices,
+    generator,
+    keep_memory,
+    load_checkpoint,
+    make_scheduler,
+    stratified_timesteps,
+)
+from evaluate import Judge, judge_images, measure, read_rows, write_rows  # noqa: E402
+from inference import draw_samples, make_labels  # noqa: E402
+from mnist import load_mnist  # noqa: E402
+
+OUTPUT = ROOT / "results" / "recipe.csv"
+SECONDS = 300
+NUM_SAMPLES = 500
+LEVELS_14 = {"sample_size": 14, "in_channels": 4, "out_channels": 4}
+LEVELS_14 |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+RECIPES = {
+    "the recipe": {},
+    "another seed": {"seed": 1},
+    "a third seed": {"seed": 2},
+    "AdamW alone": {"adamw_only": True},
+    "Muon lr .02": {"muon_lr": 0.02},
+    "Muon lr .01": {"muon_lr": 0.01},
+    "Muon lr .003": {"muon_lr": 0.003},
+    "t scales and shifts": {"unet": {"resnet_time_scale_shift": "scale_shift"}},
+    "attention": {"unet": {"add_attention": True}},
+    "16/32/96": {"unet": {"block_out_channels": (16, 32, 96)}},
+    "24/48/96": {"unet": {"block_out_channels": (24, 48, 96)}},
+    "pixel-unshuffle, 64/128": {"unet": {**LEVELS_14, "block_out_channels": (64, 128)}},
+    "two layers a block": {"unet": {"layers_per_block": 2}},
+    "4 groups": {"unet": {"norm_num_groups": 4}},
+    "dropout .1": {"unet": {"dropout": 0.1}},
+    "residuals from zero": {"zero_residuals": True},
+    "batch 16": {"batch_size": 16},
+    "batch 64": {"batch_size": 64},
+    "ema .9995": {"ema_decay": 0.9995},
+    "min-SNR-5 weighting": {"snr_limit": 5.0},
+    "t not stratified": {"stratified": False},
+}
+
+
+class Denoiser(nn.Module):
+    """The U-Net, behind a pixel-unshuffle where it works at 14x14."""
+
+    def __init__(self, config, zero_residuals):
+        super().__init__()
+        self.unet = UNet2DModel(**config)
+        for block in self.modules():
+            if zero_residuals and isinstance(block, ResnetBlock2D):
+                nn.init.zeros_(block.conv2.weight)
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
+        self.factor = 28 // config["sample_size"]
+
+    def forward(self, x_t, t):
+        out = self.unet(F.pixel_unshuffle(x_t, self.factor), t)
+        out.sample = F.pixel_shuffle(out.sample, self.factor)
+        return out
+
+
+def train(
+    seconds, unet=None, adamw_only=False, zero_residuals=False, batch_size=train_ddpm.BATCH_SIZE, lr=train_ddpm.LEARNING_RATE,
+    muon_lr=None, ema_decay=train_ddpm.EMA_DECAY, snr_limit=math.inf, stratified=True, seed=0,
+):  # fmt: skip
+    """Train by the clock: the learning rate warms up over 3 % of the time and falls on a cosine. The network and its steps."""
+    torch.manual_seed(seed)
+    network = Denoiser({**UNET_CONFIG, **(unet or {})}, zero_residuals)
+    if adamw_only:
+        optimizers = [torch.optim.AdamW(network.parameters(), lr=lr, betas=train_ddpm.ADAM_BETAS, weight_decay=0.0, fused=True)]
+    else:
+        optimizers = train_ddpm.make_optimizers(network.unet, lr)
+        optimizers[0].param_groups[0]["lr"] = muon_lr or optimizers[0].param_groups[0]["lr"]
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    ema = EMAModel(network.parameters(), decay=ema_decay, foreach=True)
+    images, _ = load_mnist("train", ROOT / "data")
+    scheduler = make_scheduler()
+    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    weights = snr.clamp(max=snr_limit) / snr  # Hang et al. 2023; all 1 without a limit
+    weights /= weights.mean()
+    step, start = 0, time.monotonic()
+    while (progress := (time.monotonic() - start) / seconds) < 1:
+        for optimizer, peak in zip(optimizers, peaks):
+            optimizer.param_groups[0]["lr"] = peak * min(1, progress / 0.03) * (1 + math.cos(math.pi * progress)) / 2
+        rng = generator(seed, 2, step)
+        x_0 = images[batch_indices(len(images), batch_size, seed, step)]
+        t = stratified_timesteps(batch_size, rng) if stratified else torch.randint(0, 1000, (batch_size,), generator=rng)
+        eps = torch.randn(x_0.shape, generator=rng)
+        error = (network(scheduler.add_noise(x_0, eps, t), t).sample - eps).square().mean(dim=(1, 2, 3))
+        network.zero_grad()
+        (weights[t] * error).mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        ema.step(network.parameters())
+        step += 1
+    ema.copy_to(network.parameters())
+    return network.eval().requires_grad_(False), step
+
+
+def measured(name, seconds):
+    """A row of the table."""
+    recipe = RECIPES[name]
+    network, steps = train(seconds, **recipe)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, 28, 28), torch.zeros(1))
+    validation = load_mnist("validation", ROOT / "data")
+    classifier, _ = load_checkpoint(ROOT / "models" / "classifier.pth", Classifier, "train_classifier.py")
+    judge, _ = load_checkpoint(ROOT / "models" / "judge.pth", Judge, "evaluate.py --train-judge")
+    labels, numbers = make_labels(range(10), NUM_SAMPLES // 10)
+    samples = draw_samples(network, classifier, labels, numbers, 10.0, "ddpm", 20)
+    row = measure(judge, samples, labels, judge_images(judge, validation[0])[0])
+    return {
+        "recipe": name,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "mflop_forward": round(counter.get_total_flops() / 1e6),
+        "images_a_second": round(steps * recipe.get("batch_size", train_ddpm.BATCH_SIZE) / seconds),
+        "steps": steps,
+        "seconds": seconds,
+        "validation_loss": f"{train_ddpm.validation_loss(network, validation[0][: train_ddpm.NUM_VALIDATION_IMAGES]):.5f}",
+        **{name: row[name] for name in ("accuracy", "frechet", "precision", "recall")},
+        "n": NUM_SAMPLES,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: those that the table lacks")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of training, each")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="CSV")
+    args = parser.parse_args()
+    for name in args.recipes:
+        if name not in RECIPES:
+            parser.error(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
+    torch.set_num_threads(1)
+    keep_memory()
+    known = [row["recipe"] for row in read_rows(args.output)]
+    for name in args.recipes or [name for name in RECIPES if name not in known]:
+        row = measured(name, args.seconds)
+        print(row, flush=True)
+        # read again: two of these may run side by side, one on each core
+        write_rows(args.output, [*[old for old in read_rows(args.output) if old["recipe"] != name], row])
+
+
+if __name__ == "__main__":
+    main()
