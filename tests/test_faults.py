@@ -1,5 +1,6 @@
 """Every fault that a person can cause ends in one clear line and exit status 2, and damages nothing."""
 
+import contextlib
 import gzip
 import os
 import shutil
@@ -170,38 +171,41 @@ def few_images(monkeypatch):
         monkeypatch.setattr(script, "load_mnist", lambda *_: images)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk():
-    """Call it, and from then on no file can grow beyond 4,000 bytes: the system refuses the write, as on a full disk."""
+    """In here no file can grow beyond 4,000 bytes: the system refuses the write, as on a full disk."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, before[1]))
+    try:
+        yield
+    finally:  # before pytest itself writes to what may be a long file
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("flag", ["--output", "--npz", "--gif"])
-def test_a_full_disk_leaves_the_pictures_that_were_there(fails, tmp_path, small_disk, flag):
+def test_a_full_disk_leaves_the_pictures_that_were_there(fails, tmp_path, flag):
     before = tmp_path / "before"
     before.write_bytes(b"before")
     other = [] if flag == "--output" else ["--output", tmp_path / "o.png"]
-    small_disk()
     argv = ["--steps", 1, "--digits", "all", "--num-samples", 1 if other else 10, flag, before, *other]
-    assert "cannot write" in fails(inference.main, *argv)
+    with small_disk():
+        error = fails(inference.main, *argv)
+    assert "cannot write" in error
     assert before.read_bytes() == b"before" and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("script, name", [(train_classifier, "classifier"), (train_ddpm, "ddpm_unet")])
 @pytest.mark.parametrize("save_every, kind", [(0, ".state.pth"), (60, ".pth")])
-def test_a_full_disk_leaves_the_weights_that_were_there(
-    fails, tmp_path, small_disk, few_images, monkeypatch, script, name, save_every, kind
-):
+def test_a_full_disk_leaves_the_weights_that_were_there(fails, tmp_path, few_images, monkeypatch, script, name, save_every, kind):
     monkeypatch.setattr(TrainingState, "SAVE_EVERY", save_every)
     monkeypatch.setattr(train_ddpm, "draw_samples", lambda *_, **__: torch.zeros(40, 1, 28, 28))
     weights, state = tmp_path / f"{name}.pth", tmp_path / f"{name}.state.pth"
     weights.write_bytes(b"before")
     state.write_bytes(b"before")
-    small_disk()
-    assert f"cannot write {tmp_path / name}{kind}" in fails(script.main, "--models", tmp_path, "--steps", 2, "--batch-size", 2)
+    with small_disk():
+        error = fails(script.main, "--models", tmp_path, "--steps", 2, "--batch-size", 2)
+    assert f"cannot write {tmp_path / name}{kind}" in error
     assert weights.read_bytes() == state.read_bytes() == b"before"
     assert not list(tmp_path.glob(".*"))
 
