@@ -57,7 +57,7 @@ from diffusion import (
     sha256,
     stratified_timesteps,
 )
-from inference import classifier_gradient, draw_samples, guided_noise, make_labels, reverse_process, save_grid
+from inference import classifier_gradient, draw_samples, guided_noise, make_labels, predicted_x_0, reverse_process, save_grid
 from mnist import load_mnist
 
 JUDGE_STEPS = 5_148  # twelve epochs
@@ -265,8 +265,7 @@ def noise_clipped_first(unet, classifier, alphas_cumprod, x_t, t, y, guidance_sc
     """Clip the predicted x_0 before the tilt, and not after it: to be used with `clip=False`."""
     signal, root = alphas_cumprod[t].sqrt(), (1 - alphas_cumprod[t]).sqrt()
     eps = guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, 0)
-    x_0 = ((x_t - root * eps) / signal).clamp(-1, 1)
-    eps = (x_t - signal * x_0) / root
+    eps = (x_t - signal * predicted_x_0(alphas_cumprod, x_t, t, eps)) / root
     return eps - guidance_scale * root * classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
 
 
