@@ -1,6 +1,6 @@
 """Measure step 3 with a judge that never guides.
 
-    python evaluate.py                      # the final table: n = 5,000, on the test set -> results/final.csv
+    python evaluate.py                      # the final table: n = 5,000, on the test set -> results/final_5000.csv
     python evaluate.py --quick              # n = 500, printed only
     python evaluate.py --sweep scales       # ... samplers, controls: n = 2,000, on the validation set -> results/*.csv, *.png
     python evaluate.py --sweep guide        # is the guide's gradient right? -> results/guide.csv, guide.png
@@ -21,7 +21,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -37,6 +36,7 @@ from classifier import NUM_CLASSES, Classifier
 from diffusion import (
     ArgumentParser,
     TrainingState,
+    UNet,
     UserError,
     add_common_flags,
     add_training_flags,
@@ -57,7 +57,7 @@ from diffusion import (
     sha256,
     stratified_timesteps,
 )
-from inference import classifier_gradient, draw_samples, guided_noise, make_labels, predicted_x_0, reverse_process, save_grid
+from inference import classifier_gradient, clipped_noise, draw_samples, guided_noise, make_labels, reverse_process, save_grid
 from mnist import load_mnist
 
 JUDGE_STEPS = 5_148  # twelve epochs
@@ -66,15 +66,19 @@ JUDGE_LEARNING_RATE = 2e-3
 JUDGE_EMA_DECAY = 0.999
 
 NUM_NEIGHBOURS = 3  # k of precision and recall, as Kynkäänniemi et al. 2019
+FAST = ("sde-dpmsolver++", 10)  # sampler and steps that README names for speed
 NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_LONG = 5_000, 2_000, 500, 200
-SCALES = (0, 1, 2, 5, 10, 20, 50, 100)
+SCALES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 20, 50)
 SAMPLER_STEPS = (5, 10, 20, 50)
 LONG_STEPS = (50, 1_000)
-ROOTLESS_SCALES = (0.5, 1, 2, 5, 10)
-CLIP_SCALES = (5,)  # beside the default scale
+OTHER_SCALES = {  # beside the default scale
+    "clip after the tilt": (10,),
+    "scale 2 at t >= 500": (10,),
+    "without sqrt(1 - abar_t)": (1, 2, 3, 10),
+}
 GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
 GUIDE_BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
-PICTURE_SCALES = (0, 1, 2, 5, 10, 100, 1_000, 100_000)
+PICTURE_SCALES = (0, 1, 2, 5, 20, 100, 10_000, 100_000)
 
 
 # --- the judge ------------------------------------------------------------------------------------------------------
@@ -257,21 +261,26 @@ def balanced_subset(images, labels, n, seed=0):
 
 def noise_without_root(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
     """Equation (14) as it is often written: without sqrt(1 - abar_t), far too strong at low noise."""
-    eps = guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, 0)
+    eps = clipped_noise(alphas_cumprod, x_t, t, unet(x_t, t).sample)
     return eps - guidance_scale * classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
 
 
-def noise_clipped_first(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
-    """Clip the predicted x_0 before the tilt, and not after it: to be used with `clip=False`."""
-    signal, root = alphas_cumprod[t].sqrt(), (1 - alphas_cumprod[t]).sqrt()
-    eps = guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, 0)
-    eps = (x_t - signal * predicted_x_0(alphas_cumprod, x_t, t, eps)) / root
-    return eps - guidance_scale * root * classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
+def noise_not_clipped(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
+    """Equation (14) with nothing clipped before the tilt."""
+    eps = unet(x_t, t).sample
+    return eps - guidance_scale * (1 - alphas_cumprod[t]).sqrt() * classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
 
 
 def noise_on_interval(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale, low, high):
     """Guide only where low <= t < high."""
-    return guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale if low <= t < high else 0)
+    if low <= t < high:
+        return guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale)
+    return clipped_noise(alphas_cumprod, x_t, t, unet(x_t, t).sample)
+
+
+def noise_lower_early(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale, early_scale, low):
+    """Guide by `early_scale` where t >= low, where a strong guide costs variety."""
+    return guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, early_scale if t >= low else guidance_scale)
 
 
 def wrong_digits(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
@@ -284,7 +293,7 @@ def mean_shift_process(unet, classifier, scheduler, x_T, y, guidance_scale, gene
     """ADM Algorithm 1 / equation (10): an unguided DDPM step, its x_0 clipped; then its mean is shifted by s * Sigma * grad."""
     x_t = x_T
     for t in scheduler.timesteps:
-        eps = guided_noise(unet, classifier, scheduler.alphas_cumprod, x_t, t, y, 0)
+        eps = unet(x_t, t).sample
         grad = classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
         if watch is not None:
             watch(x_t, t, eps)
@@ -300,11 +309,12 @@ def with_noise(noise, **settings):
 VARIANTS = {
     "ADM Algorithm 2": {},
     "without sqrt(1 - abar_t)": with_noise(noise_without_root),
-    "ADM Algorithm 1": {"process": mean_shift_process},
-    "clip before the tilt": {**with_noise(noise_clipped_first), "clip": False},
-    "no clipping": {"clip": False},
+    "ADM Algorithm 1": {"process": mean_shift_process, "sampler_clips": True},
+    "clip after the tilt": {**with_noise(noise_not_clipped), "sampler_clips": True},
+    "no clipping": with_noise(noise_not_clipped),
     "guide t >= 500 only": with_noise(noise_on_interval, low=500, high=1000),
     "guide t < 500 only": with_noise(noise_on_interval, low=0, high=500),
+    "scale 2 at t >= 500": with_noise(noise_lower_early, early_scale=2, low=500),
     "wrong digits": with_noise(wrong_digits),
 }
 
@@ -339,7 +349,7 @@ class Bench:
 
     def __init__(self, args, split, device):
         self.device, self.seed, self.split, self.models = device, args.seed, split, args.models
-        self.unet, _ = load_checkpoint(args.models / "ddpm_unet.pth", UNet2DModel, "train_ddpm.py", device)
+        self.unet, _ = load_checkpoint(args.models / "ddpm_unet.pth", UNet, "train_ddpm.py", device)
         self.classifier, _ = load_checkpoint(args.models / "classifier.pth", Classifier, "train_classifier.py", device)
         self.judge, _ = load_checkpoint(args.models / "judge.pth", Judge, "evaluate.py --train-judge", device)
         self.hashes = {name: sha256(args.models / f"{name}.pth") for name in ("ddpm_unet", "classifier", "judge")}
@@ -412,8 +422,9 @@ def print_row(row):
 
 
 def final_table(bench, n, path):
-    """The final table: real images, unguided, and the default settings."""
-    bench.fill(path, [bench.real(n), bench.settings(n, guidance_scale=0.0), bench.settings(n)])
+    """The final table: real images, unguided, the default settings, and those for speed."""
+    fast = bench.settings(n, sampler=FAST[0], steps=FAST[1])
+    bench.fill(path, [bench.real(n), bench.settings(n, guidance_scale=0.0), bench.settings(n), fast])
 
 
 def nearest_picture(bench, folder):
@@ -474,24 +485,27 @@ def sweep_samplers(bench, folder):
     bench.fill(folder / "samplers_long.csv", [bench.real(NUM_LONG), *settings])
 
 
-def sweep_controls(bench, folder):
-    """The formula's variants on the same weights and noise: a table, and a picture with a row a variant."""
-    rootless = "without sqrt(1 - abar_t)"
-    settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS if name != rootless]
-    clipping = ("clip before the tilt", "no clipping")
-    for name, scales in ((clipping[0], CLIP_SCALES), (clipping[1], CLIP_SCALES), (rootless, ROOTLESS_SCALES)):
+def control_settings(bench):
+    """The settings of each row of the controls."""
+    settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS]
+    for name, scales in OTHER_SCALES.items():
         settings += [bench.settings(NUM_SWEEP, variant=name, guidance_scale=float(scale)) for scale in scales]
     for sampler in inference.SAMPLERS[1:]:  # where to clip, for the other samplers
-        for name in clipping:
-            settings.append(bench.settings(NUM_SWEEP, variant=name, sampler=sampler, guidance_scale=float(CLIP_SCALES[0])))
-    bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *settings])
+        settings += [bench.settings(NUM_SWEEP, variant=name, sampler=sampler) for name in ("clip after the tilt", "no clipping")]
+    last = bench.settings(NUM_SWEEP, variant="scale 2 at t >= 500", sampler="sde-dpmsolver++", guidance_scale=10.0)
+    return [*settings, last]
+
+
+def sweep_controls(bench, folder):
+    """The formula's variants on the same weights and noise: a table, and a picture with a row a variant."""
+    bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *control_settings(bench)])
     rows = [bench.draw(bench.settings(2 * NUM_CLASSES, variant=name))[0] for name in VARIANTS]
     save_grid(folder / "controls_grid.png", torch.cat(rows), 2 * NUM_CLASSES, bench_provenance(bench, variants=list(VARIANTS)))
 
 
 @torch.no_grad()
 def conditional_losses(bench, x_0, y, scales, batch_size=250):
-    """L_simple of eps_hat, ADM (14), with each image's own digit as y: (len(scales), N), an image's t (N,) beside it.
+    """L_simple of eps_hat, ADM (14), nothing clipped, with each image's own digit as y: (len(scales), N), and t (N,).
 
     The noise is best predicted by E[eps | x_t, y], which is (14) at scale 1 if both networks are exact. So a guide that
     knows what it says lowers this loss, and most so at scale 1; an over-confident one does at a lower scale, or not at all.
@@ -530,7 +544,7 @@ def sweep_guide(bench, folder):
             }
             rows.append({**settings, "loss_unguided": f"{band[0]:.5f}", "change": f"{change:.4f}", **bench.made_from})
         ax.plot((0, *GUIDE_SCALES), [0, *changes], marker=".", label=f"t {low} to {high - 1}")
-    ax.set(xlabel="guidance scale", ylabel=r"change of $L_{\rm simple}$ for the true digit", ylim=(-0.2, 0.3))
+    ax.set(xlabel="guidance scale", ylabel=r"change of $L_{\rm simple}$ for the true digit", ylim=(-0.25, 0.3))
     ax.axhline(0, color="gray", linestyle="--", linewidth=0.8)
     ax.legend(fontsize="small")
     write_rows(folder / "guide.csv", rows)

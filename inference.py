@@ -10,7 +10,8 @@ Classifier guidance, Dhariwal & Nichol 2021 ("ADM"), Algorithm 2 and equation (1
 
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
-with s the guidance scale. Any sampler that consumes eps can follow: DDPM, DDIM, DPM-Solver++ and its stochastic form are diffusers' own.
+with s the guidance scale, and eps such that the image predicted from it lies within [-1, 1]. Any sampler that consumes
+eps can follow: DDPM, DDIM, DPM-Solver++ and its stochastic form are diffusers' own.
 
 Reads models/ddpm_unet.pth and models/classifier.pth; writes guided_output.png.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torchvision.utils import make_grid
@@ -35,6 +36,7 @@ from diffusion import (
     NUM_TRAIN_TIMESTEPS,
     SCHEDULE,
     ArgumentParser,
+    UNet,
     UserError,
     add_common_flags,
     atomic_write,
@@ -51,7 +53,7 @@ from diffusion import (
 
 DIGITS = "1"
 NUM_SAMPLES = 8
-GUIDANCE_SCALE = 10.0
+GUIDANCE_SCALE = 5.0
 SAMPLER = "ddpm"
 STEPS = 20
 BATCH_SIZE = 100
@@ -81,8 +83,21 @@ def classifier_gradient(classifier, x_t, t, y):
         return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x_t)[0]
 
 
+def predicted_x_0(alphas_cumprod, x_t, t, eps):
+    """DDPM (15): the image (B, 1, 28, 28) that the noise eps in x_t stands for, clipped to [-1, 1]."""
+    return ((x_t - (1 - alphas_cumprod[t]).sqrt() * eps) / alphas_cumprod[t].sqrt()).clamp(-1, 1)
+
+
+def clipped_noise(alphas_cumprod, x_t, t, eps):
+    """The noise (B, 1, 28, 28) that stands for the same image as eps, clipped to [-1, 1]."""
+    x_0 = predicted_x_0(alphas_cumprod, x_t, t, eps)
+    return (x_t - alphas_cumprod[t].sqrt() * x_0) / (1 - alphas_cumprod[t]).sqrt()
+
+
 def guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
     """eps_hat of ADM Algorithm 2 / equation (14). At scale 0 it is eps, and the classifier does not run.
+
+    The image that eps stands for is clipped before the tilt, not after it, so that a strong tilt is not cut off.
 
     Args:
         x_t: (B, 1, 28, 28). t: a timestep, a tensor with no dimension. y: (B,). alphas_cumprod: (1000,).
@@ -94,19 +109,13 @@ def guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
         eps = unet(x_t, t).sample
     if guidance_scale == 0:
         return eps
+    eps = clipped_noise(alphas_cumprod, x_t, t, eps)
     grad = classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
     return eps - guidance_scale * (1 - alphas_cumprod[t]).sqrt() * grad  # ADM (14)
 
 
-def predicted_x_0(alphas_cumprod, x_t, t, eps):
-    """DDPM (15): the image (B, 1, 28, 28) that the noise eps in x_t stands for, clipped to [-1, 1]."""
-    return ((x_t - (1 - alphas_cumprod[t]).sqrt() * eps) / alphas_cumprod[t].sqrt()).clamp(-1, 1)
-
-
 def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators, noise=guided_noise, watch=None):
     """From noise to images: at each timestep of the scheduler, predict the noise, tilt it, take the sampler's step.
-
-    The samplers clip the predicted x_0 to [-1, 1] *after* the tilt: see README, "Where to clip".
 
     Args:
         scheduler: from `make_sampler`, fresh: DPM-Solver++ keeps the last prediction between steps.
@@ -116,7 +125,7 @@ def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generat
         watch: called with (x_t, t, eps_hat) at each step.
 
     Returns:
-        x_0: (B, 1, 28, 28), near [-1, 1].
+        x_0: (B, 1, 28, 28), near [-1, 1]; `sample_batches` clips it.
     """
     alphas_cumprod = scheduler.alphas_cumprod.to(x_T.device)
     x_t = x_T
@@ -133,14 +142,15 @@ def sampling_timesteps(num_steps):
     return [round(NUM_TRAIN_TIMESTEPS * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
 
 
-def make_sampler(name, num_steps, device="cpu", clip=True):
+def make_sampler(name, num_steps, device="cpu", clip=False):
     """A diffusers scheduler, its timesteps set.
 
     Args:
         name: "ddpm"; "ddim", as first-order DPM-Solver++, which is the same and right for any list of timesteps;
             "dpmsolver++", second order, multistep; or "sde-dpmsolver++", the same for the reverse SDE: fresh noise at each step.
         num_steps: 1 .. 1000.
-        clip: clip the predicted x_0 to [-1, 1] at each step, and go on from the clipped prediction.
+        clip: clip the predicted x_0 to [-1, 1] at each step, and go on from the clipped prediction: for scale 0.
+            `guided_noise` at any other scale has clipped already, before the tilt: see README, "Where to clip".
     """
     if name == "ddpm":
         scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=clip)
@@ -193,7 +203,7 @@ def sample_batches(
     device="cpu",
     batch_size=BATCH_SIZE,
     process=reverse_process,
-    clip=True,
+    sampler_clips=False,
     watch=None,
 ):
     """Draw images batch by batch, with a progress bar, holding no more than one batch.
@@ -201,7 +211,8 @@ def sample_batches(
     Args:
         unet, classifier: from `load_checkpoint`. The classifier may be None at scale 0.
         labels, numbers: (N,) each, from `make_labels`.
-        process: the loop; evaluate.py puts the method's variants here. clip: see `make_sampler`.
+        process: the loop; evaluate.py puts the method's variants here.
+        sampler_clips: the sampler clips what it predicts at every scale, as it does at scale 0.
         watch: called with (x_t, t, eps_hat) at each step of each batch.
 
     Yields:
@@ -221,7 +232,7 @@ def sample_batches(
         done = 0
         for y, i in batches:
             generators = image_generators(seed, y, i)
-            scheduler = make_sampler(sampler, steps, device, clip)
+            scheduler = make_sampler(sampler, steps, device, clip=guidance_scale == 0 or sampler_clips)
             x_T = initial_noise(generators).to(device)
             images = process(unet, classifier, scheduler, x_T, y.to(device), guidance_scale, generators, watch=step_done).cpu()
             if not images.isfinite().all():
@@ -380,7 +391,7 @@ def main(argv=None):
     args = parse_args(argv)
     device = pick_device(args.device)
     check_writable(*[path for path in (args.output, args.npz, args.gif) if path])
-    unet, _ = load_checkpoint(args.models / "ddpm_unet.pth", UNet2DModel, "train_ddpm.py", device)
+    unet, _ = load_checkpoint(args.models / "ddpm_unet.pth", UNet, "train_ddpm.py", device)
     scales = args.scales or ([0.0] if args.compare else []) + [args.guidance_scale]
     classifier = None
     if max(scales) > 0:

@@ -39,7 +39,7 @@ from diffusion import (
 )
 from mnist import load_mnist
 
-STEPS = 2_000
+STEPS = 3_000
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 200

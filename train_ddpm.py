@@ -3,7 +3,8 @@
     python train_ddpm.py
 
 DDPM Algorithm 1: draw x_0, t and eps, noise x_0 to x_t by (4), and take a gradient step on L_simple (14),
-|eps - eps_theta(x_t, t)|^2. The weights that ship are an exponential moving average (EMA) of those along the way.
+|eps - eps_theta(x_t, t)|^2, weighted by 1 / abar_t up to 5: see `loss_weights`. The weights that ship are an exponential moving
+average (EMA) of those along the way.
 
 Writes models/ddpm_unet.pth, sample_ddpm_output.png and results/ddpm_loss.png, and grids of the samples along the way
 under previews/ (all of them into DIR instead, with --models DIR).
@@ -43,13 +44,14 @@ from diffusion import (
 from inference import draw_samples, make_labels, save_grid
 from mnist import load_mnist
 
-TRAIN_STEPS = 4_300
+TRAIN_STEPS = 7_200
 BATCH_SIZE = 32  # at equal time, more and smaller steps won
 LEARNING_RATE = 2e-3  # of AdamW
 MUON_FACTOR = 3  # that of Muon is so many times higher
 ADAM_BETAS = (0.9, 0.99)
 WARMUP_STEPS = 200
 EMA_DECAY = 0.999
+MAX_LOSS_WEIGHT = 5  # at high noise; 1 is L_simple
 VALIDATION_SEED = 1  # the noise of validation is the same at every epoch and in every run
 NUM_VALIDATION_IMAGES = 1_000
 
@@ -102,6 +104,15 @@ def make_optimizers(unet, lr):
     return Muon(kernels, lr=MUON_FACTOR * lr), adamw
 
 
+def loss_weights(alphas_cumprod):
+    """What the squared error of eps counts at each t: 1 / abar_t, but at most MAX_LOSS_WEIGHT: (1000,).
+
+    1 / abar_t makes it the squared error of v, which the layers of the U-Net compute: L_simple (14) all but leaves out t > 500,
+    where the shape of the digit is decided. The limit keeps t > 500 from leaving out the rest.
+    """
+    return (1 / alphas_cumprod).clamp(max=MAX_LOSS_WEIGHT)
+
+
 @torch.no_grad()
 def validation_loss(unet, images, device="cpu", batch_size=250):
     """L_simple (14) of images (N, 1, 28, 28) over uniform t, with the same t and noise at every call."""
@@ -127,8 +138,9 @@ def plot_loss(history):
 
 
 def train(unet, ema, images, validation_images, state, settings, optimizers, lr_schedulers, device, preview_folder):
-    """DDPM Algorithm 1, from `state.step` to `settings["steps"]`."""
+    """DDPM Algorithm 1, its loss weighted by t, from `state.step` to `settings["steps"]`."""
     scheduler = make_scheduler()
+    weights = loss_weights(scheduler.alphas_cumprod)
     steps, batch_size, seed = settings["steps"], settings["batch_size"], settings["seed"]
     steps_per_epoch = len(images) // batch_size
     bar = tqdm(total=steps, initial=state.step, desc="U-Net", unit="step", disable=None)
@@ -138,10 +150,10 @@ def train(unet, ema, images, validation_images, state, settings, optimizers, lr_
         t = stratified_timesteps(batch_size, rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
-        loss = F.mse_loss(unet(x_t.to(device), t.to(device)).sample, eps.to(device))  # L_simple, DDPM (14)
-        state.record(loss.item())
+        error = (unet(x_t.to(device), t.to(device)).sample - eps.to(device)).square().mean(dim=(1, 2, 3))  # (B,)
+        state.record(error.mean().item())  # L_simple, DDPM (14)
         unet.zero_grad()
-        loss.backward()
+        (weights[t].to(device) * error).mean().backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         for part in (*optimizers, *lr_schedulers):
             part.step()

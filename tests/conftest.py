@@ -7,10 +7,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from diffusers import UNet2DModel
-
 from classifier import Classifier
-from diffusion import load_checkpoint
+from diffusion import UNet, load_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +20,7 @@ def in_the_repository(monkeypatch):
 
 @pytest.fixture(scope="session")
 def unet():
-    return load_checkpoint(ROOT / "models" / "ddpm_unet.pth", UNet2DModel, "train_ddpm.py")[0]
+    return load_checkpoint(ROOT / "models" / "ddpm_unet.pth", UNet, "train_ddpm.py")[0]
 
 
 @pytest.fixture(scope="session")

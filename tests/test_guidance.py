@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, UNet2DModel
 
+import evaluate
 import inference
 from classifier import Classifier
-from diffusion import IMAGE_SHAPE, generator, make_scheduler
+from diffusion import IMAGE_SHAPE, UNET_CONFIG, UNet, generator, make_scheduler
 from evaluate import conditional_losses
 from inference import (
     classifier_gradient,
@@ -30,6 +31,20 @@ def test_noising_is_ddpm_equation_4():
     abar = torch.stack([(1 - betas[: int(s) + 1]).prod() for s in t]).view(-1, 1, 1, 1)
     expected = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
     torch.testing.assert_close(make_scheduler().add_noise(x_0, eps, t), expected.float(), atol=1e-5, rtol=0)
+
+
+def test_the_way_past_the_layers_is_exact(monkeypatch):
+    """Layers that know v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 give eps, for a t each and for one t for all."""
+    x_0, eps = torch.rand(4, *IMAGE_SHAPE) * 2 - 1, torch.randn(4, *IMAGE_SHAPE)
+    t = torch.tensor([0, 100, 600, 999])
+    abar = ABAR[t].view(-1, 1, 1, 1)
+    x_t = make_scheduler().add_noise(x_0, eps, t)
+    v = abar.sqrt() * eps - (1 - abar).sqrt() * x_0
+    monkeypatch.setattr(UNet2DModel, "forward", lambda self, x_t, t: SimpleNamespace(sample=v[: len(x_t)]))
+    unet = UNet(**UNET_CONFIG)
+    torch.testing.assert_close(unet(x_t, t).sample, eps, atol=1e-5, rtol=0)
+    monkeypatch.setattr(UNet2DModel, "forward", lambda self, x_t, t: SimpleNamespace(sample=v[2].expand(x_t.shape)))
+    torch.testing.assert_close(unet(x_t[2:3].repeat(3, 1, 1, 1), t[2]).sample, eps[2].expand(3, 1, 28, 28), atol=1e-5, rtol=0)
 
 
 def test_gradient_equals_finite_differences():
@@ -61,6 +76,25 @@ def test_gradient_leaves_no_trace():
     x_t = torch.randn(2, *IMAGE_SHAPE)
     classifier_gradient(classifier, x_t, torch.tensor([3, 3]), torch.tensor([1, 2]))
     assert not x_t.requires_grad and all(parameter.grad is None for parameter in classifier.parameters())
+
+
+def test_the_prediction_is_clipped_before_the_tilt():
+    """An x_0 of 3 is guided as an x_0 of 1; then equation (14) adds all of its tilt."""
+    t, y = torch.tensor(300), torch.tensor([2, 9])
+    x_t = 3 * ABAR[t].sqrt() * torch.ones(2, *IMAGE_SHAPE)
+    direction = torch.randn(10, 784)
+
+    def linear_classifier(x_t, t):
+        return x_t.flatten(1) @ direction.T
+
+    def zero_unet(x_t, t):  # all of x_t is image, none of it noise
+        return SimpleNamespace(sample=torch.zeros_like(x_t))
+
+    grad = classifier_gradient(linear_classifier, x_t, t, y)
+    eps_hat = guided_noise(zero_unet, linear_classifier, ABAR, x_t, t, y, 5)
+    expected = (x_t - ABAR[t].sqrt()) / (1 - ABAR[t]).sqrt() - 5 * (1 - ABAR[t]).sqrt() * grad
+    torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
+    assert grad.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("num_steps", [1, 20, 61, 300, 600, 1000])
@@ -96,16 +130,11 @@ def exact_unet(x_t, t):
     return SimpleNamespace(sample=eps.view_as(x_t))
 
 
-def guided_noise_without_the_root(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
-    grad = classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
-    return unet(x_t, t).sample - guidance_scale * grad
-
-
 def deviation_from_exact(noise, num_steps=1000, sampler="ddim"):
     labels, numbers = make_labels(range(10), 1)
     generators = image_generators(0, labels, numbers)
     x_T = initial_noise(generators)
-    scheduler = make_sampler(sampler, num_steps, clip=False)
+    scheduler = make_sampler(sampler, num_steps)
     x_0 = reverse_process(exact_unet, exact_logits, scheduler, x_T, labels, 1.0, generators, noise)
     abar = ABAR[999]
     variance = abar * SIGMA**2 + 1 - abar
@@ -119,7 +148,24 @@ def test_guidance_at_scale_1_samples_the_class_exactly():
 
 
 def test_guidance_without_the_root_misses():
-    assert deviation_from_exact(guided_noise_without_the_root) > 0.2
+    assert deviation_from_exact(evaluate.noise_without_root) > 0.2
+
+
+@pytest.mark.parametrize("factor", [1, 100])
+def test_the_variants_differ_from_the_method_where_they_should(factor):
+    """At t = 400; the images predicted from 100 x_t lie outside of [-1, 1]."""
+    x_t, t, y = factor * initial_noise(image_generators(0, *make_labels([3], 4))), torch.tensor(400), torch.arange(4)
+    arguments = (exact_unet, exact_logits, ABAR, x_t, t, y)
+    eps, unguided = guided_noise(*arguments, 5), guided_noise(*arguments, 0)
+    assert torch.equal(evaluate.noise_on_interval(*arguments, 5, low=0, high=500), eps)
+    clipped = inference.clipped_noise(ABAR, x_t, t, unguided)
+    assert torch.equal(evaluate.noise_on_interval(*arguments, 5, low=500, high=1000), clipped)
+    assert torch.equal(evaluate.noise_lower_early(*arguments, 7, early_scale=5, low=400), eps)
+    assert torch.equal(evaluate.noise_lower_early(*arguments, 5, early_scale=7, low=401), eps)
+    tilt = 5 * (1 - ABAR[t]).sqrt() * classifier_gradient(exact_logits, x_t, t.expand(4), y)
+    torch.testing.assert_close(evaluate.noise_not_clipped(*arguments, 5), unguided - tilt)
+    torch.testing.assert_close(eps, clipped - tilt)
+    assert ((clipped - unguided).abs().max() < 1e-4) == (factor == 1)
 
 
 @pytest.mark.parametrize("confidence, best", [(1, 2), (2, 1)])
@@ -148,7 +194,7 @@ def test_random_samplers_keep_the_class_where_n_does_not_divide_1000(sampler):
     for num_steps in (61, 300, 600):
         labels, numbers = make_labels([4], 60)
         generators = image_generators(0, labels, numbers)
-        scheduler = make_sampler(sampler, num_steps, clip=False)
+        scheduler = make_sampler(sampler, num_steps)
         x_0 = reverse_process(exact_unet, exact_logits, scheduler, initial_noise(generators), labels, 1.0, generators)
         assert abs(x_0.flatten(1)[:, 4].mean() - 0.2) < 0.08
         assert abs(x_0.flatten(1)[:, 20:].std() - SIGMA) < 0.04  # beta_tilde is a little narrow at few steps
@@ -172,9 +218,10 @@ def test_scale_0_is_the_ddpm_pipeline(unet, num_steps):
     theirs = pipeline(4, image_generators(0, labels, numbers), num_inference_steps=num_steps, output_type="pt").images
     generators = image_generators(0, labels, numbers)
     ours = reverse_process(
-        unet, raising_classifier, make_sampler("ddpm", num_steps), initial_noise(generators), labels, 0, generators
+        unet, raising_classifier, make_sampler("ddpm", num_steps, clip=True), initial_noise(generators), labels, 0, generators
     )
     assert torch.equal((ours / 2 + 0.5).clamp(0, 1), theirs)
+    assert torch.equal(inference.draw_samples(unet, None, labels, numbers, 0, "ddpm", num_steps), ours.clamp(-1, 1))
 
 
 def test_guidance_changes_the_samples(unet, classifier):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,15 @@ import inference
 import train_classifier
 import train_ddpm
 from diffusion import (
+    IMAGE_SHAPE,
+    UNET_CONFIG,
     TrainingState,
+    UNet,
     atomic_write,
     batch_indices,
     generator,
     load_checkpoint,
+    make_scheduler,
     make_unet,
     sha256,
     stratified_timesteps,
@@ -82,8 +87,28 @@ def test_the_same_seed_makes_the_same_weights_and_resume_goes_on_bit_for_bit(tin
 
 
 def test_training_moves_the_weights(tiny):
-    unet, checkpoint = load_checkpoint(tiny / "ddpm_unet.pth", UNet2DModel, "train_ddpm.py")
+    unet, checkpoint = load_checkpoint(tiny / "ddpm_unet.pth", UNet, "train_ddpm.py")
     assert unet.conv_out.weight.abs().max() > 0 and checkpoint["training"]["steps"] == 4
+
+
+def test_the_loss_is_that_of_v_up_to_its_limit(monkeypatch):
+    """Two outputs of the layers that differ by 1 make an error of eps whose weighted square is 1 at each t, at high noise less."""
+    v = iter((torch.zeros(1000, *IMAGE_SHAPE), torch.ones(1000, *IMAGE_SHAPE)))
+    monkeypatch.setattr(UNet2DModel, "forward", lambda *_: SimpleNamespace(sample=next(v)))
+    unet, x_t, t = UNet(**UNET_CONFIG), torch.randn(1000, *IMAGE_SHAPE), torch.arange(1000)
+    error = (unet(x_t, t).sample - unet(x_t, t).sample).square().mean(dim=(1, 2, 3))
+    abar = make_scheduler().alphas_cumprod
+    weighted = train_ddpm.loss_weights(abar) * error
+    torch.testing.assert_close(weighted, (5 * abar).clamp(max=1), atol=1e-3, rtol=1e-3)
+    assert (weighted[:390] - 1).abs().max() < 1e-3 and weighted[-1] < 1e-3
+
+
+def test_the_training_uses_the_weights_of_the_loss(tmp_path, monkeypatch):
+    """Where each t counts nothing, nothing is learned: the last layer stays at zero."""
+    monkeypatch.setattr(train_ddpm, "loss_weights", torch.zeros_like)
+    train_ddpm.main(["--models", str(tmp_path), "--steps", "2", "--batch-size", "4"])
+    unet, _ = load_checkpoint(tmp_path / "ddpm_unet.pth", UNet, "train_ddpm.py")
+    assert unet.conv_out.weight.abs().max() == 0
 
 
 def test_muon_steps_along_an_orthogonal_matrix():

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from diffusers import UNet2DModel
 from PIL import Image
 
 import evaluate
 import inference
 from classifier import Classifier
-from diffusion import load_checkpoint, sha256
+from diffusion import UNet, load_checkpoint, sha256
 from evaluate import Judge, accuracy_of, read_rows
 from inference import draw_samples, make_labels
 from mnist import load_mnist
@@ -25,7 +24,7 @@ def judge():
 
 
 def test_the_checkpoints_rebuild_their_networks():
-    for name, network in (("ddpm_unet", UNet2DModel), ("classifier", Classifier), ("judge", Judge)):
+    for name, network in (("ddpm_unet", UNet), ("classifier", Classifier), ("judge", Judge)):
         loaded, checkpoint = load_checkpoint(ROOT / "models" / f"{name}.pth", network, "?")
         assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
         assert checkpoint["seed"] == 0 and checkpoint["training"]["seconds"] > 0
@@ -122,6 +121,17 @@ def test_the_readme_shows_what_was_found_of_the_guide():
     for band in dict.fromkeys(row["t"] for row in rows):
         changes = [f"{100 * float(row['change']):+.1f} %" for row in rows if row["t"] == band]
         assert f"| {' | '.join(changes)} |".replace("-", "−") in readme, band
+
+
+def test_the_readme_shows_what_was_tried_for_the_recipe():
+    readme = (ROOT / "README.md").read_text()
+    rows = read_rows(ROOT / "results" / "recipe.csv")
+    assert "the recipe" in [row["recipe"] for row in rows]
+    for row in rows:
+        loss, frechet, accuracy = float(row["validation_loss"]), float(row["frechet_unguided"]), float(row["accuracy"])
+        guided = f"{float(row['frechet']):.2f} | {float(row['precision']):.3f} | {float(row['recall']):.3f}"
+        what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']} | {loss:.4f} | {frechet:.2f} | {accuracy:.3f}"
+        assert f"| {what} | {guided} |" in readme, row
 
 
 def test_the_readme_shows_what_the_benchmark_measured():
