@@ -57,7 +57,16 @@ from diffusion import (
     sha256,
     stratified_timesteps,
 )
-from inference import classifier_gradient, clipped_noise, draw_samples, guided_noise, make_labels, reverse_process, save_grid
+from inference import (
+    classifier_gradient,
+    clipped_noise,
+    draw_samples,
+    guided_noise,
+    make_labels,
+    reverse_process,
+    save_grid,
+    scale_at,
+)
 from mnist import load_mnist
 
 JUDGE_STEPS = 5_148  # twelve epochs
@@ -67,15 +76,15 @@ JUDGE_EMA_DECAY = 0.999
 
 NUM_NEIGHBOURS = 3  # k of precision and recall, as Kynkäänniemi et al. 2019
 FAST = ("sde-dpmsolver++", 10)  # sampler and steps that README names for speed
-NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_LONG = 5_000, 2_000, 500, 200
-SCALES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 20, 50)
-SAMPLER_STEPS = (5, 10, 20, 50)
+NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_LONG = 5_000, 2_000, 500, 100
+SCALES = (0, 1, 2, 3, 5, 8, 10, 15, 20, 50)
+SAMPLER_STEPS = (5, 10, 20)
+MORE_STEPS = 50  # of the default sampler only
 LONG_STEPS = (50, 1_000)
-OTHER_SCALES = {  # beside the default scale
-    "clip after the tilt": (10,),
-    "scale 2 at t >= 500": (10,),
-    "without sqrt(1 - abar_t)": (1, 2, 3, 10),
-}
+EARLY_SCALES = (1.0, 3.0, math.inf)  # beside the default
+ROOTLESS_SCALES = (5.0, 20.0)  # without sqrt(1 - abar_t), beside the default
+ONE_SCALE = (3.0, 5.0)  # the same at every t
+NUM_CONTROLS_SHOWN = 12  # the first rows of the controls: the picture
 GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
 GUIDE_BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
 PICTURE_SCALES = (0, 1, 2, 5, 20, 100, 10_000, 100_000)
@@ -278,18 +287,15 @@ def noise_on_interval(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scal
     return clipped_noise(alphas_cumprod, x_t, t, unet(x_t, t).sample)
 
 
-def noise_lower_early(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale, early_scale, low):
-    """Guide by `early_scale` where t >= low, where a strong guide costs variety."""
-    return guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, early_scale if t >= low else guidance_scale)
-
-
 def wrong_digits(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
     """Guide to the digits in another order than the one asked for: accuracy must fall to chance."""
     wrong = torch.randint(NUM_CLASSES, y.shape, generator=generator(len(y), int(y.sum()))).to(y.device)
     return guided_noise(unet, classifier, alphas_cumprod, x_t, t, wrong, guidance_scale)
 
 
-def mean_shift_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators, watch=None):
+def mean_shift_process(
+    unet, classifier, scheduler, x_T, y, guidance_scale, generators, watch=None, early_scale=inference.EARLY_SCALE
+):
     """ADM Algorithm 1 / equation (10): an unguided DDPM step, its x_0 clipped; then its mean is shifted by s * Sigma * grad."""
     x_t = x_T
     for t in scheduler.timesteps:
@@ -297,8 +303,8 @@ def mean_shift_process(unet, classifier, scheduler, x_T, y, guidance_scale, gene
         grad = classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
         if watch is not None:
             watch(x_t, t, eps)
-        variance = scheduler._get_variance(t)
-        x_t = scheduler.step(eps, t, x_t, generator=generators).prev_sample + guidance_scale * variance * grad
+        shift = scale_at(t, guidance_scale, early_scale) * scheduler._get_variance(t) * grad
+        x_t = scheduler.step(eps, t, x_t, generator=generators).prev_sample + shift
     return x_t
 
 
@@ -314,7 +320,6 @@ VARIANTS = {
     "no clipping": with_noise(noise_not_clipped),
     "guide t >= 500 only": with_noise(noise_on_interval, low=500, high=1000),
     "guide t < 500 only": with_noise(noise_on_interval, low=0, high=500),
-    "scale 2 at t >= 500": with_noise(noise_lower_early, early_scale=2, low=500),
     "wrong digits": with_noise(wrong_digits),
 }
 
@@ -365,6 +370,7 @@ class Bench:
             "sampler": inference.SAMPLER,
             "steps": inference.STEPS,
             "guidance_scale": inference.GUIDANCE_SCALE,
+            "early_scale": inference.EARLY_SCALE,
         }
         settings = {**settings, **changes, "n": n, "seed": self.seed, "against": self.split}
         return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
@@ -373,9 +379,9 @@ class Bench:
         """Class-balanced samples by a row's settings: images and labels."""
         labels, numbers = make_labels(range(NUM_CLASSES), int(settings["n"]) // NUM_CLASSES)
         scale, steps = float(settings["guidance_scale"]), int(settings["steps"])
-        variant = VARIANTS[settings["variant"]]
+        how = {**VARIANTS[settings["variant"]], "early_scale": float(settings["early_scale"])}
         images = draw_samples(
-            self.unet, self.classifier, labels, numbers, scale, settings["sampler"], steps, self.seed, self.device, **variant
+            self.unet, self.classifier, labels, numbers, scale, settings["sampler"], steps, self.seed, self.device, **how
         )
         return images, labels
 
@@ -390,7 +396,7 @@ class Bench:
 
     def real(self, n):
         """The settings of the row that real training images get at the same n."""
-        return self.settings(n, variant="real images", sampler="-", steps="-", guidance_scale="-")
+        return self.settings(n, variant="real images", sampler="-", steps="-", guidance_scale="-", early_scale="-")
 
     def fill(self, path, all_settings):
         """Measure the rows that neither this CSV nor another beside it holds; drop those of other weights. Returns the rows."""
@@ -411,9 +417,9 @@ class Bench:
 
 
 def print_row(row):
-    name = f"{row['variant']}, {row['sampler']}, {row['steps']} steps, scale {row['guidance_scale']}"
+    name = f"{row['variant']}, {row['sampler']}, {row['steps']} steps, scale {row['guidance_scale']}, early {row['early_scale']}"
     tqdm.write(
-        f"{name:58s} n {row['n']}: accuracy {row['accuracy']} [{row['accuracy_low']}, {row['accuracy_high']}]  "
+        f"{name:68s} n {row['n']}: accuracy {row['accuracy']} [{row['accuracy_low']}, {row['accuracy_high']}]  "
         f"Fréchet {row['frechet']}  precision {row['precision']}  recall {row['recall']}"
     )
 
@@ -465,10 +471,15 @@ def sweep_scales(bench, folder):
     scales_picture(bench, folder)
 
 
+def sampler_settings(bench):
+    """The settings of each row of the samplers."""
+    settings = [bench.settings(NUM_SWEEP, sampler=name, steps=steps) for name in inference.SAMPLERS for steps in SAMPLER_STEPS]
+    return [*settings, bench.settings(NUM_SWEEP, steps=MORE_STEPS)]
+
+
 def sweep_samplers(bench, folder):
     """Steps by sampler: quality against network calls; and what a thousand calls give, at a smaller n with its own floor."""
-    settings = [bench.settings(NUM_SWEEP, sampler=name, steps=steps) for name in inference.SAMPLERS for steps in SAMPLER_STEPS]
-    real, *rows = bench.fill(folder / "samplers.csv", [bench.real(NUM_SWEEP), *settings])
+    real, *rows = bench.fill(folder / "samplers.csv", [bench.real(NUM_SWEEP), *sampler_settings(bench)])
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     for ax, name in zip(axes, ("accuracy", "frechet", "recall")):
         for sampler in inference.SAMPLERS:
@@ -477,7 +488,8 @@ def sweep_samplers(bench, folder):
         ax.axhline(float(real[name]), color="gray", linestyle="--", linewidth=0.8, label="real images")
         ax.set_xscale("log")
         ax.minorticks_off()
-        ax.set(xlabel="network calls an image", ylabel=name, xticks=SAMPLER_STEPS, xticklabels=SAMPLER_STEPS)
+        shown = (*SAMPLER_STEPS, MORE_STEPS)
+        ax.set(xlabel="network calls an image", ylabel=name, xticks=shown, xticklabels=shown)
     axes[0].legend(fontsize="small")
     axes[1].set_yscale("log")
     save_figure(folder / "samplers.png", figure, bench_provenance(bench))
@@ -485,22 +497,21 @@ def sweep_samplers(bench, folder):
     bench.fill(folder / "samplers_long.csv", [bench.real(NUM_LONG), *settings])
 
 
-def control_settings(bench):
+def control_settings(bench, n=NUM_SWEEP):
     """The settings of each row of the controls."""
-    settings = [bench.settings(NUM_SWEEP, variant=name) for name in VARIANTS]
-    for name, scales in OTHER_SCALES.items():
-        settings += [bench.settings(NUM_SWEEP, variant=name, guidance_scale=float(scale)) for scale in scales]
-    for sampler in inference.SAMPLERS[1:]:  # where to clip, for the other samplers
-        settings += [bench.settings(NUM_SWEEP, variant=name, sampler=sampler) for name in ("clip after the tilt", "no clipping")]
-    last = bench.settings(NUM_SWEEP, variant="scale 2 at t >= 500", sampler="sde-dpmsolver++", guidance_scale=10.0)
-    return [*settings, last]
+    settings = [bench.settings(n, variant=name) for name in VARIANTS if name != "ADM Algorithm 1"]
+    settings += [bench.settings(n, variant=name, sampler="ddpm") for name in ("ADM Algorithm 2", "ADM Algorithm 1")]
+    settings += [bench.settings(n, early_scale=scale) for scale in EARLY_SCALES]
+    settings += [bench.settings(n, guidance_scale=scale, early_scale=math.inf) for scale in ONE_SCALE]
+    return settings + [bench.settings(n, variant="without sqrt(1 - abar_t)", guidance_scale=scale) for scale in ROOTLESS_SCALES]
 
 
 def sweep_controls(bench, folder):
     """The formula's variants on the same weights and noise: a table, and a picture with a row a variant."""
     bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *control_settings(bench)])
-    rows = [bench.draw(bench.settings(2 * NUM_CLASSES, variant=name))[0] for name in VARIANTS]
-    save_grid(folder / "controls_grid.png", torch.cat(rows), 2 * NUM_CLASSES, bench_provenance(bench, variants=list(VARIANTS)))
+    shown = control_settings(bench, 2 * NUM_CLASSES)[:NUM_CONTROLS_SHOWN]
+    images = torch.cat([bench.draw(settings)[0] for settings in shown])
+    save_grid(folder / "controls_grid.png", images, 2 * NUM_CLASSES, bench_provenance(bench, rows=shown))
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ Classifier guidance, Dhariwal & Nichol 2021 ("ADM"), Algorithm 2 and equation (1
 
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
-with s the guidance scale, and eps such that the image predicted from it lies within [-1, 1]. Any sampler that consumes
-eps can follow: DDPM, DDIM, DPM-Solver++ and its stochastic form are diffusers' own.
+with s the guidance scale, at most 2 at t >= 500, and eps such that the image predicted from it lies within [-1, 1]. Any
+sampler that consumes eps can follow: DDPM, DDIM, DPM-Solver++ and its stochastic form are diffusers' own.
 
 Reads models/ddpm_unet.pth and models/classifier.pth; writes guided_output.png.
 """
@@ -53,8 +53,10 @@ from diffusion import (
 
 DIGITS = "1"
 NUM_SAMPLES = 8
-GUIDANCE_SCALE = 5.0
-SAMPLER = "ddpm"
+GUIDANCE_SCALE = 10.0
+EARLY_SCALE = 2.0  # the most that the scale may be at high noise, t >= EARLY
+EARLY = 500
+SAMPLER = "sde-dpmsolver++"
 STEPS = 20
 BATCH_SIZE = 100
 GRID_COLUMNS = 100  # the PNG and the GIF show at most that many images of a digit; the NPZ holds all
@@ -114,7 +116,14 @@ def guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
     return eps - guidance_scale * (1 - alphas_cumprod[t]).sqrt() * grad  # ADM (14)
 
 
-def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generators, noise=guided_noise, watch=None):
+def scale_at(t, guidance_scale, early_scale=EARLY_SCALE):
+    """s at timestep t. At high noise no more than `early_scale`: there a strong guide costs variety and wins little."""
+    return min(guidance_scale, early_scale) if t >= EARLY else guidance_scale
+
+
+def reverse_process(
+    unet, classifier, scheduler, x_T, y, guidance_scale, generators, noise=guided_noise, watch=None, early_scale=EARLY_SCALE
+):
     """From noise to images: at each timestep of the scheduler, predict the noise, tilt it, take the sampler's step.
 
     Args:
@@ -123,6 +132,7 @@ def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generat
         generators: B torch.Generators on the CPU, one an image, that the stochastic steps draw from.
         noise: the function that tilts eps; evaluate.py puts the formula's variants here.
         watch: called with (x_t, t, eps_hat) at each step.
+        early_scale: see `scale_at`; math.inf for the same scale at every t.
 
     Returns:
         x_0: (B, 1, 28, 28), near [-1, 1]; `sample_batches` clips it.
@@ -130,7 +140,7 @@ def reverse_process(unet, classifier, scheduler, x_T, y, guidance_scale, generat
     alphas_cumprod = scheduler.alphas_cumprod.to(x_T.device)
     x_t = x_T
     for t in scheduler.timesteps:
-        eps_hat = noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale)
+        eps_hat = noise(unet, classifier, alphas_cumprod, x_t, t, y, scale_at(t, guidance_scale, early_scale))
         if watch is not None:
             watch(x_t, t, eps_hat)
         x_t = scheduler.step(eps_hat, t, x_t, generator=generators).prev_sample
@@ -205,6 +215,7 @@ def sample_batches(
     process=reverse_process,
     sampler_clips=False,
     watch=None,
+    early_scale=EARLY_SCALE,
 ):
     """Draw images batch by batch, with a progress bar, holding no more than one batch.
 
@@ -214,6 +225,7 @@ def sample_batches(
         process: the loop; evaluate.py puts the method's variants here.
         sampler_clips: the sampler clips what it predicts at every scale, as it does at scale 0.
         watch: called with (x_t, t, eps_hat) at each step of each batch.
+        early_scale: see `scale_at`.
 
     Yields:
         (B, 1, 28, 28) in [-1, 1], on the CPU.
@@ -234,7 +246,8 @@ def sample_batches(
             generators = image_generators(seed, y, i)
             scheduler = make_sampler(sampler, steps, device, clip=guidance_scale == 0 or sampler_clips)
             x_T = initial_noise(generators).to(device)
-            images = process(unet, classifier, scheduler, x_T, y.to(device), guidance_scale, generators, watch=step_done).cpu()
+            what = (unet, classifier, scheduler, x_T, y.to(device), guidance_scale, generators)
+            images = process(*what, watch=step_done, early_scale=early_scale).cpu()
             if not images.isfinite().all():
                 raise UserError(f"the samples are not finite at guidance scale {guidance_scale:g}: use a lower one")
             done += len(y)
@@ -362,6 +375,12 @@ def parse_args(argv):
         default=GUIDANCE_SCALE,
         help="s of the equation; 0: unguided, and no classifier runs",
     )
+    parser.add_argument(
+        "--early-scale",
+        type=number(float, 0, exclusive=True),
+        default=EARLY_SCALE,
+        help=f"the most that s may be at t >= {EARLY}; for one scale at every t, as much as --guidance-scale",
+    )
     parser.add_argument("--sampler", choices=SAMPLERS, default=SAMPLER, help="how to step from x_t to the next")
     parser.add_argument("--steps", type=number(int, 1, NUM_TRAIN_TIMESTEPS), default=STEPS, help="network calls an image")
     parser.add_argument("--batch-size", type=number(int, 1), default=BATCH_SIZE, help="images at a time")
@@ -400,9 +419,10 @@ def main(argv=None):
     labels, numbers = make_labels(args.digits, args.num_samples)
     shown = torch.arange(len(labels)) % args.num_samples < GRID_COLUMNS
     columns = min(args.num_samples, GRID_COLUMNS)
-    settings = {"sampler": args.sampler, "steps": args.steps, "seed": args.seed, "batch_size": args.batch_size}
+    settings = {name: getattr(args, name) for name in ("early_scale", "sampler", "steps", "seed", "batch_size")}
     print(f"digits {' '.join(map(str, args.digits))}, {args.num_samples} each, seed {args.seed}, {device}")
-    print(f"{args.sampler}, {args.steps} steps, guidance scale {' '.join(f'{scale:g}' for scale in scales)}")
+    shown_scales = " ".join(f"{scale:g}" for scale in scales)
+    print(f"{args.sampler}, {args.steps} steps, guidance scale {shown_scales}, at most {args.early_scale:g} at t >= {EARLY}")
     start = time.monotonic()
     film = Film(make_scheduler().alphas_cumprod, sampling_timesteps(args.steps), shown, columns) if args.gif else None
     rows = []

@@ -1,10 +1,13 @@
 """The measures see what they should."""
 
+import math
+
 import pytest
 import torch
 from conftest import ROOT
 
 import evaluate
+import inference
 from diffusion import generator, load_checkpoint
 from evaluate import (
     Judge,
@@ -129,3 +132,28 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
     measured.clear()
     bench.fill(path, wanted[:2])
     assert measured == ["0", "1"] and len(evaluate.read_rows(path)) == 2
+
+
+def test_a_row_is_drawn_by_its_settings(monkeypatch):
+    """The limit at high noise and, for the variants that clip after the tilt, the sampler's clipping reach the sampler."""
+    drawn = {}
+    monkeypatch.setattr(evaluate, "draw_samples", lambda *args, **how: drawn.update(how, args=args[4:]))
+    bench = evaluate.Bench.__new__(evaluate.Bench)
+    bench.seed, bench.split, bench.unet, bench.classifier, bench.device = 5, "validation", None, None, "cpu"
+    for name in evaluate.VARIANTS:
+        drawn.clear()
+        bench.draw(bench.settings(20, variant=name, sampler="ddpm", steps=7, guidance_scale=3.0, early_scale=math.inf))
+        assert drawn["args"] == (3.0, "ddpm", 7, 5, "cpu") and drawn["early_scale"] == math.inf
+        assert drawn.get("sampler_clips", False) == (name in ("ADM Algorithm 1", "clip after the tilt"))
+    bench.draw(bench.settings(20))
+    assert drawn["early_scale"] == inference.EARLY_SCALE and drawn["args"][0] == inference.GUIDANCE_SCALE
+
+
+@pytest.mark.parametrize("sampler_clips", [False, True])
+def test_the_sampler_clips_when_told_to_and_at_scale_0(monkeypatch, unet, classifier, sampler_clips):
+    asked = []
+    make_sampler = inference.make_sampler
+    monkeypatch.setattr(inference, "make_sampler", lambda *args, clip: asked.append(clip) or make_sampler(*args, clip=clip))
+    for scale in (0, 1):
+        inference.draw_samples(unet, classifier, *inference.make_labels([3], 1), scale, steps=1, sampler_clips=sampler_clips)
+    assert asked == [True, sampler_clips]

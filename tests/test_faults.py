@@ -32,6 +32,8 @@ BAD_FLAGS = [
     (inference, ["--guidance-scale", "nan"], "--guidance-scale"),
     (inference, ["--guidance-scale", "inf"], "--guidance-scale"),
     (inference, ["--guidance-scale", "much"], "--guidance-scale"),
+    (inference, ["--early-scale", "0"], "--early-scale"),
+    (inference, ["--early-scale", "inf"], "--early-scale"),
     (inference, ["--steps", "0"], "--steps"),
     (inference, ["--steps", "1001"], "--steps"),
     (inference, ["--sampler", "euler"], "--sampler"),

@@ -1,5 +1,6 @@
 """The mathematics: noising, the gradient, the timesteps, and guidance where the exact answer is known."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from inference import (
     make_sampler,
     reverse_process,
     sampling_timesteps,
+    scale_at,
 )
 
 
@@ -97,6 +99,24 @@ def test_the_prediction_is_clipped_before_the_tilt():
     assert grad.abs().max() > 0.1
 
 
+def test_the_scale_is_limited_at_high_noise_only():
+    """By reverse_process, and so that the limit never raises a scale."""
+    asked = []
+
+    def noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
+        asked.append((int(t), guidance_scale))
+        return torch.zeros_like(x_t)
+
+    labels, numbers = make_labels([3], 1)
+    for scale, early_scale, high, low in ((10, 2, 2, 10), (1, 2, 1, 1), (10, math.inf, 10, 10), (0, 2, 0, 0)):
+        generators = image_generators(0, labels, numbers)
+        x_T, scheduler = initial_noise(generators), make_sampler("ddpm", 4)
+        reverse_process(None, None, scheduler, x_T, labels, scale, generators, noise, early_scale=early_scale)
+        assert asked == [(999, high), (749, high), (499, low), (249, low)]
+        assert scale_at(500, scale, early_scale) == high
+        asked.clear()
+
+
 @pytest.mark.parametrize("num_steps", [1, 20, 61, 300, 600, 1000])
 def test_timesteps(num_steps):
     timesteps = sampling_timesteps(num_steps)
@@ -160,8 +180,6 @@ def test_the_variants_differ_from_the_method_where_they_should(factor):
     assert torch.equal(evaluate.noise_on_interval(*arguments, 5, low=0, high=500), eps)
     clipped = inference.clipped_noise(ABAR, x_t, t, unguided)
     assert torch.equal(evaluate.noise_on_interval(*arguments, 5, low=500, high=1000), clipped)
-    assert torch.equal(evaluate.noise_lower_early(*arguments, 7, early_scale=5, low=400), eps)
-    assert torch.equal(evaluate.noise_lower_early(*arguments, 5, early_scale=7, low=401), eps)
     tilt = 5 * (1 - ABAR[t]).sqrt() * classifier_gradient(exact_logits, x_t, t.expand(4), y)
     torch.testing.assert_close(evaluate.noise_not_clipped(*arguments, 5), unguided - tilt)
     torch.testing.assert_close(eps, clipped - tilt)

@@ -50,4 +50,4 @@ def test_it_is_saved_with_its_outputs():
     cells = code_cells(nbformat.read(PATH, as_version=4))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-    assert inference.SAMPLER == "ddpm" and inference.STEPS == 20  # what the notebook's loop spells out
+    assert inference.SAMPLER == "sde-dpmsolver++" and inference.STEPS == 20  # what the notebook's loop spells out
