@@ -493,7 +493,7 @@ def sweep_samplers(bench, folder):
     axes[0].legend(fontsize="small")
     axes[1].set_yscale("log")
     save_figure(folder / "samplers.png", figure, bench_provenance(bench))
-    settings = [bench.settings(NUM_LONG, sampler=name, steps=steps) for name in ("ddpm", "ddim") for steps in LONG_STEPS]
+    settings = [bench.settings(NUM_LONG, sampler=name, steps=steps) for name in inference.SAMPLERS[:3] for steps in LONG_STEPS]
     bench.fill(folder / "samplers_long.csv", [bench.real(NUM_LONG), *settings])
 
 
