@@ -45,6 +45,7 @@ UNET_CONFIG = {
     "up_block_types": ("UpBlock2D",) * 3,
     "layers_per_block": 1,
     "norm_num_groups": 8,
+    "resnet_time_scale_shift": "scale_shift",  # t scales the channels, too
     "add_attention": False,  # it cost 8 % and won nothing: at 7x7 the convolutions see the whole digit
 }
 
@@ -407,8 +408,10 @@ class TrainingState:
         damaged = UserError(f"--resume: {self.path} is not the state of this training; start without --resume")
         if not {"settings", "step", "losses", "history", "seconds", "parts"} <= saved.keys():
             raise damaged
+        if saved["settings"].keys() != self.settings.keys():
+            raise damaged
         for name, value in self.settings.items():
-            before = saved["settings"].get(name)
+            before = saved["settings"][name]
             if before != value:
                 raise UserError(
                     f"--resume: this run began with --{name.replace('_', '-')} {before}, not {value}; give the same, or start anew"

@@ -77,13 +77,13 @@ JUDGE_EMA_DECAY = 0.999
 NUM_NEIGHBOURS = 3  # k of precision and recall, as Kynkäänniemi et al. 2019
 FAST = ("sde-dpmsolver++", 10)  # sampler and steps that README names for speed
 NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_LONG = 5_000, 2_000, 500, 100
-SCALES = (0, 1, 2, 3, 5, 8, 10, 15, 20, 50)
+SCALES = (0, 1, 2, 5, 10, 20, 30, 40, 60, 100)
 SAMPLER_STEPS = (5, 10, 20)
 MORE_STEPS = 50  # of the default sampler only
 LONG_STEPS = (50, 1_000)
 EARLY_SCALES = (1.0, 3.0, math.inf)  # beside the default
-ROOTLESS_SCALES = (5.0, 20.0)  # without sqrt(1 - abar_t), beside the default
-ONE_SCALE = (3.0, 5.0)  # the same at every t
+ROOTLESS_SCALES = (20.0,)  # without sqrt(1 - abar_t), beside the default
+ONE_SCALE = (5.0, 10.0)  # the same at every t
 NUM_CONTROLS_SHOWN = 12  # the first rows of the controls: the picture
 GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
 GUIDE_BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
@@ -303,7 +303,7 @@ def mean_shift_process(
         grad = classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
         if watch is not None:
             watch(x_t, t, eps)
-        shift = scale_at(t, guidance_scale, early_scale) * scheduler._get_variance(t) * grad
+        shift = scale_at(scheduler.alphas_cumprod, t, guidance_scale, early_scale) * scheduler._get_variance(t) * grad
         x_t = scheduler.step(eps, t, x_t, generator=generators).prev_sample + shift
     return x_t
 
@@ -464,7 +464,7 @@ def sweep_scales(bench, folder):
             ax.axhline(float(real[name]), color=color, linestyle="--", linewidth=0.8, label=f"{name}, real images")
         ax.set_xscale("symlog", linthresh=1, linscale=0.5)
         ax.set(xlabel="guidance scale", xlim=(-0.2, 1.2 * SCALES[-1]))
-        ax.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES], fontsize="small")
+        ax.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES], fontsize="x-small")
         ax.minorticks_off()
         ax.legend(fontsize="small", loc="lower center" if len(names) > 1 else "best")
     save_figure(folder / "scales.png", figure, bench_provenance(bench))

@@ -10,7 +10,7 @@ Classifier guidance, Dhariwal & Nichol 2021 ("ADM"), Algorithm 2 and equation (1
 
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
-with s the guidance scale, at most 2 at t >= 500, and eps such that the image predicted from it lies within [-1, 1]. Any
+with s the guidance scale, lower at high noise (`scale_at`), and eps such that the image predicted from it lies within [-1, 1]. Any
 sampler that consumes eps can follow: DDPM, DDIM, DPM-Solver++ and its stochastic form are diffusers' own.
 
 Reads models/ddpm_unet.pth and models/classifier.pth; writes guided_output.png.
@@ -53,9 +53,8 @@ from diffusion import (
 
 DIGITS = "1"
 NUM_SAMPLES = 8
-GUIDANCE_SCALE = 10.0
-EARLY_SCALE = 2.0  # the most that the scale may be at high noise, t >= EARLY
-EARLY = 500
+GUIDANCE_SCALE = 30.0
+EARLY_SCALE = 2.0  # the most that the scale may be in pure noise, from where it grows: see scale_at
 SAMPLER = "sde-dpmsolver++"
 STEPS = 20
 BATCH_SIZE = 100
@@ -116,9 +115,14 @@ def guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
     return eps - guidance_scale * (1 - alphas_cumprod[t]).sqrt() * grad  # ADM (14)
 
 
-def scale_at(t, guidance_scale, early_scale=EARLY_SCALE):
-    """s at timestep t. At high noise no more than `early_scale`: there a strong guide costs variety and wins little."""
-    return min(guidance_scale, early_scale) if t >= EARLY else guidance_scale
+def scale_at(alphas_cumprod, t, guidance_scale, early_scale=EARLY_SCALE):
+    """s at timestep t, a number: from no more than `early_scale` in pure noise up to `guidance_scale` in none, as abar_t grows.
+
+    At high noise the guide can but pull every image towards the same one, the average of its digit: there a high s costs
+    variety. At low noise the gradient is next to nothing where the digit is clear, and a high s mends what is not.
+    """
+    early_scale = min(early_scale, guidance_scale)
+    return early_scale + (guidance_scale - early_scale) * alphas_cumprod[t].item()
 
 
 def reverse_process(
@@ -140,7 +144,8 @@ def reverse_process(
     alphas_cumprod = scheduler.alphas_cumprod.to(x_T.device)
     x_t = x_T
     for t in scheduler.timesteps:
-        eps_hat = noise(unet, classifier, alphas_cumprod, x_t, t, y, scale_at(t, guidance_scale, early_scale))
+        scale = scale_at(alphas_cumprod, t, guidance_scale, early_scale)
+        eps_hat = noise(unet, classifier, alphas_cumprod, x_t, t, y, scale)
         if watch is not None:
             watch(x_t, t, eps_hat)
         x_t = scheduler.step(eps_hat, t, x_t, generator=generators).prev_sample
@@ -379,7 +384,7 @@ def parse_args(argv):
         "--early-scale",
         type=number(float, 0, exclusive=True),
         default=EARLY_SCALE,
-        help=f"the most that s may be at t >= {EARLY}; for one scale at every t, as much as --guidance-scale",
+        help="the most that s may be in pure noise, from where it grows to --guidance-scale; as much as that: one s for every t",
     )
     parser.add_argument("--sampler", choices=SAMPLERS, default=SAMPLER, help="how to step from x_t to the next")
     parser.add_argument("--steps", type=number(int, 1, NUM_TRAIN_TIMESTEPS), default=STEPS, help="network calls an image")
@@ -422,7 +427,7 @@ def main(argv=None):
     settings = {name: getattr(args, name) for name in ("early_scale", "sampler", "steps", "seed", "batch_size")}
     print(f"digits {' '.join(map(str, args.digits))}, {args.num_samples} each, seed {args.seed}, {device}")
     shown_scales = " ".join(f"{scale:g}" for scale in scales)
-    print(f"{args.sampler}, {args.steps} steps, guidance scale {shown_scales}, at most {args.early_scale:g} at t >= {EARLY}")
+    print(f"{args.sampler}, {args.steps} steps, guidance scale {shown_scales}, at most {args.early_scale:g} in pure noise")
     start = time.monotonic()
     film = Film(make_scheduler().alphas_cumprod, sampling_timesteps(args.steps), shown, columns) if args.gif else None
     rows = []

@@ -52,9 +52,11 @@ RECIPES = {
     "the recipe": {},
     "another seed": {"seed": 1},
     "a third seed": {"seed": 2},
+    "float32": {"precision": "float32"},
     "L_simple": {"weighting": "L_simple"},
     "v weighting": {"weighting": "v"},
     "v weighting, at most 5": {"weighting": "v, at most 5"},
+    "v weighting, at most 20, half at t < 150": {"weighting": "v, at most 20, half at t < 150"},
     "min-SNR-5 weighting": {"weighting": "min-SNR-5"},
     "L_simple, no way past the layers": {"skip": False, "weighting": "L_simple"},
     "convolutions after upsampling": {"upsampling_convolution": True},
@@ -62,12 +64,13 @@ RECIPES = {
     "AdamW alone": {"adamw_only": True},
     "Muon lr .012": {"muon_lr": 0.012},
     "Muon lr .003": {"muon_lr": 0.003},
+    "Muon without weight decay": {"muon_weight_decay": 0.0},
     "16/32/96": {"unet": {"block_out_channels": (16, 32, 96)}},
     "24/48/96": {"unet": {"block_out_channels": (24, 48, 96)}},
     "attention": {"unet": {"add_attention": True}},
     "two layers a block": {"unet": {"layers_per_block": 2}},
     "pixel-unshuffle, 64/128": {"unet": {**LEVELS_14, "block_out_channels": (64, 128)}},
-    "t scales and shifts": {"unet": {"resnet_time_scale_shift": "scale_shift"}},
+    "t only shifts": {"unet": {"resnet_time_scale_shift": "default"}},
     "4 groups": {"unet": {"norm_num_groups": 4}},
     "dropout .1": {"unet": {"dropout": 0.1}},
     "residuals from zero": {"zero_residuals": True},
@@ -82,6 +85,7 @@ WEIGHTINGS = {  # of the squared error of eps, by abar_t
     "min-SNR-5": lambda abar: (5 * (1 - abar) / abar).clamp(max=1),  # Hang et al. 2023
     "v": lambda abar: 1 / abar,  # the squared error of v, Salimans & Ho 2022
     "v, at most 5": lambda abar: (1 / abar).clamp(max=train_ddpm.MAX_LOSS_WEIGHT),
+    "v, at most 20, half at t < 150": lambda abar: train_ddpm.loss_weights(abar, at_most=20),
     "the recipe": train_ddpm.loss_weights,
 }
 
@@ -110,7 +114,8 @@ class Denoiser(nn.Module):
 
 def train(
     seconds, unet=None, adamw_only=False, zero_residuals=False, batch_size=train_ddpm.BATCH_SIZE, lr=train_ddpm.LEARNING_RATE,
-    muon_lr=None, cosine=False, weighting="the recipe", skip=True, upsampling_convolution=False, stratified=True, seed=0,
+    muon_lr=None, muon_weight_decay=0.1, cosine=False, weighting="the recipe", skip=True, upsampling_convolution=False, stratified=True,
+    precision="auto", seed=0,
 ):  # fmt: skip
     """Train by the clock: the learning rate warms up over 3 % of the time and falls to 0. The network and its steps."""
     torch.manual_seed(seed)
@@ -119,12 +124,14 @@ def train(
         optimizers = [torch.optim.AdamW(network.parameters(), lr=lr, betas=train_ddpm.ADAM_BETAS, weight_decay=0.0, fused=True)]
     else:
         optimizers = train_ddpm.make_optimizers(network.unet, lr)
-        optimizers[0].param_groups[0]["lr"] = muon_lr or optimizers[0].param_groups[0]["lr"]
+        muon = optimizers[0].param_groups[0]
+        muon.update(lr=muon_lr or muon["lr"], weight_decay=muon_weight_decay)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     ema = EMAModel(network.parameters(), decay=train_ddpm.EMA_DECAY, foreach=True)
     images, _ = load_mnist("train", ROOT / "data")
     scheduler = make_scheduler()
     weights = WEIGHTINGS[weighting](scheduler.alphas_cumprod)  # (1000,)
+    precision = train_ddpm.pick_precision(precision, torch.device("cpu"))
     step, start = 0, time.monotonic()
     while (progress := (time.monotonic() - start) / seconds) < 1:
         decay = (1 + math.cos(math.pi * progress)) / 2 if cosine else 1 - progress
@@ -134,7 +141,9 @@ def train(
         x_0 = images[batch_indices(len(images), batch_size, seed, step)]
         t = stratified_timesteps(batch_size, rng) if stratified else torch.randint(0, 1000, (batch_size,), generator=rng)
         eps = torch.randn(x_0.shape, generator=rng)
-        error = (network(scheduler.add_noise(x_0, eps, t), t).sample - eps).square().mean(dim=(1, 2, 3))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            prediction = network(scheduler.add_noise(x_0, eps, t), t).sample
+        error = (prediction - eps).square().mean(dim=(1, 2, 3))
         network.zero_grad()
         (weights[t] * error).mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -156,6 +165,7 @@ def measured(name, seconds):
     classifier, _ = load_checkpoint(ROOT / "models" / "classifier.pth", Classifier, "train_classifier.py")
     judge, _ = load_checkpoint(ROOT / "models" / "judge.pth", Judge, "evaluate.py --train-judge")
     labels, numbers = make_labels(range(10), NUM_SAMPLES // 10)
+    weights = train_ddpm.loss_weights(make_scheduler().alphas_cumprod)  # the recipe's, for every row
     real_features, _ = judge_images(judge, validation[0])
     unguided = measure(judge, draw_samples(network, None, labels, numbers, 0), labels, real_features)
     guided = measure(judge, draw_samples(network, classifier, labels, numbers), labels, real_features)
@@ -166,7 +176,8 @@ def measured(name, seconds):
         "images_a_second": round(steps * recipe.get("batch_size", train_ddpm.BATCH_SIZE) / seconds),
         "steps": steps,
         "seconds": seconds,
-        "validation_loss": f"{train_ddpm.validation_loss(network, validation[0][: train_ddpm.NUM_VALIDATION_IMAGES]):.5f}",
+        "validation_loss": f"{train_ddpm.validation_loss(network, validation[0]):.5f}",
+        "weighted_loss": f"{train_ddpm.validation_loss(network, validation[0], weights=weights):.5f}",
         **{f"{name}_unguided": unguided[name] for name in ("frechet", "precision", "recall")},
         **{name: guided[name] for name in ("accuracy", "frechet", "precision", "recall")},
         "n": NUM_SAMPLES,

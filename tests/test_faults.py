@@ -55,6 +55,7 @@ BAD_FLAGS = [
     (train_ddpm, ["--steps", "ten"], "--steps"),
     (train_ddpm, ["--batch-size", "-4"], "--batch-size"),
     (train_ddpm, ["--lr", "-1"], "--lr"),
+    (train_ddpm, ["--precision", "float16"], "--precision"),
     (train_ddpm, ["--step", "1"], "--step"),  # abbreviations are not taken
     (evaluate, ["--n", "0"], "--n"),
 ]
@@ -223,21 +224,26 @@ def test_nothing_to_resume(fails, tmp_path, script):
     assert "--resume" in fails(script.main, "--models", tmp_path, "--resume")
 
 
-@pytest.fixture
-def stopped(tmp_path, monkeypatch, capsys, few_images):
-    """A training of the classifier, stopped after its first step: the flags that it began with."""
-    flags = ["--models", tmp_path, "--steps", 3, "--batch-size", 8, "--lr", 0.001, "--seed", 5]
+def stop_after_a_step(script, flags, monkeypatch, capsys):
+    """As Ctrl-C does."""
     end_step = TrainingState.end_step
 
     def stop_here(state):
-        state.interrupted = True  # as Ctrl-C does
+        state.interrupted = True
         end_step(state)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingState, "end_step", stop_here)
         with pytest.raises(SystemExit) as stop:
-            train_classifier.main([str(word) for word in flags])
+            script.main([str(word) for word in flags])
     assert stop.value.code == 130 and "--resume goes on" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch, capsys, few_images):
+    """A training of the classifier, stopped after its first step: the flags that it began with."""
+    flags = ["--models", tmp_path, "--steps", 3, "--batch-size", 8, "--lr", 0.001, "--seed", 5]
+    stop_after_a_step(train_classifier, flags, monkeypatch, capsys)
     return flags
 
 
@@ -246,6 +252,12 @@ def test_resuming_with_other_flags_is_refused(fails, stopped, tmp_path, flag, ot
     before = (tmp_path / "classifier.state.pth").read_bytes()
     assert f"{flag} {stopped[stopped.index(flag) + 1]}" in fails(train_classifier.main, *stopped, flag, other, "--resume")
     assert (tmp_path / "classifier.state.pth").read_bytes() == before
+
+
+def test_resuming_in_another_precision_is_refused(fails, tmp_path, monkeypatch, capsys, few_images):
+    flags = ["--models", tmp_path, "--steps", 3, "--batch-size", 8, "--precision"]
+    stop_after_a_step(train_ddpm, [*flags, "float32"], monkeypatch, capsys)
+    assert "--precision float32" in fails(train_ddpm.main, *flags, "bfloat16", "--resume")
 
 
 @pytest.mark.parametrize("fault", ["empty", "truncated", "text", "directory", "another dict", "a list", "code"])

@@ -21,7 +21,6 @@ from inference import (
     make_sampler,
     reverse_process,
     sampling_timesteps,
-    scale_at,
 )
 
 
@@ -99,8 +98,8 @@ def test_the_prediction_is_clipped_before_the_tilt():
     assert grad.abs().max() > 0.1
 
 
-def test_the_scale_is_limited_at_high_noise_only():
-    """By reverse_process, and so that the limit never raises a scale."""
+def test_the_scale_grows_as_the_noise_falls():
+    """By reverse_process, from the limit, which never raises a scale."""
     asked = []
 
     def noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
@@ -108,12 +107,13 @@ def test_the_scale_is_limited_at_high_noise_only():
         return torch.zeros_like(x_t)
 
     labels, numbers = make_labels([3], 1)
-    for scale, early_scale, high, low in ((10, 2, 2, 10), (1, 2, 1, 1), (10, math.inf, 10, 10), (0, 2, 0, 0)):
+    abar = make_scheduler().alphas_cumprod
+    grown = [2 + 8 * abar[t].item() for t in (999, 749, 499, 249)]
+    for scale, early_scale, scales in ((10, 2, grown), (1, 2, [1] * 4), (10, math.inf, [10] * 4), (0, 2, [0] * 4)):
         generators = image_generators(0, labels, numbers)
         x_T, scheduler = initial_noise(generators), make_sampler("ddpm", 4)
         reverse_process(None, None, scheduler, x_T, labels, scale, generators, noise, early_scale=early_scale)
-        assert asked == [(999, high), (749, high), (499, low), (249, low)]
-        assert scale_at(500, scale, early_scale) == high
+        assert asked == list(zip((999, 749, 499, 249), scales))
         asked.clear()
 
 

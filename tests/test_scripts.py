@@ -111,11 +111,40 @@ def test_the_training_uses_the_weights_of_the_loss(tmp_path, monkeypatch):
     assert unet.conv_out.weight.abs().max() == 0
 
 
+def test_bfloat16_is_for_cpus_that_have_it(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for capabilities, precision in (
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx2": True}, "float32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+        assert train_ddpm.pick_precision("auto", cpu) == precision
+        assert train_ddpm.pick_precision("auto", cuda) == "float32"
+        assert train_ddpm.pick_precision("float32", cpu) == "float32" and train_ddpm.pick_precision("bfloat16", cpu) == "bfloat16"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
+    assert train_ddpm.pick_precision("auto", cpu) == "float32"
+
+
+def test_training_in_bfloat16_is_training_in_float32_rounded(tmp_path):
+    weights = {}
+    for precision in ("bfloat16", "float32"):
+        train_ddpm.main(["--models", str(tmp_path), "--steps", "4", "--batch-size", "8", "--precision", precision])
+        unet, checkpoint = load_checkpoint(tmp_path / "ddpm_unet.pth", UNet, "train_ddpm.py")
+        assert checkpoint["training"]["precision"] == precision
+        assert all(parameter.dtype == torch.float32 for parameter in unet.parameters())
+        weights[precision] = torch.nn.utils.parameters_to_vector(unet.parameters())
+    difference = (weights["bfloat16"] - weights["float32"]).norm() / weights["float32"].norm()
+    assert 0 < difference < 0.01
+
+
 def test_muon_steps_along_an_orthogonal_matrix():
-    for shape in ((16, 40), (40, 16), (8, 4, 3, 3)):
-        kernel = torch.nn.Parameter(torch.zeros(shape))
-        kernel.grad = torch.randn(shape)
-        train_ddpm.Muon([kernel], lr=0.5).step()
+    shapes = ((16, 40), (40, 16), (8, 4, 3, 3), (16, 2, 3, 3))
+    kernels = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for kernel in kernels:
+        kernel.grad = torch.randn(kernel.shape)
+    train_ddpm.Muon(kernels, lr=0.5).step()  # from zero, where nothing decays
+    for shape, kernel in zip(shapes, kernels):
         u, _, v = torch.linalg.svd(kernel.grad.flatten(1), full_matrices=False)
         direction = -kernel.detach().flatten(1) / 0.5 / max(1, shape[0] / kernel[0].numel()) ** 0.5
         assert torch.linalg.svdvals(direction).sub(1).abs().max() < 0.4
@@ -125,7 +154,7 @@ def test_muon_steps_along_an_orthogonal_matrix():
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 def test_muon_is_torchs_on_matrices():
     ours, theirs = (torch.nn.Parameter(torch.ones(24, 60)) for _ in range(2))
-    optimizers = train_ddpm.Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    optimizers = train_ddpm.Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1)
     for k in range(3):
         ours.grad = torch.randn(24, 60, generator=generator(k))
         theirs.grad = ours.grad.clone()

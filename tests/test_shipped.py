@@ -128,9 +128,10 @@ def test_the_readme_shows_what_was_tried_for_the_recipe():
     rows = read_rows(ROOT / "results" / "recipe.csv")
     assert "the recipe" in [row["recipe"] for row in rows]
     for row in rows:
-        loss, frechet, accuracy = float(row["validation_loss"]), float(row["frechet_unguided"]), float(row["accuracy"])
+        losses = f"{float(row['validation_loss']):.4f} | {float(row['weighted_loss']):.4f}"
+        frechet, accuracy = float(row["frechet_unguided"]), float(row["accuracy"])
         guided = f"{float(row['frechet']):.2f} | {float(row['precision']):.3f} | {float(row['recall']):.3f}"
-        what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']} | {loss:.4f} | {frechet:.2f} | {accuracy:.3f}"
+        what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']} | {losses} | {frechet:.2f} | {accuracy:.3f}"
         assert f"| {what} | {guided} |" in readme, row
 
 
