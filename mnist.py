@@ -4,12 +4,14 @@ The last 5,000 training images are set aside as the validation set: whatever is 
 set is only ever reported.
 """
 
+import gzip
+import shutil
 from pathlib import Path
 
 from torchvision.datasets import MNIST
 from torchvision.datasets.utils import check_integrity
 
-from diffusion import UserError
+from diffusion import UserError, atomic_write
 
 NUM_VALIDATION = 5_000
 SPLITS = ("train", "validation", "test")
@@ -35,21 +37,17 @@ def load_mnist(split, data_dir="data"):
         UserError: a file is missing or damaged, or cannot be unpacked.
     """
     assert split in SPLITS, f"split is one of {SPLITS}, not {split!r}"
-    check_files(data_dir)
-    try:
-        # The checked .gz files are there, so "download" unpacks them and fetches nothing.
-        dataset = MNIST(data_dir, train=split != "test", download=True)
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"cannot unpack MNIST in {Path(data_dir, 'MNIST', 'raw')}: {error}") from error
+    unpack(data_dir)
+    dataset = MNIST(data_dir, train=split != "test")
     images = dataset.data.unsqueeze(1).float().div(127.5).sub(1)  # (N, 1, 28, 28)
     part = {"train": slice(0, -NUM_VALIDATION), "validation": slice(-NUM_VALIDATION, None), "test": slice(None)}[split]
     return images[part], dataset.targets[part]
 
 
-def check_files(data_dir):
-    """Check the MD5 of the four .gz files; remove an unpacked file of the wrong size, which a kill may have left behind.
+def unpack(data_dir):
+    """Check the MD5 of the four .gz files, and unpack beside them, for torchvision, those that are not unpacked in full.
 
-    torchvision itself only asks whether the unpacked files are there.
+    torchvision unpacks in place, which a kill cuts off and another script, begun at the same moment, reads too early.
     """
     raw = Path(data_dir, "MNIST", "raw")
     for name, md5 in MNIST.resources:
@@ -63,8 +61,6 @@ def check_files(data_dir):
         if not intact:
             raise UserError(f"{path} is damaged (its MD5 is not {md5}): bring it back with `git checkout -- data`")
         unpacked = path.with_suffix("")
-        if unpacked.is_file() and unpacked.stat().st_size != UNPACKED_BYTES[unpacked.name]:
-            try:
-                unpacked.unlink()
-            except OSError as error:
-                raise UserError(f"{unpacked} is incomplete and cannot be removed: {error.strerror}") from error
+        if not unpacked.is_file() or unpacked.stat().st_size != UNPACKED_BYTES[unpacked.name]:
+            with gzip.open(path) as packed, atomic_write(unpacked) as file:
+                shutil.copyfileobj(packed, file)

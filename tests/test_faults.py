@@ -322,6 +322,13 @@ def test_a_half_unpacked_file_is_mended(data, tmp_path):
     assert len(images) == 10_000 and (data / "t10k-images-idx3-ubyte").read_bytes() == whole
 
 
+def test_scripts_begun_at_the_same_moment_unpack_it_side_by_side(data, tmp_path):
+    code = f"from mnist import load_mnist; assert len(load_mnist('train', {str(tmp_path / 'data')!r})[0]) == 55_000"
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in running] == [("", 0)] * 3
+    assert sorted(path.suffix for path in data.iterdir()) == [""] * 4 + [".gz"] * 4
+
+
 def test_no_data_at_all(fails, tmp_path):
     assert "--data" in fails(train_ddpm.main, "--data", tmp_path / "nowhere", "--models", tmp_path)
 
