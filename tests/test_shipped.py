@@ -85,7 +85,8 @@ def test_each_picture_is_of_the_shipped_weights(path):
     assert made_from["weights"] and made_from["weights"].items() <= shipped_hashes().items()
 
 
-TABLES = [path for path in (ROOT / "results").glob("*.csv") if path.name != "recipe.csv"]  # that one is of trials
+OTHER_WEIGHTS = ("recipe.csv", "seeds.csv")  # tables of trials
+TABLES = [path for path in (ROOT / "results").glob("*.csv") if path.name not in OTHER_WEIGHTS]
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
@@ -133,6 +134,16 @@ def test_the_readme_shows_what_was_tried_for_the_recipe():
         guided = f"{float(row['frechet']):.2f} | {float(row['precision']):.3f} | {float(row['recall']):.3f}"
         what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']} | {losses} | {frechet:.2f} | {accuracy:.3f}"
         assert f"| {what} | {guided} |" in readme, row
+
+
+def test_the_readme_shows_what_another_seed_changes():
+    readme = (ROOT / "README.md").read_text()
+    rows = read_rows(ROOT / "results" / "seeds.csv")
+    assert all(rows[0][name] == shipped_hashes()[f"{name}.pth"] for name in ("ddpm_unet", "classifier", "judge"))
+    assert len({row["training_seed"] for row in rows}) == len(rows) >= 3
+    for row in rows:
+        training = f"{row['training_seed']} | {row['trained_in']} | {float(row['validation_loss']):.4f}"
+        assert f"| {training} | {float(row['frechet_unguided']):.3f} | {readme_row(row)}" in readme, row
 
 
 def test_the_readme_shows_what_the_benchmark_measured():
