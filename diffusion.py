@@ -46,7 +46,7 @@ UNET_CONFIG = {
     "layers_per_block": 1,
     "norm_num_groups": 8,
     "resnet_time_scale_shift": "scale_shift",  # t scales the channels, too
-    "add_attention": False,  # it cost 8 % and won nothing: at 7x7 the convolutions see the whole digit
+    "add_attention": False,  # it won nothing: at 7x7 the convolutions see the whole digit
 }
 
 
