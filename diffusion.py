@@ -406,9 +406,8 @@ class TrainingState:
 
     def _restore(self, saved):
         damaged = UserError(f"--resume: {self.path} is not the state of this training; start without --resume")
-        if not {"settings", "step", "losses", "history", "seconds", "parts"} <= saved.keys():
-            raise damaged
-        if saved["settings"].keys() != self.settings.keys():
+        known = {"settings", "step", "losses", "history", "seconds", "parts"} <= saved.keys()
+        if not known or saved["settings"].keys() != self.settings.keys():
             raise damaged
         for name, value in self.settings.items():
             before = saved["settings"][name]

@@ -34,11 +34,14 @@ def load_mnist(split, data_dir="data"):
         images: float (N, 1, 28, 28) in [-1, 1], and labels: int64 (N,), 0 .. 9.
 
     Raises:
-        UserError: a file is missing or damaged, or cannot be unpacked.
+        UserError: a file is missing or damaged, or cannot be read or unpacked.
     """
     assert split in SPLITS, f"split is one of {SPLITS}, not {split!r}"
     unpack(data_dir)
-    dataset = MNIST(data_dir, train=split != "test")
+    try:
+        dataset = MNIST(data_dir, train=split != "test")
+    except OSError as error:
+        raise UserError(f"cannot read MNIST in {Path(data_dir, 'MNIST', 'raw')}: {error}") from error
     images = dataset.data.unsqueeze(1).float().div(127.5).sub(1)  # (N, 1, 28, 28)
     part = {"train": slice(0, -NUM_VALIDATION), "validation": slice(-NUM_VALIDATION, None), "test": slice(None)}[split]
     return images[part], dataset.targets[part]

@@ -62,9 +62,9 @@ RECIPES = {
     "convolutions after upsampling": {"upsampling_convolution": True},
     "cosine decay": {"cosine": True},
     "AdamW alone": {"adamw_only": True},
-    "Muon lr .012": {"muon_lr": 0.012},
-    "Muon lr .003": {"muon_lr": 0.003},
-    "Muon without weight decay": {"muon_weight_decay": 0.0},
+    "Muon lr .012": {"muon": {"lr": 0.012}},
+    "Muon lr .003": {"muon": {"lr": 0.003}},
+    "Muon without weight decay": {"muon": {"weight_decay": 0.0}},
     "16/32/96": {"unet": {"block_out_channels": (16, 32, 96)}},
     "24/48/96": {"unet": {"block_out_channels": (24, 48, 96)}},
     "attention": {"unet": {"add_attention": True}},
@@ -114,8 +114,7 @@ class Denoiser(nn.Module):
 
 def train(
     seconds, unet=None, adamw_only=False, zero_residuals=False, batch_size=train_ddpm.BATCH_SIZE, lr=train_ddpm.LEARNING_RATE,
-    muon_lr=None, muon_weight_decay=0.1, cosine=False, weighting="the recipe", skip=True, upsampling_convolution=False, stratified=True,
-    seed=0,
+    muon=None, cosine=False, weighting="the recipe", skip=True, upsampling_convolution=False, stratified=True, seed=0,
 ):  # fmt: skip
     """Train by the clock: the learning rate warms up over 3 % of the time and falls to 0. The network and its steps."""
     torch.manual_seed(seed)
@@ -124,8 +123,7 @@ def train(
         optimizers = [torch.optim.AdamW(network.parameters(), lr=lr, betas=train_ddpm.ADAM_BETAS, weight_decay=0.0, fused=True)]
     else:
         optimizers = train_ddpm.make_optimizers(network.unet, lr)
-        muon = optimizers[0].param_groups[0]
-        muon.update(lr=muon_lr or muon["lr"], weight_decay=muon_weight_decay)
+        optimizers[0].param_groups[0].update(muon or {})
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     ema = EMAModel(network.parameters(), decay=train_ddpm.EMA_DECAY, foreach=True)
     images, _ = load_mnist("train", ROOT / "data")
