@@ -427,7 +427,8 @@ def main(argv=None):
     settings = {name: getattr(args, name) for name in ("early_scale", "sampler", "steps", "seed", "batch_size")}
     print(f"digits {' '.join(map(str, args.digits))}, {args.num_samples} each, seed {args.seed}, {device}")
     shown_scales = " ".join(f"{scale:g}" for scale in scales)
-    print(f"{args.sampler}, {args.steps} steps, guidance scale {shown_scales}, at most {args.early_scale:g} in pure noise")
+    limit = f", at most {args.early_scale:g} in pure noise" if classifier else ""
+    print(f"{args.sampler}, {args.steps} steps, guidance scale {shown_scales}{limit}")
     start = time.monotonic()
     film = Film(make_scheduler().alphas_cumprod, sampling_timesteps(args.steps), shown, columns) if args.gif else None
     rows = []

@@ -62,11 +62,14 @@ RECIPES = {
     "convolutions after upsampling": {"upsampling_convolution": True},
     "cosine decay": {"cosine": True},
     "AdamW alone": {"adamw_only": True},
+    "both learning rates x 1.5": {"lr": 1.5 * train_ddpm.LEARNING_RATE},
     "Muon lr .012": {"muon": {"lr": 0.012}},
     "Muon lr .003": {"muon": {"lr": 0.003}},
     "Muon without weight decay": {"muon": {"weight_decay": 0.0}},
     "16/32/96": {"unet": {"block_out_channels": (16, 32, 96)}},
     "24/48/96": {"unet": {"block_out_channels": (24, 48, 96)}},
+    "32/32/64": {"unet": {"block_out_channels": (32, 32, 64)}},
+    "32/64/64": {"unet": {"block_out_channels": (32, 64, 64)}},
     "attention": {"unet": {"add_attention": True}},
     "two layers a block": {"unet": {"layers_per_block": 2}},
     "pixel-unshuffle, 64/128": {"unet": {**LEVELS_14, "block_out_channels": (64, 128)}},
@@ -181,19 +184,20 @@ def measured(name, seconds):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def fill_table(description, recipes, measured, seconds, output):
+    """The command of a table of trials: `measured(name, seconds)` gives the row of each of the `recipes`."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: those that the table lacks")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of training, each")
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="CSV")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of training, each")
+    parser.add_argument("--output", type=Path, default=output, metavar="CSV")
     args = parser.parse_args()
     for name in args.recipes:
-        if name not in RECIPES:
-            parser.error(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
+        if name not in recipes:
+            parser.error(f"no recipe {name!r}; there are: {', '.join(recipes)}")
     torch.set_num_threads(1)
     keep_memory()
     known = [row["recipe"] for row in read_rows(args.output)]
-    for name in args.recipes or [name for name in RECIPES if name not in known]:
+    for name in args.recipes or [name for name in recipes if name not in known]:
         row = measured(name, args.seconds)
         print(row, flush=True)
         # read again: two of these may run side by side, one on each core
@@ -201,4 +205,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    fill_table(__doc__, RECIPES, measured, SECONDS, OUTPUT)

@@ -85,7 +85,7 @@ def test_each_picture_is_of_the_shipped_weights(path):
     assert made_from["weights"] and made_from["weights"].items() <= shipped_hashes().items()
 
 
-OTHER_WEIGHTS = ("recipe.csv", "seeds.csv")  # tables of trials
+OTHER_WEIGHTS = ("recipe.csv", "classifier_recipe.csv", "seeds.csv")  # tables of trials
 TABLES = [path for path in (ROOT / "results").glob("*.csv") if path.name not in OTHER_WEIGHTS]
 
 
@@ -134,6 +134,16 @@ def test_the_readme_shows_what_was_tried_for_the_recipe():
         guided = f"{float(row['frechet']):.2f} | {float(row['precision']):.3f} | {float(row['recall']):.3f}"
         what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']} | {losses} | {frechet:.2f} | {accuracy:.3f}"
         assert f"| {what} | {guided} |" in readme, row
+
+
+def test_the_readme_shows_what_was_tried_for_the_classifier():
+    readme = (ROOT / "README.md").read_text()
+    rows = read_rows(ROOT / "results" / "classifier_recipe.csv")
+    assert "the recipe" in [row["recipe"] for row in rows]
+    for row in rows:
+        losses = f"{float(row['cross_entropy']):.3f} | {float(row['calibration_error']):.3f}"
+        what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']} | {losses}"
+        assert f"| {what} | {readme_row(row)}" in readme, row
 
 
 def test_the_readme_shows_what_another_seed_changes():
