@@ -77,10 +77,15 @@ def calibration_error(probabilities, labels, num_bins=15):
     return torch.zeros(num_bins).index_add(0, bins, gap).abs().sum().item() / len(labels)
 
 
+def validation_timesteps(num_images):
+    """A t for each image, every t equally often, the same at every call: (num_images,)."""
+    t = torch.arange(num_images) * NUM_TRAIN_TIMESTEPS // num_images
+    return t[torch.randperm(num_images, generator=generator(VALIDATION_SEED, 0))]
+
+
 def validate(classifier, images, labels, device):
     """Accuracy and calibration error over uniform t and in each band of t: a dict of plain values."""
-    t = torch.arange(len(images)) * NUM_TRAIN_TIMESTEPS // len(images)  # every t equally often
-    t = t[torch.randperm(len(t), generator=generator(VALIDATION_SEED, 0))]
+    t = validation_timesteps(len(images))
     probabilities = predict_noised(classifier, images, t, device)
     correct = (probabilities.argmax(dim=1) == labels).float()
     bands = {}

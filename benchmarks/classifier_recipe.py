@@ -88,8 +88,7 @@ def measured(name, seconds):
     recipe = RECIPES[name]
     classifier, steps = train(seconds, **recipe)
     validation = load_mnist("validation", ROOT / "data")
-    order = torch.randperm(len(validation[0]), generator=generator(train_classifier.VALIDATION_SEED, 0))
-    t = order * NUM_TRAIN_TIMESTEPS // len(order)  # every t equally often
+    t = train_classifier.validation_timesteps(len(validation[0]))
     probabilities = train_classifier.predict_noised(classifier, validation[0], t)  # (N, 10)
     cross_entropy = F.nll_loss(probabilities.clamp(min=1e-12).log(), validation[1]).item()
     unet, _ = load_checkpoint(ROOT / "models" / "ddpm_unet.pth", UNet, "train_ddpm.py")
