@@ -77,12 +77,13 @@ JUDGE_EMA_DECAY = 0.999
 NUM_NEIGHBOURS = 3  # k of precision and recall, as Kynkäänniemi et al. 2019
 FAST = ("sde-dpmsolver++", 10)  # sampler and steps that README names for speed
 NUM_FINAL, NUM_SWEEP, NUM_QUICK, NUM_LONG = 5_000, 2_000, 500, 100
-SCALES = (0, 1, 2, 5, 10, 20, 30, 40, 60, 100)
+SCALES = (0, 1, 2, 5, 10, 15, 20, 25, 30, 50, 100)
+SCALE_TICKS = (0, 1, 2, 5, 10, 25, 50, 100)
 SAMPLER_STEPS = (5, 10, 20)
 MORE_STEPS = 50  # of the default sampler only
 LONG_STEPS = (50, 1_000)
-EARLY_SCALES = (1.0, 3.0, math.inf)  # beside the default
-ROOTLESS_SCALES = (20.0,)  # without sqrt(1 - abar_t), beside the default
+EARLY_SCALES = (1.0, 2.0, math.inf)  # beside the default
+ROOTLESS_SCALES = (10.0,)  # without sqrt(1 - abar_t), beside the default
 ONE_SCALE = (5.0, 10.0)  # the same at every t
 NUM_CONTROLS_SHOWN = 12  # the first rows of the controls: the picture
 GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
@@ -280,6 +281,12 @@ def noise_not_clipped(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scal
     return eps - guidance_scale * (1 - alphas_cumprod[t]).sqrt() * classifier_gradient(classifier, x_t, t.expand(len(x_t)), y)
 
 
+def noise_growing_with_abar(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale, low):
+    """Equation (14) with s from `low` in pure noise to `guidance_scale` in none, as abar_t grows. Wants no other limit."""
+    scale = low + (guidance_scale - low) * alphas_cumprod[t].item()
+    return guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, scale)
+
+
 def noise_on_interval(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale, low, high):
     """Guide only where low <= t < high."""
     if low <= t < high:
@@ -321,6 +328,7 @@ VARIANTS = {
     "guide t >= 500 only": with_noise(noise_on_interval, low=500, high=1000),
     "guide t < 500 only": with_noise(noise_on_interval, low=0, high=500),
     "wrong digits": with_noise(wrong_digits),
+    "s grows with abar_t": with_noise(noise_growing_with_abar, low=2.0),
 }
 
 
@@ -464,9 +472,9 @@ def sweep_scales(bench, folder):
             ax.axhline(float(real[name]), color=color, linestyle="--", linewidth=0.8, label=f"{name}, real images")
         ax.set_xscale("symlog", linthresh=1, linscale=0.5)
         ax.set(xlabel="guidance scale", xlim=(-0.2, 1.2 * SCALES[-1]))
-        ax.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES], fontsize="x-small")
+        ax.set_xticks(SCALE_TICKS, SCALE_TICKS, fontsize="small")
         ax.minorticks_off()
-        ax.legend(fontsize="small", loc="lower center" if len(names) > 1 else "best")
+        ax.legend(fontsize="small", loc="center left" if len(names) > 1 else "best")
     save_figure(folder / "scales.png", figure, bench_provenance(bench))
     scales_picture(bench, folder)
 
@@ -499,10 +507,12 @@ def sweep_samplers(bench, folder):
 
 def control_settings(bench, n=NUM_SWEEP):
     """The settings of each row of the controls."""
-    settings = [bench.settings(n, variant=name) for name in VARIANTS if name != "ADM Algorithm 1"]
+    elsewhere = ("ADM Algorithm 1", "s grows with abar_t")  # at settings of their own
+    settings = [bench.settings(n, variant=name) for name in VARIANTS if name not in elsewhere]
     settings += [bench.settings(n, variant=name, sampler="ddpm") for name in ("ADM Algorithm 2", "ADM Algorithm 1")]
     settings += [bench.settings(n, early_scale=scale) for scale in EARLY_SCALES]
     settings += [bench.settings(n, guidance_scale=scale, early_scale=math.inf) for scale in ONE_SCALE]
+    settings += [bench.settings(n, variant="s grows with abar_t", guidance_scale=30.0, early_scale=math.inf)]
     return settings + [bench.settings(n, variant="without sqrt(1 - abar_t)", guidance_scale=scale) for scale in ROOTLESS_SCALES]
 
 

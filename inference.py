@@ -53,8 +53,8 @@ from diffusion import (
 
 DIGITS = "1"
 NUM_SAMPLES = 8
-GUIDANCE_SCALE = 30.0
-EARLY_SCALE = 2.0  # the most that the scale may be in pure noise, from where it grows: see scale_at
+GUIDANCE_SCALE = 25.0  # where x_t is half image, half noise
+EARLY_SCALE = 1.5  # the most that the scale may be in pure noise, from where it grows: see scale_at
 SAMPLER = "sde-dpmsolver++"
 STEPS = 20
 BATCH_SIZE = 100
@@ -116,13 +116,14 @@ def guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
 
 
 def scale_at(alphas_cumprod, t, guidance_scale, early_scale=EARLY_SCALE):
-    """s at timestep t, a number: from no more than `early_scale` in pure noise up to `guidance_scale` in none, as abar_t grows.
+    """s at timestep t, a number: from no more than `early_scale` in pure noise it grows with abar_t / (1 - abar_t), the ratio
+    of image to noise in x_t, and is `guidance_scale` where that is 1.
 
     At high noise the guide can but pull every image towards the same one, the average of its digit: there a high s costs
     variety. At low noise the gradient is next to nothing where the digit is clear, and a high s mends what is not.
     """
-    early_scale = min(early_scale, guidance_scale)
-    return early_scale + (guidance_scale - early_scale) * alphas_cumprod[t].item()
+    early_scale, abar = min(early_scale, guidance_scale), alphas_cumprod[t].item()
+    return early_scale + (guidance_scale - early_scale) * abar / (1 - abar)
 
 
 def reverse_process(
@@ -378,13 +379,13 @@ def parse_args(argv):
         "--guidance-scale",
         type=number(float, 0),
         default=GUIDANCE_SCALE,
-        help="s of the equation; 0: unguided, and no classifier runs",
+        help="s of the equation, where x_t is half image, half noise; 0: unguided, and no classifier runs",
     )
     parser.add_argument(
         "--early-scale",
         type=number(float, 0, exclusive=True),
         default=EARLY_SCALE,
-        help="the most that s may be in pure noise, from where it grows to --guidance-scale; as much as that: one s for every t",
+        help="the most that s may be in pure noise, from where it grows; as much as --guidance-scale: one s for every t",
     )
     parser.add_argument("--sampler", choices=SAMPLERS, default=SAMPLER, help="how to step from x_t to the next")
     parser.add_argument("--steps", type=number(int, 1, NUM_TRAIN_TIMESTEPS), default=STEPS, help="network calls an image")

@@ -108,7 +108,7 @@ def test_the_scale_grows_as_the_noise_falls():
 
     labels, numbers = make_labels([3], 1)
     abar = make_scheduler().alphas_cumprod
-    grown = [2 + 8 * abar[t].item() for t in (999, 749, 499, 249)]
+    grown = [2 + 8 * abar[t].item() / (1 - abar[t].item()) for t in (999, 749, 499, 249)]
     for scale, early_scale, scales in ((10, 2, grown), (1, 2, [1] * 4), (10, math.inf, [10] * 4), (0, 2, [0] * 4)):
         generators = image_generators(0, labels, numbers)
         x_T, scheduler = initial_noise(generators), make_sampler("ddpm", 4)
@@ -183,6 +183,8 @@ def test_the_variants_differ_from_the_method_where_they_should(factor):
     tilt = 5 * (1 - ABAR[t]).sqrt() * classifier_gradient(exact_logits, x_t, t.expand(4), y)
     torch.testing.assert_close(evaluate.noise_not_clipped(*arguments, 5), unguided - tilt)
     torch.testing.assert_close(eps, clipped - tilt)
+    grown = guided_noise(*arguments, 2 + 3 * ABAR[t].item())
+    assert torch.equal(evaluate.noise_growing_with_abar(*arguments, 5, low=2), grown)
     assert ((clipped - unguided).abs().max() < 1e-4) == (factor == 1)
 
 
