@@ -1,6 +1,7 @@
 """What ships: weights that make digits, and files that these weights made."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -109,11 +110,13 @@ def readme_row(row):
     return f"{interval} | {float(row['frechet']):.3f} | {float(row['precision']):.3f} | {float(row['recall']):.3f} |"
 
 
-@pytest.mark.parametrize("path", [path for path in TABLES if path.name != "guide.csv"], ids=lambda path: path.name)
-def test_the_readme_shows_what_the_tables_hold(path):
+def test_the_readme_shows_what_the_tables_hold():
+    """Each row as often as they hold it: the default's stands in several."""
     readme = (ROOT / "README.md").read_text()
-    for row in read_rows(path):
-        assert readme_row(row) in readme, row
+    tables = [path for path in (ROOT / "results").glob("*.csv") if path.name not in ("guide.csv", "recipe.csv")]
+    rows = [readme_row(row) for path in tables for row in read_rows(path)]
+    for row, times in Counter(rows).items():
+        assert readme.count(row) == times, row
 
 
 def test_the_readme_shows_what_was_found_of_the_guide():
