@@ -85,6 +85,7 @@ LONG_STEPS = (50, 1_000)
 EARLY_SCALES = (1.0, 2.0, math.inf)  # beside the default
 ROOTLESS_SCALES = (10.0,)  # without sqrt(1 - abar_t), beside the default
 ONE_SCALE = (5.0, 10.0)  # the same at every t
+WITH_ABAR = {"guidance_scale": 30.0, "early_scale": math.inf}  # of "s grows with abar_t", which has a limit of its own
 NUM_CONTROLS_SHOWN = 12  # the first rows of the controls: the picture
 GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
 GUIDE_BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
@@ -282,7 +283,7 @@ def noise_not_clipped(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scal
 
 
 def noise_growing_with_abar(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale, low):
-    """Equation (14) with s from `low` in pure noise to `guidance_scale` in none, as abar_t grows. Wants no other limit."""
+    """Equation (14) with s from `low` in pure noise to `guidance_scale` in none, as abar_t grows: see WITH_ABAR."""
     scale = low + (guidance_scale - low) * alphas_cumprod[t].item()
     return guided_noise(unet, classifier, alphas_cumprod, x_t, t, y, scale)
 
@@ -512,7 +513,7 @@ def control_settings(bench, n=NUM_SWEEP):
     settings += [bench.settings(n, variant=name, sampler="ddpm") for name in ("ADM Algorithm 2", "ADM Algorithm 1")]
     settings += [bench.settings(n, early_scale=scale) for scale in EARLY_SCALES]
     settings += [bench.settings(n, guidance_scale=scale, early_scale=math.inf) for scale in ONE_SCALE]
-    settings += [bench.settings(n, variant="s grows with abar_t", guidance_scale=30.0, early_scale=math.inf)]
+    settings += [bench.settings(n, variant="s grows with abar_t", **WITH_ABAR)]
     return settings + [bench.settings(n, variant="without sqrt(1 - abar_t)", guidance_scale=scale) for scale in ROOTLESS_SCALES]
 
 

@@ -42,7 +42,7 @@ from diffusion import (  # noqa: E402
     make_scheduler,
     stratified_timesteps,
 )
-from evaluate import VARIANTS, Judge, judge_images, measure, read_rows, write_rows  # noqa: E402
+from evaluate import VARIANTS, WITH_ABAR, Judge, judge_images, measure, read_rows, write_rows  # noqa: E402
 from inference import draw_samples, make_labels  # noqa: E402
 from mnist import load_mnist  # noqa: E402
 
@@ -50,7 +50,7 @@ OUTPUT = ROOT / "results" / "recipe.csv"
 SECONDS = 240
 NUM_SAMPLES = 500
 BATCH_SIZE, LEARNING_RATE, EMA_DECAY = 32, 2e-3, 0.999  # of "the recipe" here
-GUIDED = {**VARIANTS["s grows with abar_t"], "guidance_scale": 30.0, "early_scale": math.inf}
+GUIDED = {**VARIANTS["s grows with abar_t"], **WITH_ABAR}
 LEVELS_14 = {"sample_size": 14, "in_channels": 4, "out_channels": 4}
 LEVELS_14 |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
 RECIPES = {
