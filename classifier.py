@@ -1,12 +1,13 @@
-"""p(y | x_t, t): a small CNN that classifies MNIST digits under DDPM noise.
+"""The guide: a small CNN for p(y | x_t, t), the digit under DDPM noise.
 
-Its gradient steers sampling (Dhariwal & Nichol 2021, "ADM", section 4), which asks three things of the network:
+Its gradient guides the sampling (Dhariwal & Nichol 2021, "ADM", section 4). This asks three things
+of the network:
 
-- its *features* depend on t: every block is scaled and shifted by an embedding of t. A t that is fed only beside the
-  last layer can do no more than add a bias to each class;
-- it is smooth (SiLU, strided convolutions, GroupNorm), so that its gradient is usable. Without BatchNorm, the
-  log-probability of one image does not depend on the others, and the gradient of the sum over a batch is the batch of gradients;
-- it is small beside the U-Net, since it runs forward and backward at every guided step.
+- Its *features* depend on t: an embedding of t scales and shifts them in every block. Feeding t
+  to the last layer only would add a bias to each class and nothing more.
+- It is smooth (SiLU, strided convolutions, GroupNorm), so that its gradient is usable. Without
+  BatchNorm an image's log-probability does not depend on the rest of the batch.
+- It is small beside the U-Net, since it runs forward and backward at every guided step.
 """
 
 import torch.nn.functional as F
@@ -16,31 +17,11 @@ from torch import nn
 NUM_CLASSES = 10
 
 
-class FiLMBlock(nn.Module):
-    """A residual block of two 3x3 convolutions; t scales and shifts the normalised features between them."""
-
-    def __init__(self, in_channels, out_channels, embedding_dim, stride=1):
-        super().__init__()
-        self.norm1 = nn.GroupNorm(8, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
-        self.scale_shift = nn.Linear(embedding_dim, 2 * out_channels)
-        self.norm2 = nn.GroupNorm(8, out_channels, affine=False)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        same = stride == 1 and in_channels == out_channels
-        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, stride, stride=stride)
-
-    def forward(self, h, embedding):
-        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
-        residual = self.conv1(F.silu(self.norm1(h)))
-        residual = self.norm2(residual) * (1 + scale) + shift
-        return self.skip(h) + self.conv2(F.silu(residual))
-
-
 class Classifier(nn.Module):
-    """The guide: logits of p(y | x_t, t).
+    """Logits of p(y | x_t, t).
 
     Args:
-        channels: width at 14x14; twice as wide at 7x7. A multiple of 8.
+        channels: width at 14x14, a multiple of 8; at 7x7 it is twice as wide.
         embedding_dim: width of the embedding of t.
     """
 
@@ -60,11 +41,11 @@ class Classifier(nn.Module):
         """Classify noisy images.
 
         Args:
-            x_t: (B, 1, 28, 28), MNIST in [-1, 1] noised to timestep t by DDPM (4).
+            x_t: (B, 1, 28, 28), images in [-1, 1] noised to timestep t by DDPM (4).
             t: (B,), integer timesteps 0 .. 999.
 
         Returns:
-            logits: (B, 10); log p(y | x_t, t) is their log-softmax.
+            logits: (B, 10).
         """
         assert x_t.shape[1:] == (1, 28, 28), f"x_t is (B, 1, 28, 28), not {tuple(x_t.shape)}"
         assert t.shape == x_t.shape[:1], f"t is (B,) = ({len(x_t)},), not {tuple(t.shape)}"
@@ -75,3 +56,30 @@ class Classifier(nn.Module):
         h = self.block3(h, embedding)
         h = F.silu(self.norm_out(h)).flatten(1)
         return self.linear(h)
+
+    def log_p(self, x_t, t, y):
+        """log p(y | x_t, t) of the digits y (B,): (B,). This is the guide that sampling takes."""
+        return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
+
+
+class FiLMBlock(nn.Module):
+    """A residual block of two 3x3 convolutions; t scales and shifts the features between them."""
+
+    def __init__(self, in_channels, out_channels, embedding_dim, stride=1):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.scale_shift = nn.Linear(embedding_dim, 2 * out_channels)
+        self.norm2 = nn.GroupNorm(8, out_channels, affine=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = stride == 1 and in_channels == out_channels
+        self.skip = (
+            nn.Identity() if same else nn.Conv2d(in_channels, out_channels, stride, stride=stride)
+        )
+
+    def forward(self, h, embedding):
+        """h: (B, in_channels, H, W). embedding: (B, embedding_dim)."""
+        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
+        residual = self.conv1(F.silu(self.norm1(h)))
+        residual = self.norm2(residual) * (1 + scale) + shift
+        return self.skip(h) + self.conv2(F.silu(residual))

@@ -2,42 +2,27 @@
 
     python train_classifier.py
 
-Cross-entropy on x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, with t uniform over 0 .. 999. At high noise no classifier
-can be right: what counts is that it knows how unsure it is, so validation reports calibration beside accuracy.
+Cross-entropy on x_t of DDPM (4), with t uniform over 0 .. 999. No classifier can be right at high
+noise; the guide must know how unsure it is. So validation reports calibration beside accuracy.
 
-Writes models/classifier.pth and results/classifier_accuracy.png (into DIR instead, both, with --models DIR).
+Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both to DIR.
 """
-
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from tqdm import tqdm
+from torch.nn.utils import clip_grad_norm_
 
 from classifier import NUM_CLASSES, Classifier
-from diffusion import (
-    NUM_TRAIN_TIMESTEPS,
-    ArgumentParser,
-    TrainingState,
-    add_common_flags,
-    add_training_flags,
-    batch_indices,
-    check_writable,
-    generator,
-    keep_memory,
-    make_folder,
-    make_scheduler,
-    one_line_errors,
-    pick_device,
-    provenance,
-    results_folder,
-    save_checkpoint,
-    save_figure,
-    stratified_timesteps,
-)
+from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, stratified_timesteps
 from mnist import load_mnist
+from support import cli
+from support.checkpoints import provenance, save_checkpoint
+from support.files import check_writable, make_folder, results_folder
+from support.pictures import save_figure
+from support.streams import batch_indices, generator
+from support.training import Run, keep_memory
 
 STEPS = 3_000
 BATCH_SIZE = 128
@@ -45,31 +30,46 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 200
 WEIGHT_DECAY = 0.05
 T_BANDS = ((0, 100), (100, 300), (300, 500), (500, 1000))
-VALIDATION_SEED = 1  # the noise of validation is the same at every epoch and in every run
+VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
+
+
+def train(run, classifier, optimizer, images, labels, draw_t=stratified_timesteps, smoothing=0.0):
+    """Minimise the cross-entropy of noised images (N, 1, 28, 28) and their labels (N,)."""
+    device = next(classifier.parameters()).device
+    batch_size, seed = run.settings["batch_size"], run.settings["seed"]
+    for step in run:
+        rng = generator(seed, 1, step)
+        index = batch_indices(len(images), batch_size, seed, step)
+        x_0, y = images[index], labels[index].to(device)  # (B, 1, 28, 28), (B,)
+        t = draw_t(batch_size, rng)  # (B,)
+        x_t = add_noise(x_0, torch.randn(x_0.shape, generator=rng), t)  # DDPM (4)
+        logits = classifier(x_t.to(device), t.to(device))  # (B, 10)
+        loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
+        run.record(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(classifier.parameters(), 1.0)
+        optimizer.step()
 
 
 @torch.no_grad()
 def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
-    """Class probabilities of images noised to t, with the same noise at every call.
+    """p(y | x_t, t) of images x_0 (N, 1, 28, 28) noised to t (N,): (N, 10), on the CPU.
 
-    Args:
-        x_0: (N, 1, 28, 28) in [-1, 1]. t: (N,).
-
-    Returns:
-        (N, 10), on the CPU.
+    The noise is the same at every call.
     """
-    scheduler = make_scheduler()
     eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, 1))
-    x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
-    parts = zip(x_t.split(batch_size), t.split(batch_size))
-    return torch.cat([classifier(x.to(device), t.to(device)).softmax(dim=1).cpu() for x, t in parts])
+    parts = zip(add_noise(x_0, eps, t).split(batch_size), t.split(batch_size))
+    return torch.cat(
+        [classifier(x.to(device), t.to(device)).softmax(dim=1).cpu() for x, t in parts]
+    )
 
 
 def calibration_error(probabilities, labels, num_bins=15):
-    """Expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy over equal bins of confidence.
+    """Expected calibration error (Guo et al. 2017): the mean gap of confidence and accuracy.
 
     Args:
-        probabilities: (N, 10). labels: (N,).
+        probabilities: (N, 10). labels: (N,). num_bins: equal bins of confidence.
     """
     confidence, prediction = probabilities.max(dim=1)
     gap = (prediction == labels).float() - confidence  # (N,)
@@ -84,7 +84,7 @@ def validation_timesteps(num_images):
 
 
 def validate(classifier, images, labels, device):
-    """Accuracy and calibration error over uniform t and in each band of t: a dict of plain values."""
+    """Accuracy and calibration error over uniform t and in each band of t: a dict."""
     t = validation_timesteps(len(images))
     probabilities = predict_noised(classifier, images, t, device)
     correct = (probabilities.argmax(dim=1) == labels).float()
@@ -92,8 +92,19 @@ def validate(classifier, images, labels, device):
     for low, high in ((0, NUM_TRAIN_TIMESTEPS), *T_BANDS):
         inside = (t >= low) & (t < high)
         error = calibration_error(probabilities[inside], labels[inside])
-        bands[f"{low}-{high - 1}"] = {"accuracy": correct[inside].mean().item(), "calibration_error": error}
+        accuracy = correct[inside].mean().item()
+        bands[f"{low}-{high - 1}"] = {"accuracy": accuracy, "calibration_error": error}
     return bands
+
+
+def measure_epoch(run, classifier, validation, device):
+    """Validate, and print a line: a dict for the history."""
+    bands = validate(classifier, *validation, device)
+    shown = (
+        f"t {t}: {b['accuracy']:.3f} (ECE {b['calibration_error']:.3f})" for t, b in bands.items()
+    )
+    run.log(f"validation  {'  '.join(shown)}")
+    return {"bands": bands}
 
 
 def accuracy_against_t(classifier, images, labels, device="cpu", every=100):
@@ -111,80 +122,49 @@ def plot_accuracy(timesteps, accuracy, num_images):
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot(timesteps, accuracy, marker=".", label="noise-aware classifier")
     axes.axhline(1 / NUM_CLASSES, color="gray", linestyle="--", label="chance")
-    axes.set(xlabel="t", ylabel=f"accuracy on {num_images:,} validation images", ylim=(0, 1.02), xlim=(0, NUM_TRAIN_TIMESTEPS))
+    axes.set(xlabel="t", ylabel=f"accuracy on {num_images:,} validation images")
+    axes.set(xlim=(0, NUM_TRAIN_TIMESTEPS), ylim=(0, 1.02))
     axes.legend()
     return figure
 
 
-def train(classifier, images, labels, validation, state, settings, optimizer, lr_scheduler, device):
-    """Minimise cross-entropy on noised images, from `state.step` to `settings["steps"]`."""
-    scheduler = make_scheduler()
-    steps, batch_size, seed = settings["steps"], settings["batch_size"], settings["seed"]
-    steps_per_epoch = len(images) // batch_size
-    bar = tqdm(total=steps, initial=state.step, desc="classifier", unit="step", disable=None)
-    while state.step < steps:
-        rng = generator(seed, 1, state.step)
-        index = batch_indices(len(images), batch_size, seed, state.step)
-        t = stratified_timesteps(batch_size, rng)  # (B,)
-        eps = torch.randn((batch_size, *images.shape[1:]), generator=rng)
-        x_t = scheduler.add_noise(images[index], eps, t)  # DDPM (4)
-        logits = classifier(x_t.to(device), t.to(device))
-        loss = F.cross_entropy(logits, labels[index].to(device))
-        state.record(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
-        optimizer.step()
-        lr_scheduler.step()
-
-        bar.update()
-        bar.set_postfix(loss=f"{state.losses[-1]:.3f}", refresh=False)
-        if (state.step + 1) % steps_per_epoch == 0 or state.step + 1 == steps:
-            bands = validate(classifier, *validation, device)
-            state.history.append({"step": state.step + 1, "bands": bands})
-            log_epoch(state, bands)
-        state.end_step()
-    bar.close()
-
-
-def log_epoch(state, bands):
-    """One line an epoch: accuracy and calibration error, over uniform t first, then by band."""
-    figures = "  ".join(f"t {name}: {b['accuracy']:.3f} (ECE {b['calibration_error']:.3f})" for name, b in bands.items())
-    tqdm.write(f"step {state.step + 1:5d}  {state.elapsed():4.0f} s  validation  {figures}")
-
-
-@one_line_errors
+@cli.one_line_errors
 def main(argv=None):
-    parser = ArgumentParser(__doc__)
-    add_common_flags(parser)
-    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
+    parser = cli.ArgumentParser(__doc__)
+    cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     args = parser.parse_args(argv)
-    device = pick_device(args.device)
+    device = cli.pick_device(args.device)
     keep_memory()
     make_folder(args.models)
-    weights = args.models / "classifier.pth"
-    figure_path = results_folder(args.models) / "classifier_accuracy.png"
-    state_path = args.models / "classifier.state.pth"
-    check_writable(weights, figure_path, state_path)
+    weights, state = args.models / "classifier.pth", args.models / "classifier.state.pth"
+    figure = results_folder(args.models) / "classifier_accuracy.png"
+    check_writable(weights, figure, state)
     images, labels = load_mnist("train", args.data)
     validation = load_mnist("validation", args.data)
 
     torch.manual_seed(args.seed)  # for the initial weights
     classifier = Classifier().to(device)
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, args.steps // 2), args.steps)
-    settings = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
+    optimizer = torch.optim.AdamW(
+        classifier.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    warmup = min(WARMUP_STEPS, args.steps // 2)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
+    settings = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
     parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    state = TrainingState(state_path, settings, parts, args.resume, Path(__file__).name)
-    with state.stop_between_steps():
-        train(classifier, images, labels, validation, state, settings, optimizer, lr_scheduler, device)
 
-    summary = {**settings, "seconds": state.elapsed(), "validation": state.history[-1]["bands"]}
-    save_checkpoint(weights, classifier, args.seed, summary)
-    figure = plot_accuracy(*accuracy_against_t(classifier, *validation, device), len(validation[0]))
-    save_figure(figure_path, figure, provenance(args.models, [weights.name], device, **settings))
-    state.done()
-    print(f"{weights} and {figure_path}: {args.steps} steps in {state.elapsed():.0f} s")
+    run = Run("classifier", settings, parts, len(images),
+              lambda run: measure_epoch(run, classifier, validation, device))  # fmt: skip
+    run.keep_state(state, args.resume, "train_classifier.py")
+    train(run, classifier, optimizer, images, labels)
+    summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
+    save_checkpoint(weights, classifier, SCHEDULE, args.seed, summary)
+    made_from = provenance(args.models, [weights.name], device, **settings)
+    plotted = plot_accuracy(
+        *accuracy_against_t(classifier, *validation, device), len(validation[0])
+    )
+    save_figure(figure, plotted, made_from)
+    run.done()
+    print(f"{weights} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 
 
 if __name__ == "__main__":

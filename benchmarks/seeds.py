@@ -1,30 +1,30 @@
-"""What another seed of both trainings changes: the default settings, measured on the weights of several folders.
+"""What another seed of both trainings changes, at the default settings.
 
-    python train_classifier.py --seed 1 --models seed1 && python train_ddpm.py --seed 1 --models seed1    # and so on
-    python benchmarks/seeds.py models seed1 seed2        # results/seeds.csv
+    python train_classifier.py --seed 1 --models seed1
+    python train_ddpm.py --seed 1 --models seed1            # and so on
+    python -m benchmarks.seeds models seed1 seed2
 
-The samples are drawn from the same noise, seed 0, and measured on the validation set, n = 2,000.
+Writes results/seeds.csv. The samples are drawn from the same noise, seed 0, and measured on the
+validation set, n = 2,000.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from evaluation.bench import Bench
+from evaluation.tables import NUM_SWEEP
+from inference import NAMES, load_models
+from support.checkpoints import read_checkpoint
+from support.cli import pick_device
+from support.files import sha256, write_rows
 
-from classifier import Classifier  # noqa: E402
-from diffusion import UNet, load_checkpoint, pick_device, sha256  # noqa: E402
-from evaluate import NUM_SWEEP, Bench, write_rows  # noqa: E402
-
-OUTPUT = ROOT / "results" / "seeds.csv"
+OUTPUT = Path("results/seeds.csv")
 
 
 def measured(bench, folder):
-    """A row of the table: what the training in `folder` says of itself, and what its samples are like."""
-    bench.unet, made = load_checkpoint(folder / "ddpm_unet.pth", UNet, "train_ddpm.py", bench.device)
-    bench.classifier, _ = load_checkpoint(folder / "classifier.pth", Classifier, "train_classifier.py", bench.device)
-    hashes = {name: sha256(folder / f"{name}.pth") for name in ("ddpm_unet", "classifier")}
+    """A row of the table: what the training in `folder` records, and its samples measured."""
+    bench.unet, bench.classifier = load_models(folder, bench.device)
+    made = read_checkpoint(folder / NAMES[0], "train_ddpm.py")
     unguided = bench.row(bench.settings(NUM_SWEEP, guidance_scale=0.0))
     guided = bench.row(bench.settings(NUM_SWEEP))
     return {
@@ -34,17 +34,16 @@ def measured(bench, folder):
         "validation_loss": f"{made['training']['validation_loss']:.5f}",
         **{f"{name}_unguided": unguided[name] for name in ("frechet", "precision", "recall")},
         **guided,
-        **hashes,
+        **{Path(name).stem: sha256(folder / name) for name in NAMES},
     }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of the checkpoints, `models` among them")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of the checkpoints")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="CSV")
     args = parser.parse_args()
-    setup = argparse.Namespace(models=ROOT / "models", data=ROOT / "data", seed=0)
-    bench = Bench(setup, "validation", pick_device("auto"))
+    bench = Bench("models", "data", "validation", 0, pick_device("auto"))
     rows = []
     for folder in args.folders:
         rows.append(measured(bench, folder))

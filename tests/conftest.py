@@ -1,14 +1,12 @@
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from evaluation.judge import load_judge
+from inference import load_models
 
-from classifier import Classifier
-from diffusion import UNet, load_checkpoint
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +18,22 @@ def in_the_repository(monkeypatch):
 
 @pytest.fixture(scope="session")
 def unet():
-    return load_checkpoint(ROOT / "models" / "ddpm_unet.pth", UNet, "train_ddpm.py")[0]
+    return load_models(ROOT / "models")[0]
 
 
 @pytest.fixture(scope="session")
 def classifier():
-    return load_checkpoint(ROOT / "models" / "classifier.pth", Classifier, "train_classifier.py")[0]
+    return load_models(ROOT / "models")[1]
+
+
+@pytest.fixture(scope="session")
+def judge():
+    return load_judge(ROOT / "models")
 
 
 @pytest.fixture
 def fails(capsys):
-    """Run a script's main(argv); it must end in one clear line on stderr and exit status 2. Returns the line."""
+    """Run main(argv); it must end in one line on stderr and status 2. Returns the line."""
 
     def run(main, *argv):
         with pytest.raises(SystemExit) as stop:

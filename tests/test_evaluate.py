@@ -6,25 +6,21 @@ import pytest
 import torch
 from conftest import ROOT
 
-import evaluate
 import inference
-from diffusion import generator, load_checkpoint
-from evaluate import (
-    Judge,
+from evaluation import bench as benches
+from evaluation.bench import Bench
+from evaluation.judge import judge_images, random_affine
+from evaluation.measures import (
     balanced_subset,
     frechet_distance,
-    judge_images,
     measure,
     precision_recall,
-    random_affine,
     wilson_interval,
 )
+from evaluation.variants import variants
 from mnist import load_mnist
-
-
-@pytest.fixture(scope="module")
-def judge():
-    return load_checkpoint(ROOT / "models" / "judge.pth", Judge, "evaluate.py --train-judge")[0]
+from support.files import read_rows
+from support.streams import generator
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +44,7 @@ def test_wilson_interval():
 
 
 def test_frechet_distance_of_known_gaussians():
-    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 sqrt(S_1 S_2)): a shift of 3 in one of 4 dimensions, and twice the spread."""
+    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 sqrt(S_1 S_2)): a shift of 3, and twice the spread."""
     x = torch.randn(200_000, 4, dtype=torch.float64)
     shift = torch.tensor([3.0, 0, 0, 0])
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
@@ -64,7 +60,7 @@ def test_precision_and_recall_of_known_clouds():
 
 def test_halves_of_the_real_data_come_near_the_stated_floor(judge, real_features):
     """Other training images than the floor's, at the same n, against the same validation images."""
-    rows = evaluate.read_rows(ROOT / "results" / "scales.csv")
+    rows = read_rows(ROOT / "results" / "scales.csv")
     floor = float(next(row for row in rows if row["variant"] == "real images")["frechet"])
     images, labels = load_mnist("train")
     for half in torch.randperm(len(labels), generator=generator(7)).chunk(2):
@@ -83,7 +79,9 @@ def test_shuffled_labels_fall_to_chance(judge, real, real_features):
 def test_spoiled_digits_score_worse(judge, real, real_features, scores, spoil):
     images, labels = real
     if spoil == "blurred":
-        images = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2, count_include_pad=False)
+        images = torch.nn.functional.avg_pool2d(
+            images, 5, stride=1, padding=2, count_include_pad=False
+        )
     else:
         images = (images + 0.5 * torch.randn(images.shape, generator=generator(1))).clamp(-1, 1)
     row = measure(judge, images, labels, real_features)
@@ -109,9 +107,10 @@ def test_random_affine_moves_digits_and_keeps_their_range():
 def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
     measured = []
 
-    class Bench(evaluate.Bench):
+    class Counting(Bench):
         def __init__(self):
-            self.hashes, self.seed, self.split = {"ddpm_unet": "a", "classifier": "b", "judge": "c"}, 0, "validation"
+            self.hashes = {"ddpm_unet": "a", "classifier": "b", "judge": "c"}
+            self.seed, self.split = 0, "validation"
 
         def row(self, settings):
             if len(measured) == 2:
@@ -119,41 +118,64 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
             measured.append(settings["guidance_scale"])
             return {**settings, "accuracy": "1", **self.hashes}
 
-    monkeypatch.setattr(evaluate, "print_row", lambda row: None)
-    bench, path = Bench(), tmp_path / "sweep.csv"
+    def scales_in_table():
+        return [row["guidance_scale"] for row in read_rows(path)]
+
+    monkeypatch.setattr(benches, "print_row", lambda row: None)
+    bench, path = Counting(), tmp_path / "sweep.csv"
     wanted = [bench.settings(20, guidance_scale=float(scale)) for scale in (0, 1, 2)]
     with pytest.raises(KeyboardInterrupt):
         bench.fill(path, wanted)
-    assert [row["guidance_scale"] for row in evaluate.read_rows(path)] == ["0", "1"]
+    assert scales_in_table() == ["0", "1"]
     measured.clear()
     bench.fill(path, wanted)
-    assert measured == ["2"] and [row["guidance_scale"] for row in evaluate.read_rows(path)] == ["0", "1", "2"]
+    assert measured == ["2"] and scales_in_table() == ["0", "1", "2"]
     bench.hashes["ddpm_unet"] = "other weights"
     measured.clear()
     bench.fill(path, wanted[:2])
-    assert measured == ["0", "1"] and len(evaluate.read_rows(path)) == 2
+    assert measured == ["0", "1"] and len(read_rows(path)) == 2
 
 
-def test_a_row_is_drawn_by_its_settings(monkeypatch):
-    """The limit at high noise and, for the variants that clip after the tilt, the sampler's clipping reach the sampler."""
+def test_a_row_is_drawn_by_its_settings(monkeypatch, unet, classifier):
+    """Variant, scales, sampler, steps and seed reach the sampling; it clips at scale 0 only."""
     drawn = {}
-    monkeypatch.setattr(evaluate, "draw_samples", lambda *args, **how: drawn.update(how, args=args[4:]))
-    bench = evaluate.Bench.__new__(evaluate.Bench)
-    bench.seed, bench.split, bench.unet, bench.classifier, bench.device = 5, "validation", None, None, "cpu"
-    for name in evaluate.VARIANTS:
-        drawn.clear()
-        bench.draw(bench.settings(20, variant=name, sampler="ddpm", steps=7, guidance_scale=3.0, early_scale=math.inf))
-        assert drawn["args"] == (3.0, "ddpm", 7, 5, "cpu") and drawn["early_scale"] == math.inf
-        assert drawn.get("sampler_clips", False) == (name in ("ADM Algorithm 1", "clip after the tilt"))
+
+    def sample_with(predict_noise, new_sampler, y, seed):
+        drawn.update(scheduler=new_sampler(), seed=seed, y=y)
+        x_t = torch.randn(2, 1, 28, 28, generator=generator(0))
+        drawn["eps_hat"] = predict_noise(x_t, torch.tensor(399), torch.tensor([3, 4]))
+        return torch.zeros(len(y), 1, 28, 28)
+
+    monkeypatch.setattr(inference, "sample_with", sample_with)
+    bench = Bench.__new__(Bench)
+    bench.unet, bench.classifier, bench.device = unet, classifier, "cpu"
+    bench.seed, bench.split = 5, "validation"
+    x_t, t = torch.randn(2, 1, 28, 28, generator=generator(0)), torch.tensor(399)
+    for name, form in variants(5).items():
+        scales = {"guidance_scale": 3.0, "early_scale": math.inf}
+        bench.draw(bench.settings(20, variant=name, sampler="ddpm", steps=5, **scales))
+        assert drawn["seed"] == 5 and torch.bincount(drawn["y"]).tolist() == [2] * 10
+        assert len(drawn["scheduler"].timesteps) == 5 and not drawn["scheduler"].config.clip_sample
+        expected = form(unet, classifier.log_p, x_t, t, torch.tensor([3, 4]), 3.0)
+        assert torch.equal(drawn["eps_hat"], expected)
     bench.draw(bench.settings(20))
-    assert drawn["early_scale"] == inference.EARLY_SCALE and drawn["args"][0] == inference.GUIDANCE_SCALE
+    default = inference.noise_predictor(unet, classifier.log_p, inference.GUIDANCE_SCALE)
+    assert torch.equal(drawn["eps_hat"], default(x_t, t, torch.tensor([3, 4])))
+    bench.draw(bench.settings(20, guidance_scale=0.0, sampler="ddpm"))
+    assert drawn["scheduler"].config.clip_sample
 
 
-@pytest.mark.parametrize("sampler_clips", [False, True])
-def test_the_sampler_clips_when_told_to_and_at_scale_0(monkeypatch, unet, classifier, sampler_clips):
-    asked = []
-    make_sampler = inference.make_sampler
-    monkeypatch.setattr(inference, "make_sampler", lambda *args, clip: asked.append(clip) or make_sampler(*args, clip=clip))
+@pytest.mark.parametrize("name, clips", [("ddpm", "clip_sample"), ("ddim", "thresholding")])
+def test_the_sampler_clips_at_scale_0_only(monkeypatch, unet, classifier, name, clips):
+    made = []
+    sample_with = inference.sample_with
+
+    def spy(predict_noise, new_sampler, *rest):
+        made.append(new_sampler())
+        return sample_with(predict_noise, new_sampler, *rest)
+
+    monkeypatch.setattr(inference, "sample_with", spy)
     for scale in (0, 1):
-        inference.draw_samples(unet, classifier, *inference.make_labels([3], 1), scale, steps=1, sampler_clips=sampler_clips)
-    assert asked == [True, sampler_clips]
+        settings = {"guidance_scale": scale, "sampler": name, "steps": 1}
+        inference.sample(unet, classifier.log_p, torch.tensor([3]), **settings)
+    assert [scheduler.config[clips] for scheduler in made] == [True, False]

@@ -1,27 +1,36 @@
-"""The mathematics: noising, the gradient, the timesteps, and guidance where the exact answer is known."""
+"""The mathematics: noising, the gradient, the timesteps, and cases whose exact answer is known."""
 
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-import evaluate
 import inference
 from classifier import Classifier
-from diffusion import IMAGE_SHAPE, UNET_CONFIG, UNet, generator, make_scheduler
-from evaluate import conditional_losses
-from inference import (
-    classifier_gradient,
-    guided_noise,
-    image_generators,
+from diffusion import (
+    ALPHAS_CUMPROD,
+    IMAGE_SHAPE,
+    SAMPLERS,
+    SCHEDULE,
+    UNET_CONFIG,
+    UNet,
+    abar,
+    add_noise,
+    clipped_noise,
     initial_noise,
-    make_labels,
     make_sampler,
-    reverse_process,
+    predicted_x_0,
     sampling_timesteps,
 )
+from evaluation.tables import conditional_losses
+from evaluation.variants import variants
+from inference import guide_gradient, guided_noise, noise_predictor, reverse_process, sample
+from support.pictures import to_uint8
+from support.streams import generator, image_generators
+
+TWO_EACH = torch.arange(10).repeat_interleave(2)
 
 
 def test_noising_is_ddpm_equation_4():
@@ -29,31 +38,54 @@ def test_noising_is_ddpm_equation_4():
     eps = torch.randn(8, *IMAGE_SHAPE)
     t = torch.tensor([0, 1, 20, 100, 400, 700, 998, 999])
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    abar = torch.stack([(1 - betas[: int(s) + 1]).prod() for s in t]).view(-1, 1, 1, 1)
-    expected = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
-    torch.testing.assert_close(make_scheduler().add_noise(x_0, eps, t), expected.float(), atol=1e-5, rtol=0)
+    alphas_cumprod = torch.stack([(1 - betas[: int(s) + 1]).prod() for s in t]).view(-1, 1, 1, 1)
+    expected = alphas_cumprod.sqrt() * x_0 + (1 - alphas_cumprod).sqrt() * eps
+    torch.testing.assert_close(add_noise(x_0, eps, t), expected.float(), atol=1e-5, rtol=0)
+    ours, theirs = add_noise(x_0, eps, t), DDPMScheduler(**SCHEDULE).add_noise(x_0, eps, t)
+    assert torch.equal(ours, theirs)
 
 
-def test_the_way_past_the_layers_is_exact(monkeypatch):
-    """Layers that know v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 give eps, for a t each and for one t for all."""
+def test_the_predicted_x_0_undoes_the_noising():
+    """DDPM (15); what lies outside of [-1, 1] is clipped, and `clipped_noise` goes with it."""
+    x_0 = 3 * torch.rand(4, *IMAGE_SHAPE) - 1.5
+    eps, t = torch.randn(4, *IMAGE_SHAPE), torch.tensor([0, 100, 200, 400])
+    x_t = add_noise(x_0, eps, t)
+    torch.testing.assert_close(predicted_x_0(x_t, t, eps), x_0.clamp(-1, 1), atol=1e-4, rtol=0)
+    clipped = clipped_noise(x_t, t, eps)
+    torch.testing.assert_close(add_noise(x_0.clamp(-1, 1), clipped, t), x_t, atol=1e-4, rtol=0)
+    assert ((clipped - eps).abs() > 0.1)[x_0.abs() > 1.4].all()
+
+
+def test_the_v_prediction_is_exact(monkeypatch):
+    """Layers that know v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 give eps, for any shape of t."""
     x_0, eps = torch.rand(4, *IMAGE_SHAPE) * 2 - 1, torch.randn(4, *IMAGE_SHAPE)
     t = torch.tensor([0, 100, 600, 999])
-    abar = ABAR[t].view(-1, 1, 1, 1)
-    x_t = make_scheduler().add_noise(x_0, eps, t)
-    v = abar.sqrt() * eps - (1 - abar).sqrt() * x_0
-    monkeypatch.setattr(UNet2DModel, "forward", lambda self, x_t, t: SimpleNamespace(sample=v[: len(x_t)]))
+    x_t = add_noise(x_0, eps, t)
+    v = abar(t).sqrt() * eps - (1 - abar(t)).sqrt() * x_0
+    layers = {"sample": v}
+    monkeypatch.setattr(UNet2DModel, "forward", lambda *_: SimpleNamespace(**layers))
     unet = UNet(**UNET_CONFIG)
     torch.testing.assert_close(unet(x_t, t).sample, eps, atol=1e-5, rtol=0)
-    monkeypatch.setattr(UNet2DModel, "forward", lambda self, x_t, t: SimpleNamespace(sample=v[2].expand(x_t.shape)))
-    torch.testing.assert_close(unet(x_t[2:3].repeat(3, 1, 1, 1), t[2]).sample, eps[2].expand(3, 1, 28, 28), atol=1e-5, rtol=0)
+    layers["sample"] = v[2].expand(3, *IMAGE_SHAPE)
+    predicted = unet(x_t[2:3].repeat(3, 1, 1, 1), t[2]).sample
+    torch.testing.assert_close(predicted, eps[2].expand(3, *IMAGE_SHAPE), atol=1e-5, rtol=0)
+
+
+def test_log_p_is_the_log_softmax_of_the_logits():
+    classifier = Classifier().eval()
+    x_t, t, y = torch.randn(3, *IMAGE_SHAPE), torch.tensor([5, 300, 900]), torch.tensor([7, 0, 3])
+    logits = classifier(x_t, t)
+    expected = torch.stack([logits[i, y[i]] - logits[i].exp().sum().log() for i in range(3)])
+    torch.testing.assert_close(classifier.log_p(x_t, t, y), expected)
 
 
 def test_gradient_equals_finite_differences():
     classifier = Classifier().double().eval()
-    classifier.time_proj.forward = lambda t, forward=classifier.time_proj.forward: forward(t).double()
+    project = classifier.time_proj.forward
+    classifier.time_proj.forward = lambda t: project(t).double()
     x_t = torch.randn(3, *IMAGE_SHAPE, dtype=torch.float64)
     t, y = torch.tensor([5, 300, 900]), torch.tensor([7, 0, 3])
-    grad = classifier_gradient(classifier, x_t, t, y)
+    grad = guide_gradient(classifier.log_p, x_t, t, y)
     direction = torch.randn_like(x_t)
 
     def log_p(x):
@@ -61,68 +93,73 @@ def test_gradient_equals_finite_differences():
 
     h = 1e-5
     numerical = (log_p(x_t + h * direction) - log_p(x_t - h * direction)) / (2 * h)
-    torch.testing.assert_close((grad * direction).sum(dim=(1, 2, 3)), numerical, rtol=1e-5, atol=1e-8)
+    directional = (grad * direction).sum(dim=(1, 2, 3))
+    torch.testing.assert_close(directional, numerical, rtol=1e-5, atol=1e-8)
 
 
 def test_gradient_of_an_image_ignores_its_neighbours():
     classifier = Classifier().eval()
     x_t, t, y = torch.randn(4, *IMAGE_SHAPE), torch.full((4,), 50), torch.arange(4)
-    together = classifier_gradient(classifier, x_t, t, y)
-    alone = torch.cat([classifier_gradient(classifier, x_t[i : i + 1], t[:1], y[i : i + 1]) for i in range(4)])
+    together = guide_gradient(classifier.log_p, x_t, t, y)
+    each = zip(x_t.split(1), t.split(1), y.split(1))
+    alone = torch.cat([guide_gradient(classifier.log_p, *one) for one in each])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_leaves_no_trace():
     classifier = Classifier().eval()
     x_t = torch.randn(2, *IMAGE_SHAPE)
-    classifier_gradient(classifier, x_t, torch.tensor([3, 3]), torch.tensor([1, 2]))
-    assert not x_t.requires_grad and all(parameter.grad is None for parameter in classifier.parameters())
+    guide_gradient(classifier.log_p, x_t, torch.tensor([3, 3]), torch.tensor([1, 2]))
+    assert not x_t.requires_grad
+    assert all(parameter.grad is None for parameter in classifier.parameters())
 
 
-def test_the_prediction_is_clipped_before_the_tilt():
-    """An x_0 of 3 is guided as an x_0 of 1; then equation (14) adds all of its tilt."""
+@pytest.mark.parametrize("clip", [True, False])
+def test_the_prediction_is_clipped_before_it_is_guided(clip):
+    """An x_0 of 3 is guided as an x_0 of 1; then equation (14) adds all of its change."""
     t, y = torch.tensor(300), torch.tensor([2, 9])
-    x_t = 3 * ABAR[t].sqrt() * torch.ones(2, *IMAGE_SHAPE)
+    x_t = 3 * abar(t).sqrt() * torch.ones(2, *IMAGE_SHAPE)
     direction = torch.randn(10, 784)
 
-    def linear_classifier(x_t, t):
-        return x_t.flatten(1) @ direction.T
+    def linear_log_p(x_t, t, y):
+        assert t.shape == y.shape == (2,)
+        return (x_t.flatten(1) * direction[y]).sum(dim=1)
 
-    def zero_unet(x_t, t):  # all of x_t is image, none of it noise
+    def zero_unet(x_t, t):  # x_t is all image and no noise
         return SimpleNamespace(sample=torch.zeros_like(x_t))
 
-    grad = classifier_gradient(linear_classifier, x_t, t, y)
-    eps_hat = guided_noise(zero_unet, linear_classifier, ABAR, x_t, t, y, 5)
-    expected = (x_t - ABAR[t].sqrt()) / (1 - ABAR[t]).sqrt() - 5 * (1 - ABAR[t]).sqrt() * grad
-    torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
-    assert grad.abs().max() > 0.1
+    grad = direction[y].view_as(x_t)
+    eps = (x_t - abar(t).sqrt()) / (1 - abar(t)).sqrt() if clip else 0
+    eps_hat = guided_noise(zero_unet, linear_log_p, x_t, t, y, 5, clip=clip)
+    torch.testing.assert_close(eps_hat, eps - 5 * (1 - abar(t)).sqrt() * grad, atol=1e-4, rtol=1e-4)
 
 
 def test_the_scale_grows_as_the_noise_falls():
-    """By reverse_process, from the limit, which never raises a scale."""
+    """From the early scale, which never raises a scale."""
     asked = []
 
-    def noise(unet, classifier, alphas_cumprod, x_t, t, y, guidance_scale):
+    def form(unet, log_p, x_t, t, y, guidance_scale):
         asked.append((int(t), guidance_scale))
         return torch.zeros_like(x_t)
 
-    labels, numbers = make_labels([3], 1)
-    abar = make_scheduler().alphas_cumprod
-    grown = [2 + 8 * abar[t].item() / (1 - abar[t].item()) for t in (999, 749, 499, 249)]
-    for scale, early_scale, scales in ((10, 2, grown), (1, 2, [1] * 4), (10, math.inf, [10] * 4), (0, 2, [0] * 4)):
-        generators = image_generators(0, labels, numbers)
-        x_T, scheduler = initial_noise(generators), make_sampler("ddpm", 4)
-        reverse_process(None, None, scheduler, x_T, labels, scale, generators, noise, early_scale=early_scale)
-        assert asked == list(zip((999, 749, 499, 249), scales))
+    timesteps, y = (999, 749, 499, 249), torch.tensor([3])
+    alphas_cumprod = [ALPHAS_CUMPROD[t].item() for t in timesteps]
+    grown = [2 + 8 * abar_t / (1 - abar_t) for abar_t in alphas_cumprod]
+    cases = ((10, 2, grown), (1, 2, [1] * 4), (10, math.inf, [10] * 4), (0, 2, [0] * 4))
+    for scale, early_scale, scales in cases:
+        predict_noise = noise_predictor(None, None, scale, early_scale, form)
+        inference.sample_with(predict_noise, lambda: make_sampler("ddpm", 4), y)
+        assert asked == list(zip(timesteps, scales))
         asked.clear()
 
 
 @pytest.mark.parametrize("num_steps", [1, 20, 61, 300, 600, 1000])
 def test_timesteps(num_steps):
     timesteps = sampling_timesteps(num_steps)
-    assert len(timesteps) == num_steps and timesteps[0] == 999 and timesteps[-1] == round(1000 / num_steps) - 1
+    assert len(timesteps) == num_steps
+    assert timesteps[0] == 999 and timesteps[-1] == round(1000 / num_steps) - 1
     assert all(a > b for a, b in zip(timesteps, timesteps[1:])) and timesteps[-1] >= 0
-    for name in inference.SAMPLERS:
+    for name in SAMPLERS:
         assert make_sampler(name, num_steps).timesteps.tolist() == timesteps
 
 
@@ -131,35 +168,43 @@ def test_timesteps(num_steps):
 SIGMA = 0.15
 MEANS = torch.zeros(10, 784)
 MEANS[range(10), range(10)] = 0.2
-ABAR = make_scheduler().alphas_cumprod
 
 
 def exact_logits(x_t, t):
-    abar = ABAR[t].view(-1, 1)
-    variance = abar * SIGMA**2 + 1 - abar
-    difference = x_t.flatten(1)[:, None] - abar.sqrt()[:, None] * MEANS  # (B, 10, 784)
-    return -difference.square().sum(dim=2) / (2 * variance)
+    variance = (abar(t) * SIGMA**2 + 1 - abar(t)).view(-1, 1)
+    means = abar(t).sqrt().view(-1, 1, 1) * MEANS  # (B, 10, 784)
+    return -(x_t.flatten(1)[:, None] - means).square().sum(dim=2) / (2 * variance)
+
+
+def exact_log_p(x_t, t, y):
+    return exact_logits(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
 
 
 def exact_unet(x_t, t):
     t = t.expand(len(x_t))
-    abar = ABAR[t].view(-1, 1)
-    variance = abar * SIGMA**2 + 1 - abar
-    mean = abar.sqrt() * (exact_logits(x_t, t).softmax(dim=1) @ MEANS)
-    eps = (1 - abar).sqrt() * (x_t.flatten(1) - mean) / variance
-    return SimpleNamespace(sample=eps.view_as(x_t))
+    variance = abar(t) * SIGMA**2 + 1 - abar(t)
+    mean = abar(t).sqrt() * (exact_logits(x_t, t).softmax(dim=1) @ MEANS).view_as(x_t)
+    return SimpleNamespace(sample=(1 - abar(t)).sqrt() * (x_t - mean) / variance)
 
 
-def deviation_from_exact(noise, num_steps=1000, sampler="ddim"):
-    labels, numbers = make_labels(range(10), 1)
-    generators = image_generators(0, labels, numbers)
-    x_T = initial_noise(generators)
-    scheduler = make_sampler(sampler, num_steps)
-    x_0 = reverse_process(exact_unet, exact_logits, scheduler, x_T, labels, 1.0, generators, noise)
-    abar = ABAR[999]
-    variance = abar * SIGMA**2 + 1 - abar
-    mu = MEANS[labels].view_as(x_T)
-    exact = mu + SIGMA * (x_T - abar.sqrt() * mu) / variance.sqrt()  # the class's own probability flow
+def draw_exact(form, y, num_steps, sampler):
+    """x_T, and x_0 from the exact networks at scale 1."""
+    generators = list(image_generators(0, y))
+    x_T, scheduler = initial_noise(generators), make_sampler(sampler, num_steps)
+
+    def predict_noise(x_t, t):
+        return form(exact_unet, exact_log_p, x_t, t, y, 1.0)
+
+    return x_T, reverse_process(predict_noise, scheduler, x_T, generators)
+
+
+def deviation_from_exact(form, num_steps=1000, sampler="ddim"):
+    y = torch.arange(10)
+    x_T, x_0 = draw_exact(form, y, num_steps, sampler)
+    abar_T = ALPHAS_CUMPROD[999]
+    variance = abar_T * SIGMA**2 + 1 - abar_T
+    mu = MEANS[y].view_as(x_T)
+    exact = mu + SIGMA * (x_T - abar_T.sqrt() * mu) / variance.sqrt()  # the class's own flow
     return (x_0 - exact).abs().max().item()
 
 
@@ -168,35 +213,59 @@ def test_guidance_at_scale_1_samples_the_class_exactly():
 
 
 def test_guidance_without_the_root_misses():
-    assert deviation_from_exact(evaluate.noise_without_root) > 0.2
+    assert deviation_from_exact(variants(1000)["without sqrt(1 - abar_t)"]) > 0.2
 
 
 @pytest.mark.parametrize("factor", [1, 100])
 def test_the_variants_differ_from_the_method_where_they_should(factor):
     """At t = 400; the images predicted from 100 x_t lie outside of [-1, 1]."""
-    x_t, t, y = factor * initial_noise(image_generators(0, *make_labels([3], 4))), torch.tensor(400), torch.arange(4)
-    arguments = (exact_unet, exact_logits, ABAR, x_t, t, y)
-    eps, unguided = guided_noise(*arguments, 5), guided_noise(*arguments, 0)
-    assert torch.equal(evaluate.noise_on_interval(*arguments, 5, low=0, high=500), eps)
-    clipped = inference.clipped_noise(ABAR, x_t, t, unguided)
-    assert torch.equal(evaluate.noise_on_interval(*arguments, 5, low=500, high=1000), clipped)
-    tilt = 5 * (1 - ABAR[t]).sqrt() * classifier_gradient(exact_logits, x_t, t.expand(4), y)
-    torch.testing.assert_close(evaluate.noise_not_clipped(*arguments, 5), unguided - tilt)
-    torch.testing.assert_close(eps, clipped - tilt)
-    grown = guided_noise(*arguments, 2 + 3 * ABAR[t].item())
-    assert torch.equal(evaluate.noise_growing_with_abar(*arguments, 5, low=2), grown)
+    x_t = factor * initial_noise(image_generators(0, torch.full((4,), 3)))
+    t, y = torch.tensor(400), torch.arange(4)
+    arguments = (exact_unet, exact_log_p, x_t, t, y)
+    unguided = guided_noise(*arguments, 0)
+    clipped = clipped_noise(x_t, t, unguided)
+    grad = guide_gradient(exact_log_p, x_t, t.expand(4), y)
+    change = 5 * (1 - abar(t)).sqrt() * grad
+    expected = {
+        "ADM Algorithm 2": clipped - change,
+        "without sqrt(1 - abar_t)": clipped - 5 * grad,
+        "clip after the tilt": clipped_noise(x_t, t, unguided - change),
+        "no clipping": unguided - change,
+        "guide t >= 500 only": clipped,
+        "guide t < 500 only": clipped - change,
+    }
+    for name, eps_hat in expected.items():
+        torch.testing.assert_close(variants(20)[name](*arguments, 5), eps_hat)
     assert ((clipped - unguided).abs().max() < 1e-4) == (factor == 1)
+
+
+@pytest.mark.parametrize("num_steps", [3, 20])
+def test_algorithm_1_shifts_the_mean_of_a_ddpm_step(num_steps):
+    """Literally: an unguided DDPM step that clips x_0, then mean + s * Sigma * grad, ADM (10)."""
+    y, form = torch.arange(4), variants(num_steps)["ADM Algorithm 1"]
+    x_t = initial_noise(image_generators(0, y))
+    clipping, plain = (make_sampler("ddpm", num_steps, clip=clip) for clip in (True, False))
+    for t in plain.timesteps:
+        eps_hat = form(exact_unet, exact_log_p, x_t, t, y, 5)
+        ours = plain.step(eps_hat, t, x_t, generator=list(image_generators(1, y))).prev_sample
+        eps, grad = exact_unet(x_t, t).sample, guide_gradient(exact_log_p, x_t, t.expand(4), y)
+        step = clipping.step(eps, t, x_t, generator=list(image_generators(1, y)))
+        shift = 5 * clipping._get_variance(t) * grad
+        torch.testing.assert_close(ours, step.prev_sample + shift, atol=1e-5, rtol=1e-4)
+        x_t = ours
 
 
 @pytest.mark.parametrize("confidence, best", [(1, 2), (2, 1)])
 def test_an_exact_guide_predicts_the_noise_best_at_scale_1(confidence, best):
-    """And one that is twice as sure as it may be, at about half that."""
+    """A guide that is twice too confident predicts it best at about half that scale."""
 
-    def guide(x_t, t):
-        return confidence * exact_logits(x_t, t)
+    def log_p(x_t, t, y):
+        logits = confidence * exact_logits(x_t, t)
+        return logits.log_softmax(dim=1).gather(1, y[:, None])[:, 0]
 
     y = torch.arange(3_000) % 10
     x_0 = (MEANS[y] + SIGMA * torch.randn(len(y), 784)).view(-1, *IMAGE_SHAPE)
+    guide = SimpleNamespace(log_p=log_p)
     bench = SimpleNamespace(unet=exact_unet, classifier=guide, seed=0, device="cpu")
     losses, _ = conditional_losses(bench, x_0, y, (0, 0.5, 1, 1.5, 2))
     assert losses.mean(dim=1).argmin() == best
@@ -204,7 +273,7 @@ def test_an_exact_guide_predicts_the_noise_best_at_scale_1(confidence, best):
 
 @pytest.mark.parametrize("num_steps, bound", [(61, 0.12), (300, 0.04), (600, 0.02)])
 def test_ddim_is_right_where_n_does_not_divide_1000(num_steps, bound):
-    """Nearer to the exact image the more steps; a step to t - 1000 // N would leave a spread of .38 at N = 600."""
+    """The more steps the nearer; a step to t - 1000 // N would leave a spread of .38 at N = 600."""
     assert deviation_from_exact(guided_noise, num_steps) < bound
 
 
@@ -212,41 +281,40 @@ def test_ddim_is_right_where_n_does_not_divide_1000(num_steps, bound):
 def test_random_samplers_keep_the_class_where_n_does_not_divide_1000(sampler):
     """Ancestral sampling is random: its mean and spread must be the class's own."""
     for num_steps in (61, 300, 600):
-        labels, numbers = make_labels([4], 60)
-        generators = image_generators(0, labels, numbers)
-        scheduler = make_sampler(sampler, num_steps)
-        x_0 = reverse_process(exact_unet, exact_logits, scheduler, initial_noise(generators), labels, 1.0, generators)
+        _, x_0 = draw_exact(guided_noise, torch.full((60,), 4), num_steps, sampler)
         assert abs(x_0.flatten(1)[:, 4].mean() - 0.2) < 0.08
-        assert abs(x_0.flatten(1)[:, 20:].std() - SIGMA) < 0.04  # beta_tilde is a little narrow at few steps
+        # beta_tilde is a little narrow at few steps
+        assert abs(x_0.flatten(1)[:, 20:].std() - SIGMA) < 0.04
 
 
 # --- scale 0 ---
 
 
-def raising_classifier(x_t, t):
-    raise AssertionError("the classifier ran at scale 0")
+def raising_log_p(x_t, t, y):
+    raise AssertionError("the guide ran at scale 0")
 
 
 @pytest.mark.parametrize("num_steps", [20, 50])
 def test_scale_0_is_the_ddpm_pipeline(unet, num_steps):
-    """Exactly diffusers' own unguided sampler, given the same generators; and no classifier runs."""
-    scheduler = make_scheduler()
-    scheduler.register_to_config(timestep_spacing="trailing")  # for these N, diffusers' own list is ours
-    pipeline = DDPMPipeline(unet, scheduler)
+    """Exactly diffusers' own unguided sampler, from the same generators; and no guide runs."""
+    # for these N, diffusers' "trailing" list of timesteps is ours
+    settings = {"variance_type": "fixed_small", "timestep_spacing": "trailing"}
+    pipeline = DDPMPipeline(unet, DDPMScheduler(**SCHEDULE, **settings))
     pipeline.set_progress_bar_config(disable=True)
-    labels, numbers = make_labels([1, 7], 2)
-    theirs = pipeline(4, image_generators(0, labels, numbers), num_inference_steps=num_steps, output_type="pt").images
-    generators = image_generators(0, labels, numbers)
-    ours = reverse_process(
-        unet, raising_classifier, make_sampler("ddpm", num_steps, clip=True), initial_noise(generators), labels, 0, generators
-    )
-    assert torch.equal((ours / 2 + 0.5).clamp(0, 1), theirs)
-    assert torch.equal(inference.draw_samples(unet, None, labels, numbers, 0, "ddpm", num_steps), ours.clamp(-1, 1))
+    y = torch.tensor([1, 1, 7, 7])
+    call = {"num_inference_steps": num_steps, "output_type": "pt"}
+    theirs = pipeline(4, list(image_generators(0, y)), **call).images
+    settings = {"guidance_scale": 0, "sampler": "ddpm", "steps": num_steps}
+    for log_p in (None, raising_log_p):
+        ours = sample(unet, log_p, y, **settings)
+        assert torch.equal(ours / 2 + 0.5, theirs)
 
 
 def test_guidance_changes_the_samples(unet, classifier):
-    labels, numbers = make_labels([1], 2)
-    plain, guided = (inference.draw_samples(unet, classifier, labels, numbers, scale, steps=5) for scale in (0, 10))
+    plain, guided = (
+        sample(unet, classifier.log_p, torch.tensor([1, 1]), guidance_scale=scale, steps=5)
+        for scale in (0, 10)
+    )
     assert (plain - guided).abs().max() > 0.1
 
 
@@ -254,25 +322,23 @@ def test_guidance_changes_the_samples(unet, classifier):
 
 
 def test_noise_depends_on_seed_digit_and_number_alone():
-    labels, numbers = make_labels([2, 0, 2, 4], 3)
-    assert list(zip(labels.tolist(), numbers.tolist()))[:3] == [(2, 0), (2, 1), (2, 2)]
-    assert list(zip(labels.tolist(), numbers.tolist()))[6:9] == [(2, 3), (2, 4), (2, 5)]
-    noise = initial_noise(image_generators(5, labels, numbers))
-    assert torch.equal(noise[4], initial_noise([generator(5, 0, 1)])[0])
+    y = torch.tensor([2, 2, 2, 0, 0, 0, 2, 2, 2, 4, 4, 4])
+    noise = initial_noise(image_generators(5, y))
+    keys = [(2, 0), (2, 1), (2, 2), (0, 0), (0, 1), (0, 2), (2, 3), (2, 4), (2, 5), (4, 0)]
+    assert torch.equal(noise[:10], initial_noise([generator(5, *key) for key in keys]))
     assert len({tuple(x.flatten()[:5].tolist()) for x in noise}) == 12
 
 
-@pytest.mark.parametrize("sampler", inference.SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sample_does_not_change_with_its_neighbours(unet, classifier, sampler):
-    labels, numbers = make_labels(range(10), 2)
-    settings = {"sampler": sampler, "steps": 20}
-    grid = inference.to_uint8(inference.draw_samples(unet, classifier, labels, numbers, batch_size=20, **settings))
-    alone = inference.to_uint8(inference.draw_samples(unet, classifier, *make_labels([3], 2), batch_size=20, **settings))
-    small = inference.to_uint8(inference.draw_samples(unet, classifier, labels, numbers, batch_size=3, **settings))
-    assert (grid.int() - small.int()).abs().max() <= 1
-    assert (grid[6:8].int() - alone.int()).abs().max() <= 1
-    shuffled = torch.randperm(20)
-    mixed = inference.to_uint8(
-        inference.draw_samples(unet, classifier, labels[shuffled], numbers[shuffled], batch_size=20, **settings)
-    )
-    assert torch.equal(mixed, grid[shuffled])  # at one batch size, bit for bit
+    def draw(y, batch_size=20):
+        settings = {"sampler": sampler, "steps": 20, "batch_size": batch_size}
+        return to_uint8(sample(unet, classifier.log_p, y, **settings)).int()
+
+    grid, small = draw(TWO_EACH), draw(TWO_EACH, batch_size=3)
+    alone = draw(torch.tensor([3, 3]))
+    assert (grid - small).abs().max() <= 1
+    assert (grid[6:8] - alone).abs().max() <= 1
+    mixed = draw(torch.arange(10).repeat(2))  # 0 .. 9, then 0 .. 9 again
+    order = torch.arange(20).view(10, 2).T.flatten()
+    assert torch.equal(mixed, grid[order])  # at one batch size, bit for bit

@@ -1,7 +1,8 @@
-"""SIGKILL at random moments: `python -m pytest -m slow` (some ten minutes; not part of the plain run).
+"""SIGKILL at random moments: `python -m pytest -m slow`, ten minutes, not part of the plain run.
 
-A training is killed and resumed until it ends, over and over; so is a run of inference.py. After each kill, what was there
-before must still be there, whole; each training that ends must end in the weights of one that was never stopped, bit for bit.
+A training is killed and resumed until it ends, over and over; so is a run of inference.py. After
+each kill, what was there before must still be there, whole. Each training that ends must end in the
+weights of one that was never stopped, bit for bit.
 """
 
 import random
@@ -20,10 +21,15 @@ NEVER_STOPPED = 120  # seconds that a run may take
 
 
 def start(script, argv, save_every=0):
-    """A script in a process of its own; a training saves its state after each step, so that kills hit the saving too."""
-    code = f"import sys, diffusion, {script}; diffusion.TrainingState.SAVE_EVERY = {save_every}; {script}.main(sys.argv[1:])"
+    """A script in a new process. A training saves after each step, so kills hit the saving too."""
+    code = (
+        f"import sys, {script}; from support.training import Run; Run.SAVE_EVERY = {save_every}; "
+        f"{script}.main(sys.argv[1:])"
+    )
     command = [sys.executable, "-W", "ignore", "-c", code, *map(str, argv)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def run_or_kill(process, seconds):
@@ -42,7 +48,9 @@ def weights_of(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("script, name", [("train_classifier", "classifier"), ("train_ddpm", "ddpm_unet")])
+@pytest.mark.parametrize(
+    "script, name", [("train_classifier", "classifier"), ("train_ddpm", "ddpm_unet")]
+)
 def test_a_training_that_is_killed_loses_nothing(tmp_path, script, name):
     rng = random.Random(name)
     flags = ["--models", tmp_path, "--steps", 60, "--batch-size", 8]
@@ -53,7 +61,9 @@ def test_a_training_that_is_killed_loses_nothing(tmp_path, script, name):
     kills, kills_that_resumed, finished, step = 0, 0, 0, 0
     while kills < KILLS or not finished:
         resume = ["--resume"] if state.exists() else []
-        ended = run_or_kill(start(script, [*flags, *resume]), rng.uniform(2, 10) if kills < KILLS else NEVER_STOPPED)
+        ended = run_or_kill(
+            start(script, [*flags, *resume]), rng.uniform(2, 10) if kills < KILLS else NEVER_STOPPED
+        )
         assert all(torch.equal(value, expected[key]) for key, value in weights_of(weights).items())
         if ended:
             finished, step = finished + 1, 0
@@ -68,8 +78,13 @@ def test_a_training_that_is_killed_loses_nothing(tmp_path, script, name):
             now = torch.load(state, weights_only=True)["step"]  # whole
             assert now >= step
             step = now
-            assert weights.read_bytes() == before or now == 60  # an unfinished run does not touch what was there
-    print(f"{script}: {kills} kills, {kills_that_resumed} of resumed runs; {finished} runs ended, all in the same weights")
+            assert (
+                weights.read_bytes() == before or now == 60
+            )  # an unfinished run does not touch what was there
+    print(
+        f"{script}: {kills} kills, {kills_that_resumed} of resumed runs; "
+        f"{finished} runs ended, all in the same weights"
+    )
 
 
 def test_inference_that_is_killed_leaves_what_was_there(tmp_path):
@@ -81,5 +96,7 @@ def test_inference_that_is_killed_leaves_what_was_there(tmp_path):
     kills = 0
     while kills < 20:
         kills += not run_or_kill(start("inference", flags), rng.uniform(2, 9))
-        assert png.read_bytes() == expected[0] and np.array_equal(np.load(npz)["arr_0"], expected[1])
+        assert png.read_bytes() == expected[0] and np.array_equal(
+            np.load(npz)["arr_0"], expected[1]
+        )
     print(f"inference: {kills} kills")

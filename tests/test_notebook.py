@@ -1,15 +1,15 @@
-"""The notebook runs top to bottom, defines nothing of its own, and samples what inference.py samples."""
+"""The notebook runs top to bottom, defines nothing, and samples what inference.py samples."""
 
 import ast
 
 import nbformat
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from nbclient import NotebookClient
 
 import inference
-from inference import draw_samples, make_labels
 
 PATH = ROOT / "quick_demo_CGD.ipynb"
 
@@ -19,7 +19,9 @@ def executed(tmp_path_factory):
     """The notebook run from a copy, with one more cell that hands its guided samples over."""
     notebook = nbformat.read(PATH, as_version=4)
     handed_over = tmp_path_factory.mktemp("notebook") / "guided.npy"
-    notebook.cells.append(nbformat.v4.new_code_cell(f"import numpy\nnumpy.save({str(handed_over)!r}, guided.numpy())"))
+    notebook.cells.append(
+        nbformat.v4.new_code_cell(f"import numpy\nnumpy.save({str(handed_over)!r}, guided.numpy())")
+    )
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
     return notebook, np.load(handed_over)
 
@@ -34,15 +36,16 @@ def test_it_runs_and_shows_pictures(executed):
 
 
 def test_its_samples_are_those_of_inference(executed, unet, classifier):
-    labels, numbers = make_labels([3], 8)
-    expected = draw_samples(unet, classifier, labels, numbers)  # the defaults
+    expected = inference.sample(unet, classifier.log_p, torch.full((8,), 3))  # the defaults
     assert np.abs(executed[1].clip(-1, 1) - expected.numpy()).max() < 1e-5
 
 
 def test_it_defines_nothing_and_its_cells_are_short():
     for cell in code_cells(nbformat.read(PATH, as_version=4)):
         nodes = list(ast.walk(ast.parse(cell.source)))
-        assert not any(isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)) for node in nodes)
+        assert not any(
+            isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)) for node in nodes
+        )
         assert len(cell.source.splitlines()) <= 10
 
 
@@ -50,4 +53,6 @@ def test_it_is_saved_with_its_outputs():
     cells = code_cells(nbformat.read(PATH, as_version=4))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-    assert inference.SAMPLER == "sde-dpmsolver++" and inference.STEPS == 20  # what the notebook's loop spells out
+    assert (
+        inference.SAMPLER == "sde-dpmsolver++" and inference.STEPS == 20
+    )  # what the notebook's loop spells out

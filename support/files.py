@@ -1,0 +1,100 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import csv
+import glob
+import hashlib
+import io
+import os
+import time
+from pathlib import Path
+
+from support.errors import UserError
+
+LEFTOVER_SECONDS = 3_600  # a temporary file older than this belongs to a process that was killed
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """Open a temporary file beside `path` for writing bytes, and rename it when all is on disk.
+
+    If anything fails, `path` stays as it was. Raises UserError if the disk is full or the folder
+    cannot be written.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(*paths):
+    """Fail before the work starts if an output could not be written. Raises UserError."""
+    paths = [Path(path) for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError(f"{' and '.join(map(str, paths))} must be different files")
+    for path in paths:
+        folder = path.parent
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a directory; name a file")
+        if not folder.is_dir():
+            raise UserError(f"cannot write {path}: the folder {folder} does not exist; create it")
+        try:  # os.access is wrong for root and on read-only file systems
+            probe = folder / f".{path.name}.{os.getpid()}.probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; name another place") from error
+
+
+def make_folder(folder):
+    """Create a folder of outputs if it is missing. Raises UserError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder}: {error.strerror}; name another place"
+        ) from error
+
+
+def results_folder(models):
+    """The folder of tables and figures: results/, or `models` itself in a trial run elsewhere."""
+    folder = Path("results") if Path(models) == Path("models") else Path(models)
+    make_folder(folder)
+    return folder
+
+
+def sha256(path):
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def read_rows(path):
+    """The rows of a CSV file as dicts of strings; an empty list if there is no such file."""
+    if not Path(path).exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    """Write dicts as a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, list(rows[0]), restval="", extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())

@@ -1,0 +1,63 @@
+"""Random streams: one per key, so that no draw depends on what was drawn before it."""
+
+import functools
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from support.errors import UserError
+
+
+def generator(*key):
+    """A CPU torch.Generator seeded by a key of integers >= 0."""
+    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed))
+
+
+@functools.lru_cache(maxsize=1)
+def epoch_order(num_images, seed, epoch):
+    """The order of the training images in an epoch: (num_images,)."""
+    return torch.randperm(num_images, generator=generator(seed, 0, epoch))
+
+
+def batch_indices(num_images, batch_size, seed, step):
+    """The training images of step number `step`: (B,).
+
+    Every epoch is a new permutation; the images left over at its end are dropped.
+    """
+    epoch, position = divmod(step, num_images // batch_size)
+    order = epoch_order(num_images, seed, epoch)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+def image_generators(seed, labels):
+    """Yield one generator per image, keyed by (seed, label, its number among those of the label).
+
+    So the noise of an image does not depend on what else is drawn.
+    """
+    seen = Counter()
+    for label in labels.tolist():
+        yield generator(seed, label, seen[label])
+        seen[label] += 1
+
+
+def in_batches(draw, labels, seed, batch_size, steps):
+    """Draw an image for each label, in batches, with a progress bar: (N, ...).
+
+    Args:
+        draw: (labels (B,), generators, step_done) -> (B, ...), one generator per image. It calls
+            step_done() `steps` times.
+
+    Raises:
+        UserError: an image is not finite.
+    """
+    batches, generators, images = labels.split(batch_size), image_generators(seed, labels), []
+    with tqdm(total=len(batches) * steps, desc="sampling", unit="step", disable=None) as bar:
+        for batch in batches:
+            images.append(draw(batch, list(islice(generators, len(batch))), bar.update))
+            if not images[-1].isfinite().all():
+                raise UserError("the samples are not finite: use a lower --guidance-scale")
+    return torch.cat(images)
