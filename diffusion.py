@@ -1,4 +1,4 @@
-"""The process: noise schedule, noising, the U-Net, the predicted x_0, and the samplers.
+"""The process: noise schedule, noising, loss, the U-Net, the predicted x_0, and the samplers.
 
 Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors
 (B, 1, 28, 28) in [-1, 1]; timesteps t are integers 0 .. 999, where x_999 is almost pure noise.
@@ -34,7 +34,7 @@ SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++")
 
 
 def abar(t):
-    """abar_t for integer timesteps t of any shape (...), as (..., 1, 1, 1) to multiply images."""
+    """abar_t for integer timesteps t (...): (..., 1, 1, 1), to broadcast against images."""
     return ALPHAS_CUMPROD.to(t.device)[t][..., None, None, None]
 
 
@@ -54,7 +54,7 @@ def predicted_x_0(x_t, t, eps):
 
 
 def clipped_noise(x_t, t, eps):
-    """The noise for which x_t holds the clipped `predicted_x_0`: DDPM (4), solved for eps."""
+    """The noise that goes with the clipped `predicted_x_0` in x_t: DDPM (4), solved for eps."""
     return (x_t - abar(t).sqrt() * predicted_x_0(x_t, t, eps)) / (1 - abar(t)).sqrt()
 
 
@@ -75,9 +75,9 @@ def stratified_timesteps(batch_size, rng):
 class UNet(UNet2DModel):
     """eps_theta(x_t, t): diffusers' U-Net, whose layers predict v instead of eps.
 
-    eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (v-prediction, Salimans & Ho 2022). At t = 999,
-    x_t is almost pure noise, and an error in eps is 157 times as large in the predicted x_0; here
-    the layers do not have to copy x_t to the output. What the network returns is eps.
+    eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (v-prediction, Salimans & Ho 2022). The network
+    returns eps. At t = 999, x_t is almost pure noise, and an error in eps is 157 times as large in
+    the predicted x_0; with v, the layers need not copy x_t to the output.
 
     The convolution after each upsampling is left out, since another one follows.
 
@@ -121,7 +121,7 @@ def sampling_timesteps(num_steps):
 
 
 def make_sampler(name, num_steps, device="cpu", clip=False):
-    """A diffusers scheduler with its timesteps set. Its `step(eps, t, x_t)` gives the next x_t.
+    """A diffusers scheduler with its timesteps set; the next x_t is step(eps, t, x_t).prev_sample.
 
     Args:
         name: one of `SAMPLERS`.

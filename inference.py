@@ -4,8 +4,8 @@
     python inference.py --digits all --compare              # unguided above guided, same noise
     python inference.py --digits 3 --guidance-scale 0 5 25  # one row per scale, same noise
 
-Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233), Algorithm 2: at each step of the reverse process
-the gradient of a classifier moves the predicted noise toward the digit y, equation (14):
+Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233), equation (14): at each step, the gradient of a
+classifier moves the predicted noise toward the digit y. ADM's s is constant, ours is `scale_at`.
 
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
@@ -19,7 +19,7 @@ from classifier import NUM_CLASSES, Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, UNet, abar, clipped_noise
 from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps
 from support import cli, pictures
-from support.checkpoints import load_checkpoint, provenance
+from support.checkpoints import MODELS, load_checkpoint, provenance
 from support.streams import in_batches
 
 GUIDANCE_SCALE = 25.0  # s where abar_t = 1/2
@@ -34,8 +34,8 @@ def reverse_process(predict_noise, scheduler, x_T, generators):
     """From noise to images: DDPM Algorithm 2, or the same loop with another scheduler's step.
 
     Args:
-        predict_noise: (x_t, t) -> eps (B, 1, 28, 28). Another one makes a variant of the method.
-        scheduler: a new one from `make_sampler`. x_T: (B, 1, 28, 28), standard normal.
+        predict_noise: (x_t, t) -> eps (B, 1, 28, 28). Pass another function for a variant.
+        scheduler: from `make_sampler`, not used before. x_T: (B, 1, 28, 28), standard normal.
         generators: B torch.Generators on the CPU, for the noise that the scheduler adds.
     """
     x_t = x_T
@@ -72,9 +72,9 @@ def guide_gradient(log_p, x_t, t, y):
 
 
 def scale_at(t, guidance_scale, early_scale=EARLY_SCALE):
-    """s at timestep t (): it grows with the signal-to-noise ratio abar_t / (1 - abar_t).
+    """s at timestep t (): it grows with the signal-to-noise ratio (SNR) abar_t / (1 - abar_t).
 
-    At most `early_scale` in pure noise, `guidance_scale` where the ratio is 1. ADM's s is constant.
+    It is the lower of both scales in pure noise, `guidance_scale` at SNR 1, and 789 at t = 49.
     """
     early_scale, abar_t = min(early_scale, guidance_scale), abar(t).item()
     return early_scale + (guidance_scale - early_scale) * abar_t / (1 - abar_t)
@@ -84,8 +84,8 @@ def sample(unet, log_p, y, *, guidance_scale=GUIDANCE_SCALE, early_scale=EARLY_S
            sampler=SAMPLER, steps=STEPS, seed=0, batch_size=BATCH_SIZE):  # fmt: skip
     """Draw an image of each digit y (N,): (N, 1, 28, 28) in [-1, 1]. At scale 0, log_p may be None.
 
-    Image i of a digit has its own noise, whatever else is drawn. Raises UserError if an image is
-    not finite. The arguments are those of `guided_noise`, `scale_at` and `make_sampler`.
+    The noise of an image depends on the seed, its digit and its number among those of the digit.
+    See `guided_noise`, `scale_at` and `make_sampler`. Raises UserError if an image is not finite.
     """
     predict_noise = noise_predictor(unet, log_p, guidance_scale, early_scale)
     new_sampler = partial(make_sampler, sampler, steps, unet.device, clip=guidance_scale == 0)
@@ -102,7 +102,7 @@ def sample_with(predict_noise, new_sampler, y, seed=0, batch_size=BATCH_SIZE):
 
     def draw(y, generators, step_done):
         def predict(x_t, t):
-            step_done()
+            step_done(x_t, t)
             return predict_noise(x_t, t, y)
 
         scheduler = new_sampler()  # a new one for each batch, since DPM-Solver++ keeps a state
@@ -113,7 +113,7 @@ def sample_with(predict_noise, new_sampler, y, seed=0, batch_size=BATCH_SIZE):
     return in_batches(draw, y, seed, batch_size, steps=len(new_sampler().timesteps)).clamp(-1, 1)
 
 
-def load_models(folder="models", device="cpu", guide=True):
+def load_models(folder=MODELS, device="cpu", guide=True):
     """The U-Net and the classifier (None unless `guide`) of a folder. Raises UserError."""
     load, folder = partial(load_checkpoint, schedule=SCHEDULE, device=device), Path(folder)
     unet = load(folder / NAMES[0], UNet, made_by="train_ddpm.py")
@@ -149,13 +149,13 @@ def parse_args(argv):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    cli.check_outputs(args)
+    cli.check_outputs(args, len(args.digits) * args.num_samples)
     device, guided = cli.pick_device(args.device), max(args.guidance_scales) > 0
     unet, classifier = load_models(args.models, device, guided)
     y = torch.tensor(args.digits).repeat_interleave(args.num_samples)
     flags = ("digits", "num_samples", "guidance_scales", "compare", "early_scale", "sampler")
     settings = {name: getattr(args, name) for name in (*flags, "steps", "seed", "batch_size")}
-    print(", ".join(f"{name} {value}" for name, value in settings.items()), f"on {device}")
+    cli.say_device(device, **settings)
     rows, film = [], pictures.Film(sampling_timesteps(args.steps) if args.gif else [])
     for scale in args.guidance_scales:
         predict_noise = noise_predictor(unet, guided and classifier.log_p, scale, args.early_scale)

@@ -13,7 +13,9 @@ import torch
 from torchvision.datasets import MNIST
 
 from support.errors import UserError
+from support.files import beside
 
+DATA = beside("data")
 NUM_VALIDATION = 5_000
 SPLITS = {
     "train": ("train", slice(0, -NUM_VALIDATION)),
@@ -22,7 +24,7 @@ SPLITS = {
 }
 
 
-def load_mnist(split, data_dir="data"):
+def load_mnist(split, data_dir=DATA):
     """Read one split of MNIST.
 
     Args:

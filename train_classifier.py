@@ -19,7 +19,7 @@ from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, stratified_times
 from mnist import load_mnist
 from support import cli
 from support.checkpoints import provenance, save_checkpoint
-from support.files import check_writable, make_folder, results_folder
+from support.files import check_writable, make_folders, results_folder
 from support.pictures import save_figure
 from support.streams import batch_indices, generator
 from support.training import Run, keep_memory
@@ -45,10 +45,9 @@ def train(run, classifier, optimizer, images, labels, draw_t=stratified_timestep
         x_t = add_noise(x_0, torch.randn(x_0.shape, generator=rng), t)  # DDPM (4)
         logits = classifier(x_t.to(device), t.to(device))  # (B, 10)
         loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
-        run.record(loss.item())
         optimizer.zero_grad()
         loss.backward()
-        clip_grad_norm_(classifier.parameters(), 1.0)
+        run.record(loss, clip_grad_norm_(classifier.parameters(), 1.0))
         optimizer.step()
 
 
@@ -135,12 +134,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
     device = cli.pick_device(args.device)
     keep_memory()
-    make_folder(args.models)
-    weights, state = args.models / "classifier.pth", args.models / "classifier.state.pth"
-    figure = results_folder(args.models) / "classifier_accuracy.png"
-    check_writable(weights, figure, state)
     images, labels = load_mnist("train", args.data)
     validation = load_mnist("validation", args.data)
+    weights, state = args.models / "classifier.pth", args.models / "classifier.state.pth"
+    figure = results_folder(args.models) / "classifier_accuracy.png"
+    make_folders(args.models, figure.parent)
+    check_writable(weights, figure, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
     classifier = Classifier().to(device)
@@ -155,6 +154,7 @@ def main(argv=None):
     run = Run("classifier", settings, parts, len(images),
               lambda run: measure_epoch(run, classifier, validation, device))  # fmt: skip
     run.keep_state(state, args.resume, "train_classifier.py")
+    cli.say_device(device)
     train(run, classifier, optimizer, images, labels)
     summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
     save_checkpoint(weights, classifier, SCHEDULE, args.seed, summary)

@@ -37,8 +37,9 @@ import train_ddpm
 from classifier import Classifier
 from diffusion import SAMPLERS, add_noise, make_unet, simple_loss
 from evaluation.tables import FAST
-from support.files import sha256, write_rows
-from support.training import keep_memory
+from support.files import sha256
+from support.tables import write_rows
+from support.training import keep_memory, pick_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = Path(__file__).with_suffix(".csv")
@@ -255,7 +256,7 @@ def sampling_rows():
 def training_rows():
     their_unet, their_memory = measure(train_reference_unet)
     their_guide, _ = measure(train_reference_classifier)
-    precision = train_ddpm.pick_precision("auto", torch.device("cpu"))
+    precision = pick_precision("auto", torch.device("cpu"))
     our_unet, our_memory = measure(train_our_unet, precision)
     in_float32, _ = measure(train_our_unet, "float32")
     our_guide, _ = measure(train_our_classifier)

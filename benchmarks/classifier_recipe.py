@@ -1,7 +1,8 @@
 """Trials for train_classifier.py: each row changes the recipe once and trains for the same time.
 
-    python -m benchmarks.classifier_recipe                        # the rows that the table lacks
-    python -m benchmarks.classifier_recipe "label smoothing .1"   # this row again
+    python -m benchmarks.classifier_recipe                        # the whole table
+    python -m benchmarks.classifier_recipe --resume               # continue it
+    python -m benchmarks.classifier_recipe "label smoothing .1"   # this row, printed only
 
 Writes results/classifier_recipe.csv, as benchmarks/recipe.py does: compare within the table only.
 Each classifier guides the shipped U-Net, n = 2,000. Three minutes per row.
@@ -15,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 import train_classifier
-from benchmarks.trials import TimedRun, fill_table, random_timesteps
+from benchmarks.trials import TimedRun, random_timesteps, trials_command
 from classifier import Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, stratified_timesteps
 from evaluation.judge import judge_images, load_judge
@@ -86,11 +87,9 @@ def measured(name, seconds):
     guided = measure(judge, sample(unet, classifier.log_p, y), y, judge_images(judge, images)[0])
     measures = ("accuracy", "accuracy_low", "accuracy_high", "frechet", "precision", "recall")
     return {
-        "recipe": name,
         "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         "images_a_second": round(steps * recipe.get("batch_size", BATCH_SIZE) / seconds),
         "steps": steps,
-        "seconds": seconds,
         "cross_entropy": f"{cross_entropy:.4f}",
         "calibration_error": f"{calibration_error:.4f}",
         **{name: guided[name] for name in measures},
@@ -101,4 +100,4 @@ def measured(name, seconds):
 
 
 if __name__ == "__main__":
-    fill_table(__doc__, RECIPES, measured, SECONDS, OUTPUT)
+    trials_command(__doc__, RECIPES, measured, SECONDS, OUTPUT)

@@ -1,13 +1,14 @@
 """Trials for train_ddpm.py: each row changes the recipe once and trains for the same time.
 
-    python -m benchmarks.recipe                             # the rows that the table lacks
-    python -m benchmarks.recipe "AdamW alone" "attention"   # these rows again
+    python -m benchmarks.recipe                             # the whole table
+    python -m benchmarks.recipe --resume                    # continue it
+    python -m benchmarks.recipe "AdamW alone" "attention"   # these rows, printed only
 
-Writes results/recipe.csv. One core and float32, six minutes per row; two commands side by side do
-not disturb each other. A clock is not reproducible: rows differ a little from run to run and much
-from machine to machine, so compare them within the table only. In so short a time small batches
-win: the recipe here takes 32 images per step, where train_ddpm.py takes 64. Losses are measured on
-the validation set, samples with n = 500 and the shipped classifier.
+Writes results/recipe.csv. One core and float32, six minutes per row. A clock is not reproducible:
+rows differ a little from run to run and much from machine to machine, so compare them within the
+table only. In so short a time small batches win: the recipe here takes 32 images per step, where
+train_ddpm.py takes 64. Losses are measured on the validation set, samples with n = 500 and the
+shipped classifier.
 """
 
 import math
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_ddpm
-from benchmarks.trials import TimedRun, fill_table, random_timesteps
+from benchmarks.trials import TimedRun, random_timesteps, trials_command
 from diffusion import ALPHAS_CUMPROD, UNET_CONFIG, UNet, stratified_timesteps
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import measure
@@ -146,12 +147,10 @@ def measured(name, seconds):
     unguided = measure(judge, sample(network, None, y, guidance_scale=0), y, real_features)
     guided = measure(judge, sample(network, classifier.log_p, y), y, real_features)
     return {
-        "recipe": name,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "mflop_forward": round(counter.get_total_flops() / 1e6),
         "images_a_second": round(steps * recipe.get("batch_size", BATCH_SIZE) / seconds),
         "steps": steps,
-        "seconds": seconds,
         "validation_loss": f"{validation_loss(network, images):.5f}",
         # with the weights of the recipe in every row
         "weighted_loss": f"{validation_loss(network, images, loss_weights()):.5f}",
@@ -164,4 +163,4 @@ def measured(name, seconds):
 
 
 if __name__ == "__main__":
-    fill_table(__doc__, RECIPES, measured, SECONDS, OUTPUT)
+    trials_command(__doc__, RECIPES, measured, SECONDS, OUTPUT)

@@ -16,7 +16,8 @@ from evaluation.tables import NUM_SWEEP
 from inference import NAMES, load_models
 from support.checkpoints import read_checkpoint
 from support.cli import pick_device
-from support.files import sha256, write_rows
+from support.files import sha256
+from support.tables import write_rows
 
 OUTPUT = Path("results/seeds.csv")
 

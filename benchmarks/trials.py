@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from support.files import read_rows, write_rows
+from support.tables import fill_table
 from support.training import Run, keep_memory
 
 
@@ -39,22 +39,26 @@ def random_timesteps(batch_size, rng):
     return torch.randint(0, 1000, (batch_size,), generator=rng)
 
 
-def fill_table(description, recipes, measured, seconds, output):
-    """The command of a table: `measured(name, seconds)` makes the row of each of the `recipes`."""
+def trials_command(description, recipes, measured, seconds, output):
+    """The command of a table of trials: `measured(name, seconds)` makes the row of a recipe."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all missing rows")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="print these rows only")
     parser.add_argument("--seconds", type=float, default=seconds, help="of training, each")
     parser.add_argument("--output", type=Path, default=output, metavar="CSV")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
     args = parser.parse_args()
     for name in args.recipes:
         if name not in recipes:
             parser.error(f"no recipe {name!r}; there are: {', '.join(recipes)}")
+    if args.recipes and args.resume:
+        parser.error("--resume continues the whole table: name no recipe")
     torch.set_num_threads(1)
     keep_memory()
-    known = [row["recipe"] for row in read_rows(args.output)]
-    for name in args.recipes or [name for name in recipes if name not in known]:
-        row = measured(name, args.seconds)
+
+    def measure(wanted):
+        row = {**wanted, **measured(wanted["recipe"], args.seconds)}
         print(row, flush=True)
-        # read again, since two of these may run side by side, one on each core
-        others = [old for old in read_rows(args.output) if old["recipe"] != name]
-        write_rows(args.output, [*others, row])
+        return row
+
+    wanted = [{"recipe": name, "seconds": f"{args.seconds:g}"} for name in args.recipes or recipes]
+    fill_table(None if args.recipes else args.output, wanted, measure, args.resume)

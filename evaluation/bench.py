@@ -14,7 +14,8 @@ from evaluation.measures import balanced_subset, measure
 from evaluation.variants import variants
 from mnist import load_mnist
 from support.checkpoints import provenance
-from support.files import read_rows, sha256, write_rows
+from support.files import sha256
+from support.tables import fill_table
 
 NAMES = (*inference.NAMES, "judge.pth")
 
@@ -26,10 +27,12 @@ class Bench:
         models, data: folders of the checkpoints and of the data set.
         split: the real images to measure against: "validation" to choose, "test" to report.
         seed: of the samples. device: a torch.device.
+        resume: continue the tables that were interrupted.
     """
 
-    def __init__(self, models, data, split, seed, device):
+    def __init__(self, models, data, split, seed, device, resume=False):
         self.models, self.split, self.seed, self.device = Path(models), split, seed, device
+        self.resume = resume
         self.unet, self.classifier = inference.load_models(models, device)
         self.judge = load_judge(models, device)
         self.hashes = {Path(name).stem: sha256(self.models / name) for name in NAMES}
@@ -74,37 +77,14 @@ class Bench:
         else:
             images, labels = self.draw(settings)
         measures = measure(self.judge, images, labels, self.real_features, self.device)
-        return {**settings, **measures, **self.made_from}
+        row = {**settings, **measures, **self.made_from}
+        print_row(row)
+        return row
 
     def fill(self, path, all_settings):
-        """Measure the rows that no table beside `path` holds for these weights: the rows."""
-        tables = (
-            {other: read_rows(other) for other in sorted(path.parent.glob("*.csv"))} if path else {}
-        )
-        known, beside = tables.get(path, []), [row for table in tables.values() for row in table]
-        rows = []
-        for settings in all_settings:
-            wanted = {**settings, **self.hashes}
-            row = next(
-                (
-                    row
-                    for row in beside
-                    if all(row.get(name) == value for name, value in wanted.items())
-                ),
-                None,
-            )
-            row = row or self.row(settings)
-            rows.append(row)
-            print_row(row)
-            if path:
-                write_rows(
-                    path,
-                    rows
-                    + [old for old in known if old not in rows and {**old, **self.hashes} == old],
-                )
-        if path:
-            write_rows(path, rows)
-        return rows
+        """Measure the rows of a table and write them to `path`, if that is not None: the rows."""
+        wanted = [{**settings, **self.made_from} for settings in all_settings]
+        return fill_table(path, wanted, self.row, self.resume)
 
     def provenance(self, **settings):
         """What made a figure, as one line of JSON."""

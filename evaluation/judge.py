@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from classifier import NUM_CLASSES
 from diffusion import SCHEDULE
 from mnist import load_mnist
 from support import cli
-from support.checkpoints import load_checkpoint, save_checkpoint
-from support.files import check_writable, make_folder
+from support.checkpoints import MODELS, load_checkpoint, save_checkpoint
+from support.files import check_writable, make_folders
 from support.streams import batch_indices, generator
 from support.training import Run
 
@@ -70,7 +71,7 @@ def block(in_channels, out_channels, size):
     return convolution, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
-def load_judge(folder="models", device="cpu"):
+def load_judge(folder=MODELS, device="cpu"):
     """The judge of a folder, in eval mode. Raises UserError."""
     path, made_by = Path(folder, "judge.pth"), "-m evaluation.judge"
     return load_checkpoint(path, Judge, schedule=SCHEDULE, made_by=made_by, device=device)
@@ -98,9 +99,9 @@ def train(run, judge, ema, optimizer, images, labels):
         x_0 = random_affine(images[index], generator(seed, 3, step))
         logits, y = judge(x_0.to(device)), labels[index].to(device)
         loss = F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING)
-        run.record(loss.item())
         optimizer.zero_grad()
         loss.backward()
+        run.record(loss, clip_grad_norm_(judge.parameters(), math.inf))  # not clipped
         optimizer.step()
         ema.update_parameters(judge)
 
@@ -138,11 +139,11 @@ def main(argv=None):
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     args = parser.parse_args(argv)
     device = cli.pick_device(args.device)
-    make_folder(args.models)
-    weights, state = args.models / "judge.pth", args.models / "judge.state.pth"
-    check_writable(weights, state)
     images, labels = load_mnist("train", args.data)
     validation = load_mnist("validation", args.data)
+    weights, state = args.models / "judge.pth", args.models / "judge.state.pth"
+    make_folders(args.models)
+    check_writable(weights, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
     judge, best = Judge().to(device), Judge().to(device)
@@ -159,6 +160,7 @@ def main(argv=None):
     run = Run("judge", settings, parts, len(images),
               lambda run: measure_epoch(run, ema, best, validation, device))  # fmt: skip
     run.keep_state(state, args.resume, "-m evaluation.judge")
+    cli.say_device(device)
     train(run, judge, ema, optimizer, images, labels)
     chosen = max(reversed(run.history), key=lambda entry: entry["validation_accuracy"])
     test_accuracy = accuracy_of(best.eval(), *load_mnist("test", args.data), device)

@@ -9,7 +9,7 @@ from classifier import NUM_CLASSES
 from diffusion import SAMPLERS, add_noise, simple_loss, stratified_timesteps
 from evaluation import figures
 from evaluation.variants import variants
-from support.files import write_rows
+from support.tables import write_rows
 from support.streams import generator
 
 FAST = {"sampler": "sde-dpmsolver++", "steps": 10}  # the setting for speed
@@ -41,7 +41,7 @@ def sweep_scales(bench, folder):
 
 
 def sweep_samplers(bench, folder):
-    """Every sampler by its number of steps; then 1,000 steps, at a smaller n with its own floor."""
+    """Every sampler by its number of steps."""
     settings = [
         bench.settings(NUM_SWEEP, sampler=name, steps=steps)
         for name in SAMPLERS
@@ -50,6 +50,10 @@ def sweep_samplers(bench, folder):
     settings.append(bench.settings(NUM_SWEEP, steps=MORE_STEPS))
     rows = bench.fill(folder / "samplers.csv", [bench.real(NUM_SWEEP), *settings])
     figures.plot_samplers(bench, folder / "samplers.png", rows)
+
+
+def sweep_samplers_long(bench, folder):
+    """Up to 1,000 steps, at a small n with its own floor."""
     settings = [
         bench.settings(NUM_LONG, sampler=name, steps=steps)
         for name in SAMPLERS[:3]
@@ -128,6 +132,7 @@ def conditional_losses(bench, x_0, y, scales, batch_size=250):
 SWEEPS = {
     "scales": sweep_scales,
     "samplers": sweep_samplers,
+    "samplers_long": sweep_samplers_long,
     "controls": sweep_controls,
     "guide": sweep_guide,
 }

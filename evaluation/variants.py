@@ -1,7 +1,7 @@
 """Variants of `guided_noise`, the controls of the method.
 
-A variant is a function with the arguments of `guided_noise`. To add one, write it here and name it
-in `variants`; `python evaluate.py --sweep controls` then measures it.
+A variant is a function (unet, log_p, x_t, t, y, guidance_scale) -> eps_hat. To add one, write it
+here and name it in `variants`; `python evaluate.py --sweep controls` then measures it.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ def variants(steps):
 
 
 def without_root(unet, log_p, x_t, t, y, guidance_scale):
-    """ADM (14) as it is often written, without sqrt(1 - abar_t): too strong at low noise."""
+    """ADM (14) without sqrt(1 - abar_t), a common mistake: too strong at low noise."""
     return guided_noise(unet, log_p, x_t, t, y, guidance_scale / (1 - abar(t)).sqrt())
 
 
@@ -37,7 +37,7 @@ def algorithm_1(unet, log_p, x_t, t, y, guidance_scale, timesteps):
     """ADM Algorithm 1: the mean of a DDPM step is shifted by s * Sigma_t * grad, ADM (10).
 
     With Sigma_t = beta_tilde_t, this shifts the x_0 in the mean, DDPM (7), by
-    s (1 - abar_prev) / sqrt(abar_prev) * grad, where `prev` is the next timestep of the sampler.
+    s (1 - abar_prev) / sqrt(abar_prev) * grad, where `prev` is the next, less noisy timestep.
     That is ADM (14) at the scale below. It holds for the "ddpm" sampler.
     """
     after = timesteps.index(int(t)) + 1
@@ -49,7 +49,7 @@ def algorithm_1(unet, log_p, x_t, t, y, guidance_scale, timesteps):
 
 
 def clipped_afterwards(unet, log_p, x_t, t, y, guidance_scale):
-    """The predicted x_0 is clipped after guiding instead of before, as diffusers does."""
+    """The predicted x_0 is clipped after guiding, which is what diffusers' schedulers do."""
     eps_hat = guided_noise(unet, log_p, x_t, t, y, guidance_scale, clip=False)
     return clipped_noise(x_t, t, eps_hat)
 
@@ -63,6 +63,6 @@ def guided_sometimes(unet, log_p, x_t, t, y, guidance_scale, where):
 
 def guided_to_other_digits(unet, log_p, x_t, t, y, guidance_scale):
     """Guide to random digits instead of those asked for: accuracy must fall to chance."""
-    rng = generator(len(y), int(y.sum()))
+    rng = generator(len(y), int(y.sum()))  # the same other digits at every step
     other = torch.randint(NUM_CLASSES, y.shape, generator=rng).to(y.device)
     return guided_noise(unet, log_p, x_t, t, other, guidance_scale)

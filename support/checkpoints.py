@@ -9,8 +9,9 @@ import diffusers
 import torch
 
 from support.errors import UserError
-from support.files import atomic_write, sha256
+from support.files import atomic_write, beside, sha256
 
+MODELS = beside("models")
 KEYS = {"network", "config", "schedule", "seed", "training", "state_dict"}
 
 

@@ -3,28 +3,47 @@
 import argparse
 import functools
 import math
+import os
 import sys
 from pathlib import Path
 
 import torch
 
 from support.errors import UserError
-from support.files import check_writable
+from support.files import beside, check_writable
+
+BYTES_PER_IMAGE, BYTES_IN_BATCH = 12_000, 1_200_000  # measured: 10,000 images, batches of 100
+LESS_MEMORY = "use a lower --batch-size or --num-samples"
 
 
 def one_line_errors(main):
-    """Decorate `main(argv=None)`: a UserError becomes one line on stderr and exit status 2."""
+    """Decorate `main(argv=None)`: one line and status 2 for a UserError, 130 for Ctrl-C."""
 
     @functools.wraps(main)
     def wrapped(argv=None):
+        name = Path(main.__code__.co_filename).name
         try:
             return main(argv)
         except UserError as error:
             message = " ".join(str(error).split())
-            print(f"{Path(main.__code__.co_filename).name}: error: {message}", file=sys.stderr)
+            print(f"{name}: error: {message}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print(f"\n{name}: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{name}: error: not enough memory: {LESS_MEMORY}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return wrapped
+
+
+def is_out_of_memory(error):
+    """Whether torch, on any device, or Python has run out of memory."""
+    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return out_of_memory or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -65,7 +84,7 @@ def add_common_flags(parser):
     parser.add_argument(
         "--models",
         type=Path,
-        default=Path("models"),
+        default=beside("models"),
         metavar="DIR",
         help="folder of the checkpoints",
     )
@@ -88,15 +107,32 @@ def add_output_flags(parser, default):
     parser.add_argument("--gif", **path, help="also write the images as they form")
 
 
-def check_outputs(args):
-    """Fail before the work starts if one of these files cannot be written. Raises UserError."""
+def check_outputs(args, num_images):
+    """Fail before the work starts if the outputs cannot be written, or the images not be held.
+
+    Raises UserError.
+    """
     check_writable(*[path for path in (args.output, args.npz, args.gif) if path])
+    needed = num_images * BYTES_PER_IMAGE + min(num_images, args.batch_size) * BYTES_IN_BATCH
+    memory = physical_memory()
+    if needed > memory:
+        raise UserError(
+            f"{num_images} images in batches of {args.batch_size} need about "
+            f"{needed / 2**30:.0f} GiB of memory, and there are {memory / 2**30:.0f}: {LESS_MEMORY}"
+        )
+
+
+def physical_memory():
+    """The memory of this machine in bytes; infinity where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def add_data_flag(parser):
     """The flag of every script that reads the data set."""
     parser.add_argument(
-        "--data", type=Path, default=Path("data"), metavar="DIR", help="folder of MNIST/raw/*.gz"
+        "--data", type=Path, default=beside("data"), metavar="DIR", help="folder of MNIST/raw/*.gz"
     )
 
 
@@ -129,3 +165,11 @@ def pick_device(name):
             "use --device cpu or auto"
         )
     return torch.device(name)
+
+
+def say_device(device, **settings):
+    """Print which device was taken, and whether it is tested; then the settings."""
+    untested = "" if device.type == "cpu" else " (this project is tested on the CPU only)"
+    print(f"device: {device}{untested}", flush=True)
+    if settings:
+        print(", ".join(f"{name} {value}" for name, value in settings.items()))

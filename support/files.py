@@ -1,16 +1,16 @@
 """Files that appear whole or not at all."""
 
 import contextlib
-import csv
 import glob
 import hashlib
-import io
 import os
+import tempfile
 import time
 from pathlib import Path
 
 from support.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 LEFTOVER_SECONDS = 3_600  # a temporary file older than this belongs to a process that was killed
 
 
@@ -51,50 +51,38 @@ def check_writable(*paths):
         if not folder.is_dir():
             raise UserError(f"cannot write {path}: the folder {folder} does not exist; create it")
         try:  # os.access is wrong for root and on read-only file systems
-            probe = folder / f".{path.name}.{os.getpid()}.probe"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; name another place") from error
 
 
-def make_folder(folder):
-    """Create a folder of outputs if it is missing. Raises UserError."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder}: {error.strerror}; name another place"
-        ) from error
+def make_folders(*folders):
+    """Create folders of outputs where they are missing. Raises UserError."""
+    for folder in folders:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder {folder}: {error.strerror}; name another place"
+            ) from error
+
+
+def beside(name):
+    """A file or folder of the repository, for scripts started in any folder."""
+    return Path(name) if Path.cwd() == ROOT else ROOT / name
+
+
+def is_shipped(models):
+    """Whether `models` is the repository's own folder of checkpoints, however it is written."""
+    return Path(models).resolve() == ROOT / "models"
 
 
 def results_folder(models):
     """The folder of tables and figures: results/, or `models` itself in a trial run elsewhere."""
-    folder = Path("results") if Path(models) == Path("models") else Path(models)
-    make_folder(folder)
-    return folder
+    return beside("results") if is_shipped(models) else Path(models)
 
 
 def sha256(path):
     """The SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def read_rows(path):
-    """The rows of a CSV file as dicts of strings; an empty list if there is no such file."""
-    if not Path(path).exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(path, rows):
-    """Write dicts as a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(rows[0]), restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())

@@ -13,6 +13,8 @@ from support.files import atomic_write
 MAX_COLUMNS = 100  # a PNG or GIF shows at most that many images of a label
 MAX_FRAMES = 25
 FRAME_MS, LAST_FRAME_MS = 120, 2_500
+DPI = 120
+LABEL_SIZE = 14  # points: readable where a grid is as wide as a printed page
 
 
 def to_uint8(images):
@@ -41,10 +43,33 @@ def save_grid(path, images, columns, made_from):
         grid_image(images, columns).save(file, format="png", pnginfo=text)
 
 
-def save_figure(path, figure, made_from):
-    """Write a matplotlib figure as a PNG, with its provenance inside."""
+def save_labelled_grid(path, images, row_labels, column_labels, made_from):
+    """Write images (N, 1, H, W) in [-1, 1] as a PNG with labels, 2 pixels a pixel.
+
+    Args:
+        images: row by row, equally many for each of the row labels.
+        column_labels: each above equally many columns.
+    """
+    from matplotlib.figure import Figure  # here, since inference.py starts faster without it
+
+    grid = make_grid(images, nrow=len(images) // len(row_labels), pad_value=1)[0]
+    height, width = grid.shape
+    figure = Figure(figsize=(2 * width / DPI, 2 * height / DPI))
+    ax = figure.add_axes((0, 0, 1, 1))  # the labels stand outside, where "tight" makes room
+    ax.imshow(grid, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    for axis, length, labels in ((ax.xaxis, width, column_labels), (ax.yaxis, height, row_labels)):
+        centres = [(k + 0.5) * length / len(labels) - 0.5 for k in range(len(labels))]
+        axis.set_ticks(centres, labels, fontsize=LABEL_SIZE)
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    save_figure(path, figure, made_from, bbox_inches="tight")
+
+
+def save_figure(path, figure, made_from, **settings):
+    """Write a matplotlib figure as a PNG, with its provenance inside; `settings` of savefig."""
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"provenance": made_from})
+        metadata = {"provenance": made_from}
+        figure.savefig(file, format="png", dpi=DPI, metadata=metadata, **settings)
 
 
 def save_samples(args, rows, labels, film, made_from):

@@ -44,20 +44,30 @@ def image_generators(seed, labels):
         seen[label] += 1
 
 
+def check_finite(images, when):
+    """Raises UserError if an image is not finite."""
+    if not images.isfinite().all():
+        raise UserError(f"the samples are not finite {when}: use a lower --guidance-scale")
+
+
 def in_batches(draw, labels, seed, batch_size, steps):
     """Draw an image for each label, in batches, with a progress bar: (N, ...).
 
     Args:
         draw: (labels (B,), generators, step_done) -> (B, ...), one generator per image. It calls
-            step_done() `steps` times.
+            step_done(images, time) at each of `steps` steps.
 
     Raises:
         UserError: an image is not finite.
     """
     batches, generators, images = labels.split(batch_size), image_generators(seed, labels), []
     with tqdm(total=len(batches) * steps, desc="sampling", unit="step", disable=None) as bar:
+
+        def step_done(x, time):
+            check_finite(x, f"at t = {int(time)}")
+            bar.update()
+
         for batch in batches:
-            images.append(draw(batch, list(islice(generators, len(batch))), bar.update))
-            if not images[-1].isfinite().all():
-                raise UserError("the samples are not finite: use a lower --guidance-scale")
+            images.append(draw(batch, list(islice(generators, len(batch))), step_done))
+            check_finite(images[-1], "after the last step")
     return torch.cat(images)

@@ -1,13 +1,15 @@
 """The measures see what they should."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 
+import evaluate
 import inference
-from evaluation import bench as benches
 from evaluation.bench import Bench
 from evaluation.judge import judge_images, random_affine
 from evaluation.measures import (
@@ -17,9 +19,11 @@ from evaluation.measures import (
     precision_recall,
     wilson_interval,
 )
+from evaluation.tables import final_table
 from evaluation.variants import variants
 from mnist import load_mnist
-from support.files import read_rows
+from support.tables import read_rows
+from support.errors import UserError
 from support.streams import generator
 
 
@@ -104,36 +108,105 @@ def test_random_affine_moves_digits_and_keeps_their_range():
     torch.testing.assert_close(still, images[:50], atol=1e-4, rtol=0)
 
 
-def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    measured = []
+class Counting(Bench):
+    """Measures nothing: a row is its settings; the third one is interrupted."""
 
-    class Counting(Bench):
-        def __init__(self):
-            self.hashes = {"ddpm_unet": "a", "classifier": "b", "judge": "c"}
-            self.seed, self.split = 0, "validation"
+    def __init__(self, resume=False, stop_after=math.inf, hashes=("a", "b", "c")):
+        self.made_from = dict(zip(("ddpm_unet", "classifier", "judge"), hashes))
+        self.seed, self.split, self.resume = 0, "validation", resume
+        self.stop_after, self.measured = stop_after, []
 
-        def row(self, settings):
-            if len(measured) == 2:
-                raise KeyboardInterrupt
-            measured.append(settings["guidance_scale"])
-            return {**settings, "accuracy": "1", **self.hashes}
+    def row(self, settings):
+        if len(self.measured) == self.stop_after:
+            raise KeyboardInterrupt
+        self.measured.append(settings["guidance_scale"])
+        return {**settings, "accuracy": "1", **self.made_from}
 
-    def scales_in_table():
-        return [row["guidance_scale"] for row in read_rows(path)]
 
-    monkeypatch.setattr(benches, "print_row", lambda row: None)
-    bench, path = Counting(), tmp_path / "sweep.csv"
-    wanted = [bench.settings(20, guidance_scale=float(scale)) for scale in (0, 1, 2)]
+def wanted(bench):
+    return [bench.settings(20, guidance_scale=float(scale)) for scale in (0, 1, 2)]
+
+
+def scales_in(path):
+    return [row["guidance_scale"] for row in read_rows(path)]
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """A table of three rows that was interrupted after two."""
+    bench = Counting(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
-        bench.fill(path, wanted)
-    assert scales_in_table() == ["0", "1"]
-    measured.clear()
-    bench.fill(path, wanted)
-    assert measured == ["2"] and scales_in_table() == ["0", "1", "2"]
-    bench.hashes["ddpm_unet"] = "other weights"
-    measured.clear()
-    bench.fill(path, wanted[:2])
-    assert measured == ["0", "1"] and len(read_rows(path)) == 2
+        bench.fill(tmp_path / "sweep.csv", wanted(bench))
+    assert scales_in(tmp_path / "sweep.partial.csv") == ["0", "1"]
+    assert not (tmp_path / "sweep.csv").exists()
+    return tmp_path / "sweep.csv"
+
+
+def test_every_row_is_measured_whatever_tables_there_are(tmp_path):
+    for path in (tmp_path / "sweep.csv", tmp_path / "sweep.csv", tmp_path / "other.csv"):
+        bench = Counting()
+        bench.fill(path, wanted(bench))
+        assert bench.measured == scales_in(path) == ["0", "1", "2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.csv", "sweep.csv"]
+
+
+def test_an_interrupted_table_is_measured_again_without_resume(interrupted):
+    bench = Counting()
+    bench.fill(interrupted, wanted(bench))
+    assert bench.measured == scales_in(interrupted) == ["0", "1", "2"]
+    assert not interrupted.with_suffix(".partial.csv").exists()
+
+
+def test_resume_continues_an_interrupted_table_and_says_so(interrupted, capsys):
+    bench = Counting(resume=True)
+    bench.fill(interrupted, wanted(bench))
+    assert "2 of 3 rows are taken from" in capsys.readouterr().out
+    assert bench.measured == ["2"] and scales_in(interrupted) == ["0", "1", "2"]
+    assert not interrupted.with_suffix(".partial.csv").exists()
+
+
+def test_resume_refuses_rows_of_other_weights_or_settings(interrupted):
+    bench = Counting(resume=True, hashes=("other", "b", "c"))
+    with pytest.raises(UserError, match="other settings or weights"):
+        bench.fill(interrupted, wanted(bench))
+    bench = Counting(resume=True)
+    with pytest.raises(UserError, match="other settings or weights"):
+        bench.fill(interrupted, wanted(bench)[1:])
+    with pytest.raises(UserError, match="there is no"):
+        bench.fill(interrupted.with_name("another.csv"), wanted(bench))
+    assert scales_in(interrupted.with_suffix(".partial.csv")) == ["0", "1"]
+
+
+@pytest.mark.parametrize("argv, name", [
+    ([], "final_5000.csv"), (["--n", "30"], "final_30.csv"), (["--sweep", "scales"], "scales.csv"),
+])  # fmt: skip
+@pytest.mark.parametrize("seed", [0, 1])
+def test_only_seed_0_writes_where_the_shipped_results_are(monkeypatch, argv, name, seed):
+    """The folder that is asked for, with the measuring itself replaced."""
+    asked = []
+    monkeypatch.setattr(evaluate, "Bench", lambda *args: SimpleNamespace(seed=args[3]))
+    monkeypatch.setattr(evaluate, "final_table", lambda bench, n, path: asked.append(path))
+    monkeypatch.setattr(evaluate, "draw_nearest", lambda *_: None)
+    monkeypatch.setattr(evaluate, "make_folders", lambda *_: None)
+    monkeypatch.setattr(evaluate, "check_writable", lambda *_: None)
+    sweep = lambda bench, folder: asked.append(folder / "scales.csv")  # noqa: E731
+    monkeypatch.setitem(evaluate.SWEEPS, "scales", sweep)
+    evaluate.main([*argv, "--seed", str(seed)])
+    folder = Path("results/seed1") if seed else Path("results")
+    assert asked == [folder / name]
+
+
+def test_the_final_table_measures_its_four_rows():
+    bench = Counting()
+    rows = []
+    bench.fill = lambda path, settings: rows.extend(settings)
+    final_table(bench, 20, None)
+    assert [row["variant"] for row in rows] == ["real images"] + 3 * ["ADM Algorithm 2"]
+    assert [row["guidance_scale"] for row in rows] == ["-", "0", "25", "25"]
+    assert [row["steps"] for row in rows] == ["-", "20", "20", "10"]
+    assert {row["n"] for row in rows} == {"20"} and {row["against"] for row in rows} == {
+        "validation"
+    }
 
 
 def test_a_row_is_drawn_by_its_settings(monkeypatch, unet, classifier):
@@ -163,19 +236,3 @@ def test_a_row_is_drawn_by_its_settings(monkeypatch, unet, classifier):
     assert torch.equal(drawn["eps_hat"], default(x_t, t, torch.tensor([3, 4])))
     bench.draw(bench.settings(20, guidance_scale=0.0, sampler="ddpm"))
     assert drawn["scheduler"].config.clip_sample
-
-
-@pytest.mark.parametrize("name, clips", [("ddpm", "clip_sample"), ("ddim", "thresholding")])
-def test_the_sampler_clips_at_scale_0_only(monkeypatch, unet, classifier, name, clips):
-    made = []
-    sample_with = inference.sample_with
-
-    def spy(predict_noise, new_sampler, *rest):
-        made.append(new_sampler())
-        return sample_with(predict_noise, new_sampler, *rest)
-
-    monkeypatch.setattr(inference, "sample_with", spy)
-    for scale in (0, 1):
-        settings = {"guidance_scale": scale, "sampler": name, "steps": 1}
-        inference.sample(unet, classifier.log_p, torch.tensor([3]), **settings)
-    assert [scheduler.config[clips] for scheduler in made] == [True, False]

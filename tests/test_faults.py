@@ -3,8 +3,11 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +21,11 @@ from diffusion import UNET_CONFIG
 from evaluation import judge as judge_module
 from evaluation import measures
 from mnist import load_mnist
+from support.cli import pick_device, say_device
+from support.files import check_writable, is_shipped, results_folder
 from support.training import Run
+
+OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
 
 BAD_FLAGS = [
     (inference, ["--digits", "10"], "invalid choice: '10'"),
@@ -60,7 +67,17 @@ BAD_FLAGS = [
     (train_ddpm, ["--precision", "float16"], "--precision"),
     (train_ddpm, ["--step", "1"], "--step"),  # abbreviations are not taken
     (evaluate, ["--n", "0"], "--n"),
+    (evaluate, ["--n", "25"], "not a multiple of 10"),
+    (evaluate, ["--n", "100", "--quick"], "not allowed with"),
+    (evaluate, ["--n", "100", "--sweep", "scales"], "not allowed with"),
+    (evaluate, ["--quick", "--sweep", "scales"], "not allowed with"),
+    (evaluate, ["--quick", "--resume"], "--resume"),
+    (evaluate, ["--sweep", "guide", "--resume"], "--resume"),
+    (evaluate, ["--steps", "3"], "--steps"),
     (evaluate, ["--sweep", "everything"], "--sweep"),
+    (inference, ["--num-samples", "1000000000"], "GiB of memory"),
+    (inference, ["--num-samples", "1000000000000000000000"], "GiB of memory"),
+    (inference, ["--num-samples", "200000", "--batch-size", "200000"], "--batch-size"),
     (judge_module, ["--steps", "0"], "--steps"),
 ]
 
@@ -191,7 +208,7 @@ def test_read_only_folder(fails, tmp_path):
 def few_images(monkeypatch):
     """The trainings see a hundred images of noise: loading MNIST would take longer."""
     images = torch.rand(100, 1, 28, 28) * 2 - 1, torch.arange(100) % 10
-    for script in (train_classifier, train_ddpm):
+    for script in (train_classifier, train_ddpm, judge_module):
         monkeypatch.setattr(script, "load_mnist", lambda *_: images)
 
 
@@ -244,7 +261,8 @@ def test_a_full_disk_leaves_the_weights_that_were_there(
     with small_disk():
         error = fails(script.main, "--models", tmp_path, "--steps", 2, "--batch-size", 2)
     assert f"cannot write {tmp_path / name}{kind}" in error
-    assert weights.read_bytes() == state.read_bytes() == b"before"
+    kept = state.with_name(f"{state.name}.bak")  # this training starts over that one
+    assert weights.read_bytes() == kept.read_bytes() == b"before" and not state.exists()
     assert not list(tmp_path.glob(".*"))
 
 
@@ -299,6 +317,15 @@ def test_resuming_in_another_precision_is_refused(fails, tmp_path, monkeypatch, 
     assert "--precision float32" in fails(train_ddpm.main, *flags, "bfloat16", "--resume")
 
 
+def test_a_training_that_starts_again_keeps_the_old_state(stopped, tmp_path, capsys):
+    path = tmp_path / "classifier.state.pth"
+    before = path.read_bytes()
+    train_classifier.main([*map(str, stopped)])
+    assert "the state of the stopped one is kept" in capsys.readouterr().out
+    assert path.with_name("classifier.state.pth.bak").read_bytes() == before
+    assert not path.exists() and (tmp_path / "classifier.pth").exists()
+
+
 @pytest.mark.parametrize(
     "fault", ["empty", "truncated", "text", "directory", "another dict", "a list", "code"]
 )
@@ -325,7 +352,17 @@ def test_a_loss_that_is_not_finite_stops_training(fails, tmp_path):
     assert (tmp_path / "classifier.pth").read_bytes() == b"before"
 
 
-def test_samples_that_are_not_finite_are_an_error(fails, tmp_path):
+@pytest.mark.parametrize("script", [train_classifier, train_ddpm, judge_module])
+def test_a_gradient_that_is_not_finite_in_the_last_step_writes_no_weights(
+    fails, tmp_path, few_images, monkeypatch, script
+):
+    norms = iter([torch.tensor(1.0), torch.tensor(float("nan"))])
+    monkeypatch.setattr(script, "clip_grad_norm_", lambda *_: next(norms))
+    error = fails(script.main, "--models", tmp_path, "--steps", 2, "--batch-size", 4)
+    assert "gradient is nan at step 1" in error and not list(tmp_path.glob("*.pth"))
+
+
+def test_samples_that_are_not_finite_name_their_first_bad_step(fails, tmp_path):
     error = fails(
         inference.main,
         "--guidance-scale",
@@ -337,7 +374,7 @@ def test_samples_that_are_not_finite_are_an_error(fails, tmp_path):
         "--sampler",
         "dpmsolver++",
     )
-    assert "not finite" in error and not (tmp_path / "o.png").exists()
+    assert "not finite at t = 666" in error and not (tmp_path / "o.png").exists()
 
 
 # --- data ---
@@ -406,3 +443,95 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(inference, "sample_with", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         inference.main(["--steps", "1", "--output", "guided_output.png"])
+
+
+@pytest.mark.parametrize("argv", [["inference.py", "--steps", "1000"], ["evaluate.py", "--quick"]])
+def test_ctrl_c_is_one_line_and_status_130(argv, tmp_path):
+    flags = ["--output", str(tmp_path / "o.png")] if argv[0] == "inference.py" else []
+    command = [sys.executable, "-u", *argv, *flags]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, **streams)
+    assert process.stdout.readline() == "device: cpu\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.strip() == f"{argv[0]}: interrupted" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(OUT_OF_MEMORY)],
+)
+def test_running_out_of_memory_is_one_line(fails, monkeypatch, tmp_path, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(inference, "sample_with", fail)
+    line = fails(inference.main, "--output", tmp_path / "o.png")
+    assert "not enough memory: use a lower --batch-size" in line
+
+
+# --- from another folder ---
+
+
+def run_elsewhere(folder, *argv):
+    command = [sys.executable, str(ROOT / argv[0]), *map(str, argv[1:])]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_a_script_finds_its_defaults_beside_itself(tmp_path):
+    done = run_elsewhere(tmp_path, "inference.py", "--steps", 1)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["guided_output.png"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train_classifier.py", "--data", "nowhere", "--models", "new"],
+        ["train_ddpm.py", "--data", "nowhere", "--models", "new"],
+        ["evaluate.py", "--models", "nowhere"],
+        ["inference.py", "--models", "nowhere"],
+    ],
+)
+def test_a_failed_start_leaves_no_folder(argv, tmp_path):
+    done = run_elsewhere(tmp_path, *argv)
+    assert done.returncode == 2 and "nowhere" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["models", "./models/", "tests/../models", str(ROOT / "models")])
+def test_however_the_shipped_folder_is_written_it_is_the_same(name):
+    assert is_shipped(Path(name)) and results_folder(Path(name)) == Path("results")
+
+
+def test_another_folder_is_a_trial(tmp_path):
+    assert not is_shipped(tmp_path) and results_folder(tmp_path) == tmp_path
+
+
+def test_the_check_that_a_folder_can_be_written_has_no_name_to_leave_behind(tmp_path, monkeypatch):
+    seen = []
+    temporary_file = tempfile.TemporaryFile
+
+    @contextlib.contextmanager
+    def spy(**settings):
+        with temporary_file(**settings) as file:
+            seen.append(list(tmp_path.iterdir()))
+            yield file
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", spy)
+    check_writable(tmp_path / "o.png")
+    assert seen == [[]]
+
+
+def test_the_device_is_said(capsys, tmp_path):
+    inference.main(["--steps", "1", "--output", str(tmp_path / "o.png")])
+    assert capsys.readouterr().out.startswith(f"device: {pick_device('auto')}\n")
+
+
+def test_that_an_accelerator_is_not_tested_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device = pick_device("auto")
+    say_device(device)
+    assert device.type == "cuda"
+    assert "device: cuda (this project is tested on the CPU only)" in capsys.readouterr().out

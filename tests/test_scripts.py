@@ -33,7 +33,7 @@ from support.files import atomic_write, sha256
 from support.muon import Muon
 from support.pictures import to_uint8
 from support.streams import batch_indices, generator
-from support.training import Run
+from support.training import Run, pick_precision
 
 
 def digests():
@@ -133,14 +133,14 @@ def test_bfloat16_is_for_cpus_that_have_it(monkeypatch):
         ({"avx2": True}, "float32"),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
-        assert train_ddpm.pick_precision("auto", cpu) == precision
-        assert train_ddpm.pick_precision("auto", cuda) == "float32"
+        assert pick_precision("auto", cpu) == precision
+        assert pick_precision("auto", cuda) == "float32"
         assert (
-            train_ddpm.pick_precision("float32", cpu) == "float32"
-            and train_ddpm.pick_precision("bfloat16", cpu) == "bfloat16"
+            pick_precision("float32", cpu) == "float32"
+            and pick_precision("bfloat16", cpu) == "bfloat16"
         )
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
-    assert train_ddpm.pick_precision("auto", cpu) == "float32"
+    assert pick_precision("auto", cpu) == "float32"
 
 
 def test_training_in_bfloat16_is_training_in_float32_rounded(tmp_path):

@@ -16,7 +16,8 @@ from evaluation.judge import Judge, accuracy_of
 from inference import sample
 from mnist import load_mnist
 from support.checkpoints import load_checkpoint, read_checkpoint
-from support.files import read_rows, sha256
+from support.files import sha256
+from support.tables import read_rows
 from train_classifier import validate
 
 TEN_EACH = torch.arange(10).repeat_interleave(10)
