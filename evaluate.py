@@ -26,6 +26,7 @@ from support.errors import UserError
 from support.files import check_writable, make_folders, results_folder
 
 NUM_FINAL, NUM_QUICK = 5_000, 500
+SECONDS = {"scales": 900, "samplers": 1_000, "samplers_long": 600, "controls": 1_400, "guide": 60}
 
 
 def parse_args(argv):
@@ -54,7 +55,8 @@ def main(argv=None):
         raise UserError("torchmetrics is missing: `pip install -r requirements-dev.txt`")
     device, split = cli.pick_device(args.device), "validation" if args.sweep else "test"
     bench = Bench(args.models, args.data, split, args.seed, device, args.resume)
-    cli.say_device(device)
+    seconds = args.n * 50 * 0.002 if not args.sweep else SECONDS[args.sweep]
+    cli.say_start(f"{args.models} and {args.data}", device, seconds)
     if args.quick:
         return final_table(bench, args.n, None)
     folder = results_folder(args.models)

@@ -155,7 +155,7 @@ def main(argv=None):
     y = torch.tensor(args.digits).repeat_interleave(args.num_samples)
     flags = ("digits", "num_samples", "guidance_scales", "compare", "early_scale", "sampler")
     settings = {name: getattr(args, name) for name in (*flags, "steps", "seed", "batch_size")}
-    cli.say_device(device, **settings)
+    cli.say_start(args.models, device, 2 + len(y) * len(args.guidance_scales) * args.steps * 0.002)
     rows, film = [], pictures.Film(sampling_timesteps(args.steps) if args.gif else [])
     for scale in args.guidance_scales:
         predict_noise = noise_predictor(unet, guided and classifier.log_p, scale, args.early_scale)

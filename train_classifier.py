@@ -1,6 +1,8 @@
 """Step 1: train the guide, a classifier of MNIST digits under DDPM noise.
 
     python train_classifier.py
+    python train_classifier.py --steps 300 --models trial    # a short trial in another folder
+    python train_classifier.py --resume                      # continue after Ctrl-C
 
 Cross-entropy on x_t of DDPM (4), with t uniform over 0 .. 999. No classifier can be right at high
 noise; the guide must know how unsure it is. So validation reports calibration beside accuracy.
@@ -8,7 +10,6 @@ noise; the guide must know how unsure it is. So validation reports calibration b
 Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both to DIR.
 """
 
-import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -20,7 +21,7 @@ from mnist import load_mnist
 from support import cli
 from support.checkpoints import provenance, save_checkpoint
 from support.files import check_writable, make_folders, results_folder
-from support.pictures import save_figure
+from support.pictures import line_plot, save_figure
 from support.streams import batch_indices, generator
 from support.training import Run, keep_memory
 
@@ -118,13 +119,9 @@ def accuracy_against_t(classifier, images, labels, device="cpu", every=100):
 
 def plot_accuracy(timesteps, accuracy, num_images):
     """Accuracy against t, with a line for chance: a matplotlib figure."""
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot(timesteps, accuracy, marker=".", label="noise-aware classifier")
-    axes.axhline(1 / NUM_CLASSES, color="gray", linestyle="--", label="chance")
-    axes.set(xlabel="t", ylabel=f"accuracy on {num_images:,} validation images")
-    axes.set(xlim=(0, NUM_TRAIN_TIMESTEPS), ylim=(0, 1.02))
-    axes.legend()
-    return figure
+    curves = {"noise-aware classifier": accuracy, "chance": [1 / NUM_CLASSES] * len(timesteps)}
+    ylabel = f"accuracy on {num_images:,} validation images"
+    return line_plot(timesteps, curves, xlabel="timestep t", ylabel=ylabel, ylim=(0, 1.02))
 
 
 @cli.one_line_errors
@@ -154,7 +151,7 @@ def main(argv=None):
     run = Run("classifier", settings, parts, len(images),
               lambda run: measure_epoch(run, classifier, validation, device))  # fmt: skip
     run.keep_state(state, args.resume, "train_classifier.py")
-    cli.say_device(device)
+    cli.say_start(args.data, device, args.steps * args.batch_size * 5.5e-4)
     train(run, classifier, optimizer, images, labels)
     summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
     save_checkpoint(weights, classifier, SCHEDULE, args.seed, summary)

@@ -1,6 +1,8 @@
 """Step 2: train the U-Net, without labels, to predict the noise.
 
     python train_ddpm.py
+    python train_ddpm.py --steps 300 --models trial    # a short trial in another folder
+    python train_ddpm.py --resume                      # continue after Ctrl-C
 
 DDPM Algorithm 1: draw x_0, t and eps, make x_t by (4), and take a gradient step on L_simple (14),
 with a weight that depends on t (`loss_weights`). What is kept is an exponential moving average
@@ -12,7 +14,6 @@ epoch to previews/. With --models DIR, all of them go to DIR.
 
 import json
 
-import matplotlib.pyplot as plt
 import torch
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
@@ -26,7 +27,7 @@ from support import cli
 from support.checkpoints import provenance, save_checkpoint
 from support.files import beside, check_writable, is_shipped, make_folders, results_folder
 from support.muon import Muon
-from support.pictures import save_figure, save_grid
+from support.pictures import line_plot, save_figure, save_grid
 from support.streams import batch_indices, generator
 from support.training import Run, keep_memory, pick_precision
 
@@ -126,17 +127,10 @@ def measure_epoch(run, unet, ema, images, preview_folder):
 
 def plot_loss(history):
     """Training and validation loss against steps: a matplotlib figure."""
+    labels = {"loss": "training", "validation_loss": "validation (EMA weights, fixed noise)"}
+    curves = {label: [entry[name] for entry in history] for name, label in labels.items()}
     steps = [entry["step"] for entry in history]
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    curves = {
-        "loss": "training (mean of the epoch)",
-        "validation_loss": "validation (EMA weights, fixed noise)",
-    }
-    for name, label in curves.items():
-        axes.plot(steps, [entry[name] for entry in history], marker=".", label=label)
-    axes.set(xlabel="step", ylabel=r"$L_{\rm simple}$", yscale="log")
-    axes.legend()
-    return figure
+    return line_plot(steps, curves, xlabel="step", ylabel="L_simple, DDPM (14)", yscale="log")
 
 
 @cli.one_line_errors
@@ -171,7 +165,7 @@ def main(argv=None):
     run = Run("U-Net", settings, parts, len(images),
               lambda run: measure_epoch(run, unet, ema, validation, previews))  # fmt: skip
     run.keep_state(state, args.resume, "train_ddpm.py")
-    cli.say_device(device)
+    cli.say_start(args.data, device, args.steps * args.batch_size * 2.4e-3)
     ema.to(device)
     train(run, unet, ema, optimizers, images, loss_weights())
     ema.copy_to(unet.parameters())

@@ -10,7 +10,6 @@ Each classifier guides the shipped U-Net, n = 2,000. Three minutes per row.
 
 import math
 import platform
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -24,8 +23,9 @@ from evaluation.measures import measure
 from evaluation.tables import NUM_SWEEP
 from inference import load_models, sample
 from mnist import load_mnist
+from support.files import beside
 
-OUTPUT = Path("results/classifier_recipe.csv")
+OUTPUT = beside("results") / "classifier_recipe.csv"
 SECONDS = 60
 BATCH_SIZE = train_classifier.BATCH_SIZE
 

@@ -13,7 +13,6 @@ shipped classifier.
 
 import math
 import platform
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
@@ -31,9 +30,10 @@ from evaluation.judge import judge_images, load_judge
 from evaluation.measures import measure
 from inference import load_models, sample
 from mnist import load_mnist
+from support.files import beside
 from train_ddpm import MAX_LOSS_WEIGHT, loss_weights, validation_loss
 
-OUTPUT = Path("results/recipe.csv")
+OUTPUT = beside("results") / "recipe.csv"
 SECONDS = 240
 NUM_SAMPLES = 500
 BATCH_SIZE, LEARNING_RATE, EMA_DECAY = 32, 2e-3, 0.999

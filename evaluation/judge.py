@@ -1,6 +1,8 @@
 """The judge: a classifier of clean digits that measures samples and never guides.
 
     python -m evaluation.judge
+    python -m evaluation.judge --steps 300 --models trial    # a short trial in another folder
+    python -m evaluation.judge --resume                      # continue after Ctrl-C
 
 Writes models/judge.pth; with --models DIR, DIR/judge.pth. The weights that are kept are those of
 the epoch with the best validation accuracy; test accuracy is only reported.
@@ -160,7 +162,7 @@ def main(argv=None):
     run = Run("judge", settings, parts, len(images),
               lambda run: measure_epoch(run, ema, best, validation, device))  # fmt: skip
     run.keep_state(state, args.resume, "-m evaluation.judge")
-    cli.say_device(device)
+    cli.say_start(args.data, device, args.steps * args.batch_size * 1.3e-3)
     train(run, judge, ema, optimizer, images, labels)
     chosen = max(reversed(run.history), key=lambda entry: entry["validation_accuracy"])
     test_accuracy = accuracy_of(best.eval(), *load_mnist("test", args.data), device)

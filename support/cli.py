@@ -46,13 +46,20 @@ def is_out_of_memory(error):
     return out_of_memory or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults of flags, and the examples line by line."""
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse that shows defaults in --help and raises a UserError for a bad flag."""
+    """argparse with the first line and the examples of a docstring; a bad flag is a UserError."""
 
     def __init__(self, description):
+        lines = description.strip().split("\n")
+        examples = [line.strip() for line in lines if line.startswith("    python")]
         super().__init__(
-            description=description.strip().split("\n")[0],
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description=lines[0],
+            epilog="\n  ".join(["examples:", *examples]),
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
 
@@ -167,9 +174,8 @@ def pick_device(name):
     return torch.device(name)
 
 
-def say_device(device, **settings):
-    """Print which device was taken, and whether it is tested; then the settings."""
+def say_start(reads, device, seconds):
+    """The first line of a script: what it reads, on which device, about how long it takes."""
     untested = "" if device.type == "cpu" else " (this project is tested on the CPU only)"
-    print(f"device: {device}{untested}", flush=True)
-    if settings:
-        print(", ".join(f"{name} {value}" for name, value in settings.items()))
+    about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    print(f"reads {reads}; device: {device}{untested}; about {about} on two cores", flush=True)

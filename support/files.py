@@ -69,8 +69,8 @@ def make_folders(*folders):
 
 
 def beside(name):
-    """A file or folder of the repository, for scripts started in any folder."""
-    return Path(name) if Path.cwd() == ROOT else ROOT / name
+    """A file or folder of the repository, wherever the script was started."""
+    return ROOT / name
 
 
 def is_shipped(models):

@@ -50,7 +50,7 @@ def save_labelled_grid(path, images, row_labels, column_labels, made_from):
         images: row by row, equally many for each of the row labels.
         column_labels: each above equally many columns.
     """
-    from matplotlib.figure import Figure  # here, since inference.py starts faster without it
+    from matplotlib.figure import Figure
 
     grid = make_grid(images, nrow=len(images) // len(row_labels), pad_value=1)[0]
     height, width = grid.shape
@@ -63,6 +63,18 @@ def save_labelled_grid(path, images, row_labels, column_labels, made_from):
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     save_figure(path, figure, made_from, bbox_inches="tight")
+
+
+def line_plot(x, curves, **axes):
+    """A figure with a line for each label: y in `curves`; `axes` are settings of its axes."""
+    import matplotlib.pyplot as plt  # here, since inference.py starts faster without it
+
+    figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    for label, y in curves.items():
+        ax.plot(x, y, marker=".", label=label)
+    ax.set(**axes)
+    ax.legend()
+    return figure
 
 
 def save_figure(path, figure, made_from, **settings):
@@ -84,11 +96,15 @@ def save_samples(args, rows, labels, film, made_from):
     shown = torch.arange(len(labels)) % args.num_samples < MAX_COLUMNS
     parts, columns = [row[shown] for row in rows], min(args.num_samples, MAX_COLUMNS)
     groups = len(labels) // args.num_samples
-    grid, grid_columns = torch.cat(parts), columns if len(rows) == 1 else len(parts[0])
-    if args.compare and groups > 1:  # a column per label, the first row above the second
+    if args.compare:  # a column per label, or a single label's images side by side
         by_label = [part.unflatten(0, (groups, -1)).transpose(0, 1).flatten(0, 1) for part in parts]
-        grid, grid_columns = torch.cat(by_label), groups
-    save_grid(args.output, grid, grid_columns, made_from)
+        images = torch.cat(by_label if groups > 1 else parts)
+        names = [name for name in ("unguided", "guided") for _ in range(columns)]
+        names, shown_labels = names if groups > 1 else names[::columns], labels[:: args.num_samples]
+        save_labelled_grid(args.output, images, names, shown_labels.tolist(), made_from)
+    else:
+        grid_columns = columns if len(rows) == 1 else len(parts[0])
+        save_grid(args.output, torch.cat(parts), grid_columns, made_from)
     if args.npz:
         save_npz(args.npz, rows[-1], labels)
     if args.gif:

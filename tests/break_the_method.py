@@ -63,7 +63,7 @@ def main():
             source = (copy / name).read_text()
             assert source.count(text) == 1, f"{name} holds {text!r} {source.count(text)} times"
             (copy / name).write_text(source.replace(text, replacement))
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/unit"]
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "tests/unit"]
             done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
         failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
         print(f"{fault}: {failed[0].split(' - ')[0] if failed else 'SURVIVES'}", flush=True)

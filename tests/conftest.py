@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ from evaluation.judge import load_judge
 from inference import load_models
 
 ROOT = Path(__file__).resolve().parent.parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a thread each
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

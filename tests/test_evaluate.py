@@ -1,7 +1,6 @@
 """The measures see what they should."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -192,7 +191,7 @@ def test_only_seed_0_writes_where_the_shipped_results_are(monkeypatch, argv, nam
     sweep = lambda bench, folder: asked.append(folder / "scales.csv")  # noqa: E731
     monkeypatch.setitem(evaluate.SWEEPS, "scales", sweep)
     evaluate.main([*argv, "--seed", str(seed)])
-    folder = Path("results/seed1") if seed else Path("results")
+    folder = ROOT / "results" / "seed1" if seed else ROOT / "results"
     assert asked == [folder / name]
 
 

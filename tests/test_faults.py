@@ -21,7 +21,7 @@ from diffusion import UNET_CONFIG
 from evaluation import judge as judge_module
 from evaluation import measures
 from mnist import load_mnist
-from support.cli import pick_device, say_device
+from support.cli import pick_device, say_start
 from support.files import check_writable, is_shipped, results_folder
 from support.training import Run
 
@@ -450,10 +450,15 @@ def test_ctrl_c_is_one_line_and_status_130(argv, tmp_path):
     flags = ["--output", str(tmp_path / "o.png")] if argv[0] == "inference.py" else []
     command = [sys.executable, "-u", *argv, *flags]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, **streams)
-    assert process.stdout.readline() == "device: cpu\n"
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    # parallel test processes ignore Ctrl-C, and their children would inherit that
+    streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, **streams) as process:
+        assert "device: cpu" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert error.strip() == f"{argv[0]}: interrupted" and not list(tmp_path.iterdir())
 
@@ -502,7 +507,7 @@ def test_a_failed_start_leaves_no_folder(argv, tmp_path):
 
 @pytest.mark.parametrize("name", ["models", "./models/", "tests/../models", str(ROOT / "models")])
 def test_however_the_shipped_folder_is_written_it_is_the_same(name):
-    assert is_shipped(Path(name)) and results_folder(Path(name)) == Path("results")
+    assert is_shipped(Path(name)) and results_folder(Path(name)) == ROOT / "results"
 
 
 def test_another_folder_is_a_trial(tmp_path):
@@ -526,12 +531,15 @@ def test_the_check_that_a_folder_can_be_written_has_no_name_to_leave_behind(tmp_
 
 def test_the_device_is_said(capsys, tmp_path):
     inference.main(["--steps", "1", "--output", str(tmp_path / "o.png")])
-    assert capsys.readouterr().out.startswith(f"device: {pick_device('auto')}\n")
+    first = capsys.readouterr().out.split("\n")[0]
+    assert first.startswith(f"reads {ROOT / 'models'}; ")
+    assert f"device: {pick_device('auto')}" in first and "about" in first
 
 
 def test_that_an_accelerator_is_not_tested_is_said(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     device = pick_device("auto")
-    say_device(device)
+    say_start("data", device, 200)
     assert device.type == "cuda"
-    assert "device: cuda (this project is tested on the CPU only)" in capsys.readouterr().out
+    line = capsys.readouterr().out
+    assert "reads data; device: cuda (this project is tested on the CPU only); about 3" in line

@@ -1,7 +1,12 @@
-"""The notebook runs top to bottom, defines nothing, and samples what inference.py samples."""
+"""The notebook runs, keeps its budgets, and samples what inference.py samples.
 
-import ast
+In the lecturer's copy each blank stops at its check, and nothing else differs.
+"""
 
+import copy
+import re
+
+import matplotlib
 import nbformat
 import numpy as np
 import pytest
@@ -10,49 +15,85 @@ from conftest import ROOT
 from nbclient import NotebookClient
 
 import inference
+from examples.make_exercise import SOLUTION, make_exercise
 
-PATH = ROOT / "quick_demo_CGD.ipynb"
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """The notebook run from a copy, with one more cell that hands its guided samples over."""
-    notebook = nbformat.read(PATH, as_version=4)
-    handed_over = tmp_path_factory.mktemp("notebook") / "guided.npy"
-    notebook.cells.append(
-        nbformat.v4.new_code_cell(f"import numpy\nnumpy.save({str(handed_over)!r}, guided.numpy())")
-    )
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
-    return notebook, np.load(handed_over)
+NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
+FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 
 
-def code_cells(notebook):
+def code_cells(notebook=NOTEBOOK):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_it_runs_and_shows_pictures(executed):
-    outputs = [output for cell in code_cells(executed[0]) for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
+def run_until(text, change=lambda source: source):
+    """Execute the changed cells up to the one with `text`; trainings take two steps: the names."""
+    matplotlib.use("agg")
+    names = {}
+    for cell in code_cells():
+        if "predict_noised" in cell.source:  # slow, and nothing depends on it
+            continue
+        short = cell.source.replace("(len(images), losses", "(len(images), losses, num_steps=2")
+        exec(change(short), names)
+        matplotlib.pyplot.close("all")
+        if text in cell.source:
+            return names
+    raise AssertionError(f"no cell contains {text!r}")
 
 
-def test_its_samples_are_those_of_inference(executed, unet, classifier):
-    expected = inference.sample(unet, classifier.log_p, torch.full((8,), 3))  # the defaults
-    assert np.abs(executed[1].clip(-1, 1) - expected.numpy()).max() < 1e-5
+def blank(source):
+    cell = nbformat.v4.new_code_cell(source)
+    return make_exercise(nbformat.v4.new_notebook(cells=[cell])).cells[0].source
 
 
-def test_it_defines_nothing_and_its_cells_are_short():
-    for cell in code_cells(nbformat.read(PATH, as_version=4)):
-        nodes = list(ast.walk(ast.parse(cell.source)))
-        assert not any(
-            isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)) for node in nodes
-        )
-        assert len(cell.source.splitlines()) <= 10
+def test_it_runs_and_samples_what_inference_samples(tmp_path, unet, classifier):
+    notebook, path = copy.deepcopy(NOTEBOOK), tmp_path / "guided.npy"
+    last = next(cell for cell in code_cells(notebook) if "the default, by" in cell.source)
+    last.source += f"\nimport numpy\nnumpy.save({str(path)!r}, guided.numpy())"
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
+    expected = inference.sample(unet, classifier.log_p, torch.arange(10))  # the defaults
+    assert np.abs(np.load(path) - expected.numpy()).max() < 1e-5
 
 
-def test_it_is_saved_with_its_outputs():
-    cells = code_cells(nbformat.read(PATH, as_version=4))
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-    assert (
-        inference.SAMPLER == "sde-dpmsolver++" and inference.STEPS == 20
-    )  # what the notebook's loop spells out
+def test_its_cells_are_short_and_its_prose_too():
+    assert 18 <= len(code_cells()) <= 24
+    for cell in code_cells():
+        lines = cell.source.splitlines()
+        assert len(lines) <= 10 and max(map(len, lines)) <= 100, cell.source
+    prose = [FOLDED.sub("", c.source) for c in NOTEBOOK.cells if c.cell_type == "markdown"]
+    assert sum(len(text.split()) for text in prose) <= 1500
+
+
+def test_it_is_saved_with_the_outputs_of_one_run():
+    assert [cell.execution_count for cell in code_cells()] == [*range(1, len(code_cells()) + 1)]
+    for cell in code_cells():
+        kinds = [output.output_type for output in cell.outputs]
+        assert kinds and "error" not in kinds, cell.source
+
+
+@pytest.mark.parametrize("text, root", [("samples at scale 1", "(1 - ALPHAS_CUMPROD[t]).sqrt() * "),
+                                        ("guided noise", "(1 - abar(t)).sqrt() * ")])  # fmt: skip
+def test_a_check_fails_without_the_root(text, root):
+    with pytest.raises(AssertionError, match=f"{text}.*: wrong by"):
+        run_until(text, lambda source: source.replace(root, ""))
+
+
+def test_the_copy_stops_at_its_first_check():
+    with pytest.raises(AssertionError, match="reverse loop: still blank"):
+        run_until("reverse loop", blank)
+
+
+@pytest.mark.parametrize("name", ["gradient", "guided noise", "guided loop"])
+def test_each_blank_has_its_check(name):
+    cell = next(c.source for c in code_cells() if f'check("{name}"' in c.source)
+    assert SOLUTION.search(cell)
+    with pytest.raises(AssertionError, match=f"{name}: still blank"):
+        run_until(f'check("{name}"', lambda source: blank(source) if name in source else source)
+
+
+def test_the_copy_is_the_notebook_but_for_its_blanks():
+    exercise = make_exercise(copy.deepcopy(NOTEBOOK))
+    for made, cell in zip(code_cells(exercise), code_cells()):
+        assert made.outputs == [] and made.execution_count is None
+        for line, original in zip(made.source.splitlines(), cell.source.splitlines(), strict=True):
+            assert (line == original) != ("# BLANK" in original)
+            assert line == original or re.search(r"\w = None  # your code", line)

@@ -268,19 +268,43 @@ def test_row_3_of_all_is_digit_3(tmp_path):
     assert np.abs(everything[6:8] - three).max() <= 1
 
 
-def test_compare_puts_unguided_above_guided(tmp_path, unet, classifier):
+@pytest.mark.parametrize("digits", [[4, 7], [4]])
+def test_compare_puts_unguided_above_guided(tmp_path, unet, classifier, monkeypatch, digits):
+    """Rows and columns are named; a column per digit, or the images of a single one in a row."""
+    drawn, save = {}, pictures.save_labelled_grid
+
+    def spy(path, images, row_labels, column_labels, made_from):
+        drawn.update(images=to_uint8(images), rows=row_labels, columns=column_labels)
+        save(path, images, row_labels, column_labels, made_from)
+
+    monkeypatch.setattr(pictures, "save_labelled_grid", spy)
     path = tmp_path / "compare.png"
-    flags = ["--digits", "4", "7", "--num-samples", "3", "--steps", "4", "--compare"]
-    inference.main([*flags, "--output", str(path)])
-    grid = np.asarray(Image.open(path).convert("L"))
-    assert grid.shape == (6 * 30 + 2, 2 * 30 + 2)
-    y = torch.tensor([4, 4, 4, 7, 7, 7])
-    for first_row, scale in ((0, 0), (3, inference.GUIDANCE_SCALE)):
-        images = sample(unet, classifier.log_p, y, guidance_scale=scale, steps=4)
-        for k, image in enumerate(to_uint8(images).numpy()[:, 0]):  # a column per digit
-            column, row = divmod(k, 3)
-            shown = grid[2 + 30 * (first_row + row) :, 2 + 30 * column :][:28, :28]
-            assert np.array_equal(shown, image)
+    flags = ["--num-samples", "3", "--steps", "4", "--compare", "--output", str(path)]
+    inference.main(["--digits", *map(str, digits), *flags])
+    y = torch.tensor(digits).repeat_interleave(3)
+    expected = []
+    for scale in (0, inference.GUIDANCE_SCALE):
+        images = to_uint8(sample(unet, classifier.log_p, y, guidance_scale=scale, steps=4))
+        by_column = images.view(len(digits), 3, 1, 28, 28).transpose(0, 1).flatten(0, 1)
+        expected.append(by_column if len(digits) > 1 else images)
+    assert torch.equal(drawn["images"], torch.cat(expected))
+    each = 3 if len(digits) > 1 else 1
+    assert drawn["rows"] == ["unguided"] * each + ["guided"] * each and drawn["columns"] == digits
+    assert Image.open(path).size[0] > 2 * 28 * max(len(digits), 4 - each)
+
+
+def test_a_labelled_grid_shows_the_images_pixel_by_pixel(tmp_path):
+    """At two pixels per pixel, between the labels, which leave a margin at the top and the left."""
+    images = torch.rand(6, 1, 28, 28, generator=generator(0)) * 2 - 1
+    path = tmp_path / "grid.png"
+    pictures.save_labelled_grid(path, images, ["first", "second"], ["a", "b", "c"], "{}")
+    shown = np.asarray(Image.open(path).convert("L")).astype(int)
+    image = np.kron(to_uint8(images[5, 0]).int().numpy(), np.ones((2, 2), int))
+    height, width = shown.shape
+    places = [(y, x) for y in range(height - 55) for x in range(width - 55)]
+    places = [(y, x) for y, x in places if abs(shown[y, x] - image[0, 0]) <= 1]
+    near = [p for p in places if np.abs(shown[p[0] :, p[1] :][:56, :56] - image).max() <= 2]
+    assert len(near) == 1 and near[0][0] > 80 and near[0][1] > 140
 
 
 def test_several_scales_make_a_row_each_from_the_same_noise(tmp_path, unet, classifier):

@@ -1,7 +1,7 @@
 """What ships: weights that make digits, and files that these weights made."""
 
 import json
-from collections import Counter
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import inference
 from classifier import Classifier
 from diffusion import SAMPLERS, SCHEDULE, UNet
 from evaluation.judge import Judge, accuracy_of
+from evaluation.measures import wilson_interval
 from inference import sample
 from mnist import load_mnist
 from support.checkpoints import load_checkpoint, read_checkpoint
@@ -110,87 +111,111 @@ def test_the_first_command_makes_the_picture_that_ships(tmp_path):
     assert made.shape == shipped.shape and np.abs(made - shipped).max() <= 1
 
 
-def shown(row, *formats):
-    """Columns of a CSV as README.md shows them: "name.3" is `name` with three decimals."""
-    names = (text.rpartition(".") for text in formats)
-    return " | ".join(f"{float(row[name]):.{digits}f}" for name, _, digits in names)
+REPORT = ROOT / "results" / "README.md"
+FORMATS = {  # a column of the report, from those of a CSV file
+    "scale": "{guidance_scale}", "early scale": "{early_scale}", "calls": "{steps}",
+    "accuracy [95 %]": "{accuracy:.3f} [{accuracy_low:.3f}, {accuracy_high:.3f}]",
+    "Fréchet": "{frechet:.3f}", "precision": "{precision:.3f}", "recall": "{recall:.3f}",
+    "training seed": "{training_seed}", "unguided Fréchet": "{frechet_unguided:.3f}",
+    "L_simple": "{validation_loss:.4f}", "weighted loss": "{weighted_loss:.4f}",
+    "cross-entropy": "{cross_entropy:.3f}", "calibration error": "{calibration_error:.3f}",
+    "ours": "{ours} {unit}", "reference": "{reference} {unit}",
+}  # fmt: skip
+RESULTS = ("accuracy [95 %]", "Fréchet", "precision", "recall")
 
 
-def readme_row(row):
-    """A row of a CSV as README.md shows it."""
-    low, high = shown(row, "accuracy_low.3"), shown(row, "accuracy_high.3")
-    measures = shown(row, "frechet.3", "precision.3", "recall.3")
-    return f"{shown(row, 'accuracy.3')} [{low}, {high}] | {measures} |"
+class Cell(str):
+    """A cell of a CSV file: a number where a format asks for one."""
+
+    def __format__(self, spec):
+        return format(float(self), spec) if spec else str(self)
 
 
-def test_the_readme_shows_what_the_tables_hold():
-    """Each row as often as they hold it: the default's stands in several."""
-    readme = (ROOT / "README.md").read_text()
-    tables = [
-        path
-        for path in (ROOT / "results").glob("*.csv")
-        if path.name not in ("guide.csv", "recipe.csv")
-    ]
-    rows = [readme_row(row) for path in tables for row in read_rows(path)]
-    for row, times in Counter(rows).items():
-        assert readme.count(row) == times, row
-
-
-def test_the_readme_shows_what_was_found_of_the_guide():
-    readme = (ROOT / "README.md").read_text()
-    rows = read_rows(ROOT / "results" / "guide.csv")
-    for band in dict.fromkeys(row["t"] for row in rows):
-        changes = [f"{100 * float(row['change']):+.1f} %" for row in rows if row["t"] == band]
-        assert f"| {' | '.join(changes)} |".replace("-", "−") in readme, band
-
-
-def test_the_readme_shows_what_was_tried_for_the_recipe():
-    readme = (ROOT / "README.md").read_text()
-    rows = read_rows(ROOT / "results" / "recipe.csv")
-    assert "the recipe" in [row["recipe"] for row in rows]
+def rows_of(path):
+    """The rows of a CSV file as the report shows them: dicts of cells."""
+    rows = list(guide_rows(read_rows(path))) if path.name == "guide.csv" else read_rows(path)
     for row in rows:
-        losses = ("validation_loss.4", "weighted_loss.4", "frechet_unguided.2")
-        measures = shown(row, *losses, "accuracy.3", "frechet.2", "precision.3", "recall.3")
-        what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']}"
-        assert f"| {what} | {measures} |" in readme, row
+        if row.get("variant") == "real images":
+            row["guidance_scale"] = row["sampler"] = "real images"
+    return [{name: Cell(text) for name, text in row.items()} for row in rows]
 
 
-def test_the_readme_shows_what_was_tried_for_the_classifier():
-    readme = (ROOT / "README.md").read_text()
-    rows = read_rows(ROOT / "results" / "classifier_recipe.csv")
-    assert "the recipe" in [row["recipe"] for row in rows]
-    for row in rows:
-        losses = shown(row, "cross_entropy.3", "calibration_error.3")
-        what = f"{row['recipe']} | {row['images_a_second']} | {row['steps']} | {losses}"
-        assert f"| {what} | {readme_row(row)}" in readme, row
+def guide_rows(rows):
+    """A row per band of t: the change at each scale, and the lowest point of its parabola."""
+    for t in dict.fromkeys(row["t"] for row in rows):
+        change = {r["guidance_scale"]: float(r["change"]) for r in rows if r["t"] == t}
+        curvature = (change["5"] - 5 * change["1"]) / 20  # change(s) = slope s + curvature s^2
+        lowest = -(change["1"] - curvature) / (2 * curvature)
+        shown = {f"scale {s}": f"{100 * value:+.1f}" for s, value in change.items()}
+        yield {"t": t, **shown, "lowest at": f"{lowest:.2f}" if abs(change["1"]) >= 0.001 else "-"}
 
 
-def test_the_readme_shows_what_another_seed_changes():
-    readme = (ROOT / "README.md").read_text()
-    rows = read_rows(ROOT / "results" / "seeds.csv")
-    assert all(
-        rows[0][name] == shipped_hashes()[f"{name}.pth"]
-        for name in ("ddpm_unet", "classifier", "judge")
-    )
-    assert len({row["training_seed"] for row in rows}) == len(rows) >= 3
-    for row in rows:
-        training = (
-            f"{row['training_seed']} | {row['trained_in']} | {float(row['validation_loss']):.4f}"
-        )
-        assert (
-            f"| {training} | {float(row['frechet_unguided']):.3f} | {readme_row(row)}" in readme
-        ), row
+def cell(row, column):
+    """What the report shows of a row in a column; "-" where nothing was measured."""
+    if row.get(column) == "":
+        return "-"
+    return FORMATS[column].format_map(row) if column in FORMATS else row[column]
 
 
-def test_the_readme_shows_what_the_benchmark_measured():
-    readme = (ROOT / "README.md").read_text()
-    for row in read_rows(ROOT / "benchmarks" / "benchmark.csv"):
-        assert (
-            row["ddpm_unet"] == shipped_hashes()["ddpm_unet.pth"]
-            and row["classifier"] == shipped_hashes()["classifier.pth"]
-        )
-        reference = f"{row['reference']} {row['unit']}" if row["reference"] else ""
-        assert (
-            f"| {row['what']} | {row['ours']} {row['unit']} | {reference} | {row['ratio']} |"
-            in readme
-        ), row
+def report_tables():
+    """The tables of the report: the CSV file linked above, the header, and the rows of cells."""
+    tables, path, before = [], None, ""
+    for line in REPORT.read_text().splitlines():
+        for link in re.findall(r"\]\((\S+\.csv)\)", line):
+            path = (REPORT.parent / link).resolve()
+        cells = [text.strip() for text in line.strip("|").split("|")]
+        if line.startswith("|") and not before.startswith("|"):
+            tables.append((path, cells, []))
+        elif line.startswith("|") and not line.startswith("|---"):
+            tables[-1][2].append(cells)
+        before = line
+    return tables
+
+
+@pytest.mark.parametrize(
+    "path, header, shown", report_tables(), ids=lambda x: getattr(x, "name", "")
+)
+def test_each_row_of_the_report_is_a_row_of_its_csv(path, header, shown):
+    held = [[cell(row, column) for column in header] for row in rows_of(path)]
+    assert shown
+    for row in shown:
+        assert held.count(row) == shown.count(row) == 1, row
+
+
+def test_the_report_links_every_csv():
+    linked = re.findall(r"\]\((\S+\.csv)\)", REPORT.read_text())
+    files = [*(ROOT / "results").glob("*.csv"), ROOT / "benchmarks" / "benchmark.csv"]
+    assert {(REPORT.parent / link).resolve() for link in linked} == set(files)
+
+
+def test_each_interval_in_the_prose_of_the_report_was_measured():
+    judge = read_checkpoint(ROOT / "models" / "judge.pth", "?")["training"]["test_accuracy"]
+    held = [(judge, *wilson_interval(round(10_000 * judge), 10_000))]
+    names = ("accuracy", "accuracy_low", "accuracy_high")
+    held += [[float(row[name]) for name in names] for path in TABLES for row in measured(path)]
+    found = re.findall(r"(0\.\d{4}) \[(0\.\d{4}), (0\.\d{4})\]", REPORT.read_text())
+    assert found and set(found) <= {tuple(f"{value:.4f}" for value in row) for row in held}
+
+
+def test_the_rows_of_results_in_the_readme_are_rows_of_a_csv():
+    """Each row that ends in accuracy [interval], Fréchet distance, precision and recall."""
+    number = r"\d\.\d+"
+    pattern = rf"{number} \[{number}, {number}\](?: \| {number}){{3}} \|"
+    held = {" | ".join(cell(row, name) for name in RESULTS) + " |"
+            for path in (ROOT / "results").glob("*.csv") for row in measured(path)}  # fmt: skip
+    found = re.findall(pattern, (ROOT / "README.md").read_text())
+    assert found and set(found) <= held
+
+
+def measured(path):
+    """The rows of a CSV file that have an accuracy with its interval."""
+    return [row for row in rows_of(path) if "accuracy_low" in row]
+
+
+def test_the_benchmark_and_the_first_seed_are_of_the_shipped_weights():
+    hashes = shipped_hashes()
+    seeds = read_rows(ROOT / "results" / "seeds.csv")
+    assert len({row["training_seed"] for row in seeds}) == len(seeds) >= 3
+    for row in [seeds[0], *read_rows(ROOT / "benchmarks" / "benchmark.csv")]:
+        assert all(row[name] == hashes[f"{name}.pth"] for name in ("ddpm_unet", "classifier"))
+    assert seeds[0]["judge"] == hashes["judge.pth"]

@@ -159,6 +159,18 @@ def test_the_sampler_clips_at_scale_0_only(monkeypatch, unet, classifier, name, 
     assert [scheduler.config[clips] for scheduler in made] == [True, False]
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_predicted_x_0_is_clipped_to_1(name):
+    """In a single step from noise, which ends at the predicted x_0."""
+    for clip, largest in ((True, 1), (False, 3)):
+        scheduler = inference.make_sampler(name, 1, clip=clip)
+        t, root = scheduler.timesteps[0], scheduler.alphas_cumprod[999].sqrt()
+        x_t = 3 * root * torch.ones(1, 1, 28, 28)
+        generators = [torch.Generator().manual_seed(0)]
+        x_0 = scheduler.step(torch.zeros_like(x_t), t, x_t, generator=generators).prev_sample
+        assert x_0.max().item() == pytest.approx(largest, abs=1e-3)
+
+
 def test_samples_are_clipped_on_both_sides():
     """Noise predicted far from x_t moves the images far out of [-1, 1]."""
     far = torch.ones(1, 1, 28, 28)

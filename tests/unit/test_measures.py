@@ -147,5 +147,6 @@ def test_a_balanced_subset_has_equally_many_of_each_digit():
     assert torch.bincount(digits).tolist() == [20] * 10
     index = subset.flatten().long()
     assert torch.equal(labels[index], digits) and len(index.unique()) == 200
+    assert torch.equal(index, balanced_subset(images, labels, 200)[0].flatten().long())
     assert not torch.equal(index, balanced_subset(images, labels, 200, seed=1)[0].flatten().long())
     assert index.max() > 500  # not the first ones
