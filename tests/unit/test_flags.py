@@ -166,9 +166,11 @@ def test_the_predicted_x_0_is_clipped_to_1(name):
         scheduler = inference.make_sampler(name, 1, clip=clip)
         t, root = scheduler.timesteps[0], scheduler.alphas_cumprod[999].sqrt()
         x_t = 3 * root * torch.ones(1, 1, 28, 28)
+        x_t[..., :14] = 0.5 * root
         generators = [torch.Generator().manual_seed(0)]
         x_0 = scheduler.step(torch.zeros_like(x_t), t, x_t, generator=generators).prev_sample
-        assert x_0.max().item() == pytest.approx(largest, abs=1e-3)
+        assert x_0[..., 14:].max().item() == pytest.approx(largest, abs=1e-3)
+        assert x_0[..., :14].max().item() == pytest.approx(0.5, abs=1e-3)  # not rescaled
 
 
 def test_samples_are_clipped_on_both_sides():
