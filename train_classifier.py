@@ -145,7 +145,7 @@ def main(argv=None):
     )
     warmup = min(WARMUP_STEPS, args.steps // 2)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
-    settings = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
+    settings = cli.training_settings(args)
     parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
     run = Run("classifier", settings, parts, len(images),

@@ -154,7 +154,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = make_unet().to(device)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    settings = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
+    settings = cli.training_settings(args)
     settings["precision"] = pick_precision(args.precision, device)
     parts, warmup = {"network": unet, "ema": ema}, min(WARMUP_STEPS, args.steps // 2)
     optimizers = make_optimizers(unet, args.lr)

@@ -155,7 +155,7 @@ def main(argv=None):
         judge.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
     )
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
-    settings = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
+    settings = cli.training_settings(args)
     parts = {"network": judge, "ema": ema, "best": best}
     parts |= {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from support.checkpoints import MODELS
 from support.errors import UserError
 from support.files import beside, check_writable
 
@@ -91,7 +92,7 @@ def add_common_flags(parser):
     parser.add_argument(
         "--models",
         type=Path,
-        default=beside("models"),
+        default=MODELS,
         metavar="DIR",
         help="folder of the checkpoints",
     )
@@ -155,6 +156,11 @@ def add_training_flags(parser, steps, batch_size, lr):
         "--lr", type=number(float, 0, exclusive=True), default=lr, help="peak learning rate"
     )
     parser.add_argument("--resume", action="store_true", help="continue a stopped training")
+
+
+def training_settings(args):
+    """The flags that the weights of every training depend on: a dict, for `Run`."""
+    return {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
 
 
 def pick_device(name):
