@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-NUM_CLASSES = 10
-
 
 class Classifier(nn.Module):
     """Logits of p(y | x_t, t).
@@ -24,11 +22,13 @@ class Classifier(nn.Module):
     Args:
         channels: width at 14x14, a multiple of 8; at 7x7 it is twice as wide.
         embedding_dim: width of the embedding of t.
+        num_classes: C, the values of y.
     """
 
-    def __init__(self, channels=32, embedding_dim=128):
+    def __init__(self, channels=32, embedding_dim=128, num_classes=10):
         super().__init__()
         self.config = {"channels": channels, "embedding_dim": embedding_dim}
+        self.config["num_classes"] = num_classes
         self.time_proj = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(64, embedding_dim)
         self.conv_in = nn.Conv2d(1, channels, 4, stride=2, padding=1)
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         self.block2 = FiLMBlock(channels, 2 * channels, embedding_dim, stride=2)
         self.block3 = FiLMBlock(2 * channels, 2 * channels, embedding_dim)
         self.norm_out = nn.GroupNorm(8, 2 * channels)
-        self.linear = nn.Linear(2 * channels * 7 * 7, NUM_CLASSES)
+        self.linear = nn.Linear(2 * channels * 7 * 7, num_classes)
 
     def forward(self, x_t, t):
         """Classify noisy images.
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
             t: (B,), integer timesteps 0 .. 999.
 
         Returns:
-            logits: (B, 10).
+            logits: (B, C).
         """
         assert x_t.shape[1:] == (1, 28, 28), f"x_t is (B, 1, 28, 28), not {tuple(x_t.shape)}"
         assert t.shape == x_t.shape[:1], f"t is (B,) = ({len(x_t)},), not {tuple(t.shape)}"
@@ -59,7 +59,7 @@ class Classifier(nn.Module):
         return self.linear(h)
 
     def log_p(self, x_t, t, y):
-        """log p(y | x_t, t) of the digits y (B,): (B,). This is the guide that sampling takes."""
+        """log p(y | x_t, t) of the classes y (B,): (B,). This is the guide that sampling takes."""
         return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
 
 

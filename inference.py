@@ -15,11 +15,14 @@ from pathlib import Path
 
 import torch
 
-from classifier import NUM_CLASSES, Classifier
+from classifier import Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, UNet, abar, clipped_noise
 from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps
+from mnist import MNIST_INFO, class_numbers
 from support import cli, pictures
+from support.autograd import gradient_of_sum
 from support.checkpoints import MODELS, load_checkpoint, provenance
+from support.errors import require
 from support.streams import in_batches
 
 GUIDANCE_SCALE = 25.0  # s where abar_t = 1/2
@@ -28,6 +31,7 @@ SAMPLER = "sde-dpmsolver++"
 STEPS = 20  # network calls per image
 BATCH_SIZE = 100
 NAMES = ("ddpm_unet.pth", "classifier.pth")
+AGREED = {"schedule": SCHEDULE, "dataset": MNIST_INFO}  # the latter if a checkpoint does not say
 
 
 def reverse_process(predict_noise, scheduler, x_T, generators):
@@ -49,7 +53,7 @@ def guided_noise(unet, log_p, x_t, t, y, guidance_scale, clip=True):
 
     Args:
         log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`.
-        x_t: (B, 1, 28, 28). t: () or (B,). y: (B,), what is asked for.
+        x_t: (B, 1, 28, 28). t: () or (B,). y: (B, ...), what is asked for.
         clip: clip the predicted x_0 to [-1, 1] before guiding it, as openai/guided-diffusion does.
     """
     with torch.no_grad():
@@ -65,10 +69,11 @@ def guide_gradient(log_p, x_t, t, y):
     """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, 1, 28, 28).
 
     The gradient of the sum is the batch of gradients: log p of an image depends on no other image.
+    Raises UserError for a log_p that is not (B,), or whose gradient is not finite or not there.
     """
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
-        return torch.autograd.grad(log_p(x_t, t, y).sum(), x_t)[0]
+        return gradient_of_sum(log_p(x_t, t, y), x_t)
 
 
 def scale_at(t, guidance_scale, early_scale=EARLY_SCALE):
@@ -82,9 +87,9 @@ def scale_at(t, guidance_scale, early_scale=EARLY_SCALE):
 
 def sample(unet, log_p, y, *, guidance_scale=GUIDANCE_SCALE, early_scale=EARLY_SCALE,
            sampler=SAMPLER, steps=STEPS, seed=0, batch_size=BATCH_SIZE):  # fmt: skip
-    """Draw an image of each digit y (N,): (N, 1, 28, 28) in [-1, 1]. At scale 0, log_p may be None.
+    """Draw an image of each y (N, ...): (N, 1, 28, 28) in [-1, 1]. At scale 0, log_p may be None.
 
-    The noise of an image depends on the seed, its digit and its number among those of the digit.
+    The noise depends on the seed, the digit and its number among those; for other y, on its number.
     See `guided_noise`, `scale_at` and `make_sampler`. Raises UserError if an image is not finite.
     """
     predict_noise = noise_predictor(unet, log_p, guidance_scale, early_scale)
@@ -115,16 +120,19 @@ def sample_with(predict_noise, new_sampler, y, seed=0, batch_size=BATCH_SIZE):
 
 def load_models(folder=MODELS, device="cpu", guide=True):
     """The U-Net and the classifier (None unless `guide`) of a folder. Raises UserError."""
-    load, folder = partial(load_checkpoint, schedule=SCHEDULE, device=device), Path(folder)
+    load, folder = partial(load_checkpoint, **AGREED, device=device), Path(folder)
     unet = load(folder / NAMES[0], UNet, made_by="train_ddpm.py")
     guide = load(folder / NAMES[1], Classifier, made_by="train_classifier.py") if guide else None
+    one = guide is None or guide.dataset == unet.dataset
+    require(one, f"{' and '.join(NAMES)} in {folder} are of two data sets: train both on one")
     return unet, guide
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add, number = parser.add_argument, cli.number
-    add("--digits", nargs="+", choices=[*"0123456789", "all"], default=["1"], help="one row each")
+    add("--digits", "--classes", nargs="+", default=["1"], metavar="NAME",
+        help="one row each: names of classes, their numbers from 0, or all")  # fmt: skip
     add("--num-samples", type=number(int, 1), default=8, help="images of each digit")
     add("--guidance-scale", type=number(float, 0), nargs="+", default=[GUIDANCE_SCALE], metavar="S",
         help="s where abar_t = 1/2; 0: unguided; several: one row each, same noise")  # fmt: skip
@@ -137,11 +145,8 @@ def parse_args(argv):
     cli.add_output_flags(parser, "guided_output.png")
     cli.add_common_flags(parser)
     args = parser.parse_args(argv)
-    if "all" in args.digits and len(args.digits) > 1:
-        parser.error("argument --digits: 'all' goes alone")
     if len(args.guidance_scale) > 1 and (args.npz or args.gif or args.compare):
         parser.error("argument --guidance-scale: --npz, --gif and --compare take one scale")
-    args.digits = [*range(NUM_CLASSES)] if args.digits == ["all"] else [*map(int, args.digits)]
     args.guidance_scales = [0.0] * args.compare + args.guidance_scale
     return args
 
@@ -149,9 +154,11 @@ def parse_args(argv):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    cli.check_outputs(args, len(args.digits) * args.num_samples)
     device, guided = cli.pick_device(args.device), max(args.guidance_scales) > 0
     unet, classifier = load_models(args.models, device, guided)
+    args.digits = class_numbers(args.digits, unet.dataset["classes"])
+    args.names = [unet.dataset["classes"][y] for y in args.digits]
+    cli.check_outputs(args, len(args.digits) * args.num_samples)
     y = torch.tensor(args.digits).repeat_interleave(args.num_samples)
     flags = ("digits", "num_samples", "guidance_scales", "compare", "early_scale", "sampler")
     settings = {name: getattr(args, name) for name in (*flags, "steps", "seed", "batch_size")}

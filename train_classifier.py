@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch.nn.utils import clip_grad_norm_
 
-from classifier import NUM_CLASSES, Classifier
+from classifier import Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, stratified_timesteps
-from mnist import load_mnist
+from mnist import add_data_flags, open_dataset
 from support import cli
 from support.checkpoints import provenance, save_checkpoint
 from support.files import check_writable, make_folders, results_folder
@@ -117,9 +117,9 @@ def accuracy_against_t(classifier, images, labels, device="cpu", every=100):
     return timesteps, accuracy
 
 
-def plot_accuracy(timesteps, accuracy, num_images):
+def plot_accuracy(timesteps, accuracy, num_images, num_classes):
     """Accuracy against t, with a line for chance: a matplotlib figure."""
-    curves = {"noise-aware classifier": accuracy, "chance": [1 / NUM_CLASSES] * len(timesteps)}
+    curves = {"noise-aware classifier": accuracy, "chance": [1 / num_classes] * len(timesteps)}
     ylabel = f"accuracy on {num_images:,} validation images"
     return line_plot(timesteps, curves, xlabel="timestep t", ylabel=ylabel, ylim=(0, 1.02))
 
@@ -128,37 +128,37 @@ def plot_accuracy(timesteps, accuracy, num_images):
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
+    add_data_flags(parser)
     args = parser.parse_args(argv)
     device = cli.pick_device(args.device)
     keep_memory()
-    images, labels = load_mnist("train", args.data)
-    validation = load_mnist("validation", args.data)
+    dataset = open_dataset(args)
+    (images, labels), validation = dataset.load("train"), dataset.load("validation")
     weights, state = args.models / "classifier.pth", args.models / "classifier.state.pth"
     figure = results_folder(args.models) / "classifier_accuracy.png"
     make_folders(args.models, figure.parent)
     check_writable(weights, figure, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    classifier = Classifier().to(device)
+    classifier = Classifier(num_classes=len(dataset.info["classes"])).to(device)
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
     )
     warmup = min(WARMUP_STEPS, args.steps // 2)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
-    settings = cli.training_settings(args)
+    settings = cli.training_settings(args, dataset.info)
     parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
     run = Run("classifier", settings, parts, len(images),
               lambda run: measure_epoch(run, classifier, validation, device))  # fmt: skip
     run.keep_state(state, args.resume, "train_classifier.py")
-    cli.say_start(args.data, device, args.steps * args.batch_size * 5.5e-4)
+    cli.say_start(args.dataset, device, args.steps * args.batch_size * 5.5e-4)
     train(run, classifier, optimizer, images, labels)
     summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
-    save_checkpoint(weights, classifier, SCHEDULE, args.seed, summary)
+    save_checkpoint(weights, classifier, SCHEDULE, dataset.info, args.seed, summary)
     made_from = provenance(args.models, [weights.name], device, **settings)
-    plotted = plot_accuracy(
-        *accuracy_against_t(classifier, *validation, device), len(validation[0])
-    )
+    t, accuracy = accuracy_against_t(classifier, *validation, device)
+    plotted = plot_accuracy(t, accuracy, len(validation[0]), len(dataset.info["classes"]))
     save_figure(figure, plotted, made_from)
     run.done()
     print(f"{weights} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")

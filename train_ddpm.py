@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 import inference
 from diffusion import ALPHAS_CUMPROD, SCHEDULE, add_noise, make_unet, simple_loss
 from diffusion import stratified_timesteps
-from mnist import load_mnist
+from mnist import add_data_flags, open_dataset
 from support import cli
 from support.checkpoints import provenance, save_checkpoint
 from support.files import beside, check_writable, is_shipped, make_folders, results_folder
@@ -137,13 +137,15 @@ def plot_loss(history):
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     cli.add_training_flags(parser, TRAIN_STEPS, BATCH_SIZE, LEARNING_RATE)
+    add_data_flags(parser)
     precisions = ("auto", "bfloat16", "float32")
     parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
     args = parser.parse_args(argv)
     device = cli.pick_device(args.device)
     keep_memory()
-    images, _ = load_mnist("train", args.data)  # the labels are not used
-    validation = load_mnist("validation", args.data)[0][:NUM_VALIDATION_IMAGES]
+    dataset = open_dataset(args)
+    images, _ = dataset.load("train")  # the labels are not used
+    validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
     weights, state = args.models / "ddpm_unet.pth", args.models / "ddpm_unet.state.pth"
     figure = results_folder(args.models) / "ddpm_loss.png"
     place = beside if is_shipped(args.models) else args.models.joinpath
@@ -154,7 +156,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = make_unet().to(device)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    settings = cli.training_settings(args)
+    settings = cli.training_settings(args, dataset.info)
     settings["precision"] = pick_precision(args.precision, device)
     parts, warmup = {"network": unet, "ema": ema}, min(WARMUP_STEPS, args.steps // 2)
     optimizers = make_optimizers(unet, args.lr)
@@ -165,12 +167,12 @@ def main(argv=None):
     run = Run("U-Net", settings, parts, len(images),
               lambda run: measure_epoch(run, unet, ema, validation, previews))  # fmt: skip
     run.keep_state(state, args.resume, "train_ddpm.py")
-    cli.say_start(args.data, device, args.steps * args.batch_size * 2.4e-3)
+    cli.say_start(args.dataset, device, args.steps * args.batch_size * 2.4e-3)
     ema.to(device)
     train(run, unet, ema, optimizers, images, loss_weights())
     ema.copy_to(unet.parameters())
     summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
-    save_checkpoint(weights, unet, SCHEDULE, args.seed, summary)
+    save_checkpoint(weights, unet, SCHEDULE, dataset.info, args.seed, summary)
     made_from = provenance(args.models, [weights.name], device, **settings)
     save_figure(figure, plot_loss(run.history), made_from)
     flags = ["--models", args.models, "--device", args.device, "--output", samples]

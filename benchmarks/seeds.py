@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluation.bench import Bench
 from evaluation.tables import NUM_SWEEP
 from inference import NAMES, load_models
-from mnist import DATA
+from mnist import Dataset
 from support.checkpoints import MODELS, read_checkpoint
 from support.cli import pick_device
 from support.files import beside, sha256
@@ -45,7 +45,7 @@ def main():
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of the checkpoints")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="CSV")
     args = parser.parse_args()
-    bench = Bench(MODELS, DATA, "validation", 0, pick_device("auto"))
+    bench = Bench(MODELS, Dataset(), "validation", 0, pick_device("auto"))
     rows = []
     for folder in args.folders:
         rows.append(measured(bench, folder))

@@ -3,11 +3,9 @@
 import matplotlib.pyplot as plt
 import torch
 
-from classifier import NUM_CLASSES
 from diffusion import SAMPLERS
 from support.pictures import save_figure, save_labelled_grid
 
-DIGITS = [f"{digit}" for digit in range(NUM_CLASSES)]
 SCALE_TICKS = (0, 1, 2, 5, 10, 25, 100)
 PICTURE_SCALES = (0, 1, 2, 5, 20, 100, 10_000, 100_000)
 NAMES = {
@@ -86,17 +84,17 @@ def plot_guide(bench, path, scales, curves):
 def draw_scales(bench, path):
     """Samples from the same noise, a row per scale, up to scales where they visibly fail."""
     scales = map(float, PICTURE_SCALES)
-    settings = [bench.settings(2 * NUM_CLASSES, guidance_scale=scale) for scale in scales]
+    settings = [bench.settings(2 * len(bench.classes), guidance_scale=scale) for scale in scales]
     rows = torch.cat([bench.draw(row)[0] for row in settings])
     labels = [f"scale {scale:,}" for scale in PICTURE_SCALES]
-    save_labelled_grid(path, rows, labels, DIGITS, bench.provenance(scales=PICTURE_SCALES))
+    save_labelled_grid(path, rows, labels, bench.classes, bench.provenance(scales=PICTURE_SCALES))
 
 
 def draw_rows(bench, path, settings):
-    """Samples from the same noise, a row per settings of 2 images of each digit."""
+    """Samples from the same noise, a row per settings of 2 images of each class."""
     rows = torch.cat([bench.draw(row)[0] for row in settings])
     labels = [row_label(bench, row) for row in settings]
-    save_labelled_grid(path, rows, labels, DIGITS, bench.provenance(rows=settings))
+    save_labelled_grid(path, rows, labels, bench.classes, bench.provenance(rows=settings))
 
 
 def row_label(bench, row):
@@ -105,17 +103,24 @@ def row_label(bench, row):
         "same s at every t" if row["early_scale"] == "inf" else f"early scale {row['early_scale']}"
     )
     names = {"sampler": row["sampler"], "early_scale": early}
-    defaults = bench.settings(row["n"])
+    defaults = bench.settings(int(row["n"]))
     return ", ".join([row["variant"], *(names[k] for k in names if row[k] != defaults[k])])
 
 
 def draw_nearest(bench, path):
-    """A sample of each digit above its three nearest training images: is it copying?"""
-    images, _ = bench.draw(bench.settings(NUM_CLASSES))
-    distance = torch.cdist(images.flatten(1), bench.train_images.flatten(1))  # (10, 55000)
-    nearest = bench.train_images[distance.topk(3, largest=False).indices.T.flatten()]
+    """A sample of each class above its three nearest training images: is it copying?"""
+    images, _ = bench.draw(bench.settings(len(bench.classes)))
+    nearest = nearest_images(images, bench.train_images, 3)
     labels = ["sample", "nearest training image", "2nd nearest", "3rd nearest"]
-    save_labelled_grid(path, torch.cat([images, nearest]), labels, DIGITS, bench.provenance())
+    save_labelled_grid(
+        path, torch.cat([images, nearest]), labels, bench.classes, bench.provenance()
+    )
+
+
+def nearest_images(images, train_images, k):
+    """The k nearest training images of each image: all the nearest ones, then all the 2nd, ..."""
+    distance = torch.cdist(images.flatten(1), train_images.flatten(1))  # (10, 55000)
+    return train_images[distance.topk(k, largest=False).indices.T.flatten()]
 
 
 def column(rows, name):

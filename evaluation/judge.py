@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from classifier import NUM_CLASSES
 from diffusion import SCHEDULE
-from mnist import load_mnist
+from inference import AGREED
+from mnist import add_data_flags, open_dataset
 from support import cli
 from support.checkpoints import MODELS, load_checkpoint, save_checkpoint
 from support.files import check_writable, make_folders
@@ -40,11 +40,12 @@ class Judge(nn.Module):
 
     Args:
         num_features: width of the features before the last layer, in which distances are measured.
+        num_classes: C.
     """
 
-    def __init__(self, num_features=128):
+    def __init__(self, num_features=128, num_classes=10):
         super().__init__()
-        self.config = {"num_features": num_features}
+        self.config = {"num_features": num_features, "num_classes": num_classes}
         self.convolutions = nn.Sequential(
             *block(1, 32, 5), nn.MaxPool2d(2),
             *block(32, 64, 3), nn.MaxPool2d(2),
@@ -56,14 +57,14 @@ class Judge(nn.Module):
             nn.BatchNorm1d(num_features),
             nn.ReLU(),
         )
-        self.linear = nn.Linear(num_features, NUM_CLASSES)
+        self.linear = nn.Linear(num_features, num_classes)
 
     def features(self, x_0):
         """(B, 1, 28, 28) in [-1, 1] -> (B, num_features)."""
         return self.fully_connected(self.convolutions(x_0))
 
     def forward(self, x_0):
-        """(B, 1, 28, 28) in [-1, 1] -> logits (B, 10)."""
+        """(B, 1, 28, 28) in [-1, 1] -> logits (B, C)."""
         return self.linear(self.features(x_0))
 
 
@@ -76,7 +77,7 @@ def block(in_channels, out_channels, size):
 def load_judge(folder=MODELS, device="cpu"):
     """The judge of a folder, in eval mode. Raises UserError."""
     path, made_by = Path(folder, "judge.pth"), "-m evaluation.judge"
-    return load_checkpoint(path, Judge, schedule=SCHEDULE, made_by=made_by, device=device)
+    return load_checkpoint(path, Judge, **AGREED, made_by=made_by, device=device)
 
 
 @torch.no_grad()
@@ -139,36 +140,38 @@ def measure_epoch(run, ema, best, validation, device):
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
+    add_data_flags(parser)
     args = parser.parse_args(argv)
     device = cli.pick_device(args.device)
-    images, labels = load_mnist("train", args.data)
-    validation = load_mnist("validation", args.data)
+    dataset = open_dataset(args)
+    (images, labels), validation = dataset.load("train"), dataset.load("validation")
     weights, state = args.models / "judge.pth", args.models / "judge.state.pth"
     make_folders(args.models)
     check_writable(weights, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    judge, best = Judge().to(device), Judge().to(device)
+    num_classes = len(dataset.info["classes"])
+    judge, best = (Judge(num_classes=num_classes).to(device) for _ in range(2))
     multi_avg_fn = get_ema_multi_avg_fn(EMA_DECAY)
     ema = AveragedModel(judge, multi_avg_fn=multi_avg_fn, use_buffers=True)
     optimizer = torch.optim.AdamW(
         judge.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
     )
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
-    settings = cli.training_settings(args)
+    settings = cli.training_settings(args, dataset.info)
     parts = {"network": judge, "ema": ema, "best": best}
     parts |= {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
     run = Run("judge", settings, parts, len(images),
               lambda run: measure_epoch(run, ema, best, validation, device))  # fmt: skip
     run.keep_state(state, args.resume, "-m evaluation.judge")
-    cli.say_start(args.data, device, args.steps * args.batch_size * 1.3e-3)
+    cli.say_start(args.dataset, device, args.steps * args.batch_size * 1.3e-3)
     train(run, judge, ema, optimizer, images, labels)
     chosen = max(reversed(run.history), key=lambda entry: entry["validation_accuracy"])
-    test_accuracy = accuracy_of(best.eval(), *load_mnist("test", args.data), device)
+    test_accuracy = accuracy_of(best.eval(), *dataset.load("test"), device)
     seconds = run.elapsed()
     summary = {**settings, "seconds": seconds, "chosen": chosen, "test_accuracy": test_accuracy}
-    save_checkpoint(weights, best, SCHEDULE, args.seed, summary)
+    save_checkpoint(weights, best, SCHEDULE, dataset.info, args.seed, summary)
     run.done()
     print(f"{weights}: {args.steps} steps in {seconds:.0f} s; step {chosen['step']} is kept: "
           f"validation accuracy {chosen['validation_accuracy']:.4f}, "

@@ -5,7 +5,6 @@ import math
 import torch
 from torch import nn
 
-from classifier import NUM_CLASSES
 from evaluation.judge import judge_images
 from support.streams import generator
 
@@ -14,16 +13,22 @@ try:
 except ModuleNotFoundError:  # evaluate.py reports it
     FrechetInceptionDistance = None
 
+ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_per_digit")
 NUM_NEIGHBOURS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 
 
 def measure(judge, images, labels, real_features, device="cpu"):
-    """All measures of images (N, 1, 28, 28) that should show `labels` (N,): a dict of strings."""
+    """All measures of images (N, 1, 28, 28) that should show `labels` (N,): a dict of strings.
+
+    If `labels` is None, each measure of accuracy is "-".
+    """
     features, prediction = judge_images(judge, images, device)
+    unknown = dict.fromkeys(ACCURACY, "-") if labels is None else {}
+    labels = prediction if labels is None else labels
     correct = prediction == labels
     low, high = wilson_interval(correct.sum().item(), len(labels))
     precision, recall = precision_recall(real_features, features)
-    by_digit = [correct[labels == y] for y in range(NUM_CLASSES)]
+    by_digit = [correct[labels == y] for y in range(int(labels.max()) + 1)]
     return {
         "accuracy": f"{correct.float().mean():.4f}",
         "accuracy_low": f"{low:.4f}",
@@ -34,7 +39,7 @@ def measure(judge, images, labels, real_features, device="cpu"):
         "accuracy_per_digit": " ".join(
             f"{part.float().mean():.3f}" if len(part) else "-" for part in by_digit
         ),
-    }
+    } | unknown
 
 
 def wilson_interval(correct, n, z=1.96):
@@ -42,7 +47,7 @@ def wilson_interval(correct, n, z=1.96):
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def frechet_distance(real, fake):
@@ -77,8 +82,7 @@ def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=1_000):
 
 
 def balanced_subset(images, labels, n, seed=0):
-    """n random images, equally many of each digit, and their labels."""
-    order = torch.randperm(len(labels), generator=generator(seed))
-    digits = [order[labels[order] == y][: n // NUM_CLASSES] for y in range(NUM_CLASSES)]
-    index = torch.cat(digits)
+    """n random images (or all, if these are fewer), equally many of each class, and labels."""
+    order, classes = torch.randperm(len(labels), generator=generator(seed)), labels.unique()
+    index = torch.cat([order[labels[order] == y][: n // len(classes)] for y in classes])
     return images[index], labels[index]

@@ -4,28 +4,72 @@ A variant is a function (unet, log_p, x_t, t, y, guidance_scale) -> eps_hat. To 
 here and name it in `variants`; `python evaluate.py --sweep controls` then measures it.
 """
 
+import importlib.util
+import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from classifier import NUM_CLASSES
-from diffusion import abar, clipped_noise, sampling_timesteps
+from diffusion import abar, clipped_noise, predicted_x_0, sampling_timesteps
 from inference import guided_noise
+from support.errors import UserError, require
 from support.streams import generator
 
+GUIDE_OF = {  # variant -> its guide in evaluation/guides.py; all others take the classifier
+    "clean guide at x_t": "clean",
+    "clean guide at predicted x_0": "clean",
+    "raw-t guide": "raw_t",
+}
 
-def variants(steps):
+
+def variants(steps, num_classes=10):
     """Name -> variant, for a sampler with that many steps."""
+    timesteps = sampling_timesteps(steps)
+    shift_of_mean = partial(algorithm_1, timesteps=timesteps)
     return {
         "ADM Algorithm 2": guided_noise,
         "without sqrt(1 - abar_t)": without_root,
-        "ADM Algorithm 1": partial(algorithm_1, timesteps=sampling_timesteps(steps)),
+        "ADM Algorithm 1": shift_of_mean,
         "clip after the tilt": clipped_afterwards,
         "no clipping": partial(guided_noise, clip=False),
         "guide t >= 500 only": partial(guided_sometimes, where=range(500, 1000)),
         "guide t < 500 only": partial(guided_sometimes, where=range(500)),
-        "wrong digits": guided_to_other_digits,
+        "wrong digits": partial(guided_to_other_digits, num_classes=num_classes),
+        "gradient at the mean": at_the_mean(guided_noise, timesteps),
+        "Algorithm 1 at the mean": at_the_mean(shift_of_mean, timesteps),
+        "guide at t = 0": at_t_0,
+        "clean guide at x_t": guided_noise,
+        "clean guide at predicted x_0": at_predicted_x_0,
+        "raw-t guide": guided_noise,
     }
+
+
+def brought(text):
+    """The variant that guides by a log_p of the user's own, named FILE.py:NAME.
+
+    Raises:
+        UserError: there is no such function, or the file cannot be run.
+    """
+    path, _, name = text.rpartition(":")
+    require(Path(path).is_file(), f"--guide {text}: there is no file {path!r}; write FILE.py:NAME")
+    sys.path.append(str(Path(path).resolve().parent))  # for what it imports
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the user's code can raise anything
+        raise UserError(f"--guide {text}: {type(error).__name__}: {error}") from error
+    log_p = getattr(module, name, None)
+    require(callable(log_p), f"--guide {text}: {path} has no function {name!r}")
+
+    def own_log_p(x_t, t, y):
+        try:
+            return log_p(x_t, t, y)
+        except Exception as error:  # as above
+            raise UserError(f"--guide {text}: {type(error).__name__}: {error}") from error
+
+    return lambda unet, _, *args: guided_noise(unet, own_log_p, *args)
 
 
 def without_root(unet, log_p, x_t, t, y, guidance_scale):
@@ -40,12 +84,19 @@ def algorithm_1(unet, log_p, x_t, t, y, guidance_scale, timesteps):
     s (1 - abar_prev) / sqrt(abar_prev) * grad, where `prev` is the next, less noisy timestep.
     That is ADM (14) at the scale below. It holds for the "ddpm" sampler.
     """
-    after = timesteps.index(int(t)) + 1
-    abar_prev = abar(torch.tensor(timesteps[after])) if after < len(timesteps) else torch.ones(1)
-    abar_prev = abar_prev.to(x_t.device)
+    _, abar_prev = next_step(t, timesteps)
     scale = (abar(t) / abar_prev).sqrt() * (1 - abar_prev) / (1 - abar(t))
     scale = scale.clamp(min=1e-20)  # the last step has no shift, and is clipped all the same
     return guided_noise(unet, log_p, x_t, t, y, guidance_scale * scale)
+
+
+def next_step(t, timesteps):
+    """The next, less noisy timestep () and its abar; after the last one, 0 and 1: that is x_0."""
+    after = timesteps.index(int(t)) + 1
+    if after == len(timesteps):
+        return torch.zeros_like(t), torch.ones(1, device=t.device)
+    t_prev = torch.full_like(t, timesteps[after])
+    return t_prev, abar(t_prev)
 
 
 def clipped_afterwards(unet, log_p, x_t, t, y, guidance_scale):
@@ -61,8 +112,47 @@ def guided_sometimes(unet, log_p, x_t, t, y, guidance_scale, where):
     return clipped_noise(x_t, t, guided_noise(unet, log_p, x_t, t, y, 0))
 
 
-def guided_to_other_digits(unet, log_p, x_t, t, y, guidance_scale):
+def guided_to_other_digits(unet, log_p, x_t, t, y, guidance_scale, num_classes):
     """Guide to random digits instead of those asked for: accuracy must fall to chance."""
     rng = generator(len(y), int(y.sum()))  # the same other digits at every step
-    other = torch.randint(NUM_CLASSES, y.shape, generator=rng).to(y.device)
+    other = torch.randint(num_classes, y.shape, generator=rng).to(y.device)
     return guided_noise(unet, log_p, x_t, t, other, guidance_scale)
+
+
+def at_the_mean(form, timesteps):
+    """The variant `form`, with the gradient at the mean of the DDPM step, where ADM derives it.
+
+    DDPM (7) is the mean of the next, less noisy x, so the guide is given the t of that step.
+    """
+
+    def variant(unet, log_p, x_t, t, y, guidance_scale):
+        t_prev, abar_prev = next_step(t, timesteps)
+        with torch.no_grad():
+            x_0, alpha = predicted_x_0(x_t, t, unet(x_t, t).sample), abar(t) / abar_prev
+        of_x_0, of_x_t = abar_prev.sqrt() * (1 - alpha), alpha.sqrt() * (1 - abar_prev)
+        mean = (of_x_0 * x_0 + of_x_t * x_t) / (1 - abar(t))
+
+        def log_p_at_mean(x, _, y):  # its gradient at x = x_t is that of log_p at the mean
+            return log_p(x - x_t + mean, t_prev.expand(len(x)), y)
+
+        return form(unet, log_p_at_mean, x_t, t, y, guidance_scale)
+
+    return variant
+
+
+def at_t_0(unet, log_p, x_t, t, y, guidance_scale):
+    """The guide is told that t is 0, whatever it is."""
+
+    def log_p_at_t_0(x, t, y):
+        return log_p(x, torch.zeros_like(t), y)
+
+    return guided_noise(unet, log_p_at_t_0, x_t, t, y, guidance_scale)
+
+
+def at_predicted_x_0(unet, log_p, x_t, t, y, guidance_scale):
+    """The guide is given the predicted x_0, at t = 0; its gradient goes through the U-Net."""
+
+    def log_p_of_x_0(x, t, y):
+        return log_p(predicted_x_0(x, t, unet(x, t).sample), torch.zeros_like(t), y)
+
+    return guided_noise(unet, log_p_of_x_0, x_t, t, y, guidance_scale)

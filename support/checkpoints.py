@@ -1,5 +1,6 @@
 """Checkpoints (.pth): tensors and plain values from which a network is rebuilt, and provenance."""
 
+import contextlib
 import io
 import json
 import platform
@@ -9,19 +10,19 @@ import diffusers
 import torch
 
 from support.errors import UserError
-from support.files import atomic_write, beside, sha256
+from support.files import atomic_write, beside, is_shipped, sha256
 
 MODELS = beside("models")
 KEYS = {"network", "config", "schedule", "seed", "training", "state_dict"}
 
 
-def save_checkpoint(path, network, schedule, seed, training):
+def save_checkpoint(path, network, schedule, dataset, seed, training):
     """Write a checkpoint from which `load_checkpoint` rebuilds the network.
 
     Args:
         path: the file.
         network: a module whose `config` holds its constructor arguments.
-        schedule: a dict of plain values that checkpoints used together must share.
+        schedule, dataset: dicts of plain values that checkpoints used together must share.
         seed: the seed of the run.
         training: a dict of plain values: steps, seconds, settings, final metrics.
     """
@@ -32,6 +33,7 @@ def save_checkpoint(path, network, schedule, seed, training):
         "network": type(network).__name__,
         "config": config,
         "schedule": schedule,
+        "dataset": dataset,
         "seed": seed,
         "training": training,
         "state_dict": state_dict,
@@ -39,18 +41,19 @@ def save_checkpoint(path, network, schedule, seed, training):
     save_tensors(path, checkpoint)
 
 
-def load_checkpoint(path, network_class, *, schedule, made_by, device="cpu"):
+def load_checkpoint(path, network_class, *, schedule, dataset, made_by, device="cpu"):
     """Rebuild a network from its checkpoint alone.
 
     Args:
         path: a file that `save_checkpoint` wrote.
         network_class: the class that the checkpoint must hold.
         schedule: the schedule that the checkpoint must have been trained on.
+        dataset: what it was trained on, if it does not say.
         made_by: the command that makes the checkpoint, for error messages.
         device: where the network goes.
 
     Returns:
-        network: in eval mode, without parameter gradients.
+        network: in eval mode, without parameter gradients; `network.dataset` is a dict.
 
     Raises:
         UserError: the file is missing, damaged, of another network or schedule, or not finite.
@@ -72,6 +75,7 @@ def load_checkpoint(path, network_class, *, schedule, made_by, device="cpu"):
         raise UserError(f"{path} does not fit the network of this code: {make_it}") from error
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         raise UserError(f"{path} holds weights that are not finite: {make_it}")
+    network.dataset = checkpoint.get("dataset", dataset)
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -84,10 +88,10 @@ def read_checkpoint(path, made_by):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: make it with `python {made_by}`, "
-            "or restore it with `git checkout -- models`"
-        ) from None
+        shipped = "restore it with `git checkout -- models`, or "
+        restore = shipped if is_shipped(Path(path).parent) else ""
+        made_by += "" if restore else f" --models {Path(path).parent}"
+        raise UserError(f"{path} is missing: {restore}make it with `python {made_by}`") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # the unpickler can raise anything on damaged input
@@ -99,6 +103,19 @@ def read_checkpoint(path, made_by):
             f"{path} is not a checkpoint of this project: make it with `python {made_by}`"
         )
     return content
+
+
+def recorded(folder, key, default):
+    """Yield the path of each checkpoint of this project in a folder, and what it has under a key.
+
+    Args:
+        default: what those have that were written without the key.
+    """
+    for path in sorted(Path(folder).glob("*.pth")):
+        with contextlib.suppress(UserError):  # a damaged file has nothing to keep
+            checkpoint = read_checkpoint(path, "?")
+            if checkpoint.keys() >= KEYS:
+                yield path, checkpoint.get(key, default)
 
 
 def save_tensors(path, content):

@@ -11,7 +11,7 @@ import torch
 
 from support.checkpoints import MODELS
 from support.errors import UserError
-from support.files import beside, check_writable
+from support.files import check_writable
 
 BYTES_PER_IMAGE, BYTES_IN_BATCH = 12_000, 1_200_000  # measured: 10,000 images, batches of 100
 LESS_MEMORY = "use a lower --batch-size or --num-samples"
@@ -87,8 +87,8 @@ def number(kind, low, high=math.inf, exclusive=False):
     return parse
 
 
-def add_common_flags(parser):
-    """Flags of every script."""
+def add_models_flag(parser):
+    """The flag of every script that reads or writes checkpoints."""
     parser.add_argument(
         "--models",
         type=Path,
@@ -96,6 +96,11 @@ def add_common_flags(parser):
         metavar="DIR",
         help="folder of the checkpoints",
     )
+
+
+def add_common_flags(parser):
+    """Flags of the scripts that train, draw or measure."""
+    add_models_flag(parser)
     parser.add_argument(
         "--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of all random streams"
     )
@@ -137,20 +142,12 @@ def physical_memory():
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def add_data_flag(parser):
-    """The flag of every script that reads the data set."""
-    parser.add_argument(
-        "--data", type=Path, default=beside("data"), metavar="DIR", help="folder of MNIST/raw/*.gz"
-    )
-
-
 def add_training_flags(parser, steps, batch_size, lr):
     """Flags of every training script, with the script's own defaults."""
     add_common_flags(parser)
-    add_data_flag(parser)
     parser.add_argument("--steps", type=number(int, 1), default=steps, help="optimizer steps")
     parser.add_argument(
-        "--batch-size", type=number(int, 1, 55_000), default=batch_size, help="images per step"
+        "--batch-size", type=number(int, 1), default=batch_size, help="images per step"
     )
     parser.add_argument(
         "--lr", type=number(float, 0, exclusive=True), default=lr, help="peak learning rate"
@@ -158,9 +155,14 @@ def add_training_flags(parser, steps, batch_size, lr):
     parser.add_argument("--resume", action="store_true", help="continue a stopped training")
 
 
-def training_settings(args):
-    """The flags that the weights of every training depend on: a dict, for `Run`."""
-    return {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
+def training_settings(args, dataset):
+    """What the weights of every training depend on: a dict, for `Run`.
+
+    Args:
+        dataset: a dict with its `name`, and whether its images are taken with `invert`.
+    """
+    flags = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
+    return flags | {"dataset": dataset["name"], "invert": dataset["invert"]}
 
 
 def pick_device(name):

@@ -6,3 +6,9 @@ class UserError(Exception):
 
     Every other exception is a bug of ours and keeps its traceback.
     """
+
+
+def require(good, message):
+    """Raises UserError with the message unless `good`."""
+    if not good:
+        raise UserError(message)

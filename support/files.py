@@ -8,7 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from support.errors import UserError
+from safetensors import SafetensorError
+
+from support.errors import UserError, require
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFTOVER_SECONDS = 3_600  # a temporary file older than this belongs to a process that was killed
@@ -39,6 +41,24 @@ def atomic_write(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path):
+    """The name of a folder to make and fill, which becomes `path` when all is in it.
+
+    Raises UserError if `path` exists, the disk is full or the place cannot be written.
+    """
+    path = Path(path).absolute()
+    require(not os.path.lexists(path), f"cannot write {path}: it exists; name a new folder")
+    check_writable(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as temporary:
+            yield Path(temporary, path.name)
+            os.replace(Path(temporary, path.name), path)
+    except (OSError, SafetensorError) as error:  # the latter where safetensors meets a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path}: {reason}") from error
+
+
 def check_writable(*paths):
     """Fail before the work starts if an output could not be written. Raises UserError."""
     paths = [Path(path) for path in paths]
@@ -46,7 +66,7 @@ def check_writable(*paths):
         raise UserError(f"{' and '.join(map(str, paths))} must be different files")
     for path in paths:
         folder = path.parent
-        if path.is_dir():
+        if os.path.isdir(path):
             raise UserError(f"cannot write {path}: it is a directory; name a file")
         if not folder.is_dir():
             raise UserError(f"cannot write {path}: the folder {folder} does not exist; create it")

@@ -88,7 +88,7 @@ def save_samples(args, rows, labels, film, made_from):
     """Write what --output, --npz and --gif name, and say so.
 
     Args:
-        args: the flags, with `num_samples` (images of each label) and `compare`.
+        args: the flags, with `num_samples` (images of each label), `names` of labels, `compare`.
         rows: one tensor (N, 1, H, W) in [-1, 1] per guidance scale. labels: (N,).
         film: a `Film` of the last row.
     """
@@ -100,8 +100,8 @@ def save_samples(args, rows, labels, film, made_from):
         by_label = [part.unflatten(0, (groups, -1)).transpose(0, 1).flatten(0, 1) for part in parts]
         images = torch.cat(by_label if groups > 1 else parts)
         names = [name for name in ("unguided", "guided") for _ in range(columns)]
-        names, shown_labels = names if groups > 1 else names[::columns], labels[:: args.num_samples]
-        save_labelled_grid(args.output, images, names, shown_labels.tolist(), made_from)
+        names = names if groups > 1 else names[::columns]
+        save_labelled_grid(args.output, images, names, args.names, made_from)
     else:
         grid_columns = columns if len(rows) == 1 else len(parts[0])
         save_grid(args.output, torch.cat(parts), grid_columns, made_from)

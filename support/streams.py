@@ -36,10 +36,12 @@ def batch_indices(num_images, batch_size, seed, step):
 def image_generators(seed, labels):
     """Yield one generator per image, keyed by (seed, label, its number among those of the label).
 
-    So the noise of an image does not depend on what else is drawn.
+    So the noise of an image does not depend on what else is drawn. Conditions that are not whole
+    numbers (N,), such as pixels (N, ...), all count as label 0: the key is (seed, 0, number).
     """
+    whole = labels.ndim == 1 and not labels.is_floating_point()
     seen = Counter()
-    for label in labels.tolist():
+    for label in labels.tolist() if whole else [0] * len(labels):
         yield generator(seed, label, seen[label])
         seen[label] += 1
 
@@ -54,8 +56,9 @@ def in_batches(draw, labels, seed, batch_size, steps):
     """Draw an image for each label, in batches, with a progress bar: (N, ...).
 
     Args:
-        draw: (labels (B,), generators, step_done) -> (B, ...), one generator per image. It calls
-            step_done(images, time) at each of `steps` steps.
+        draw: (labels (B, ...), generators, step_done) -> (B, ...), one generator per image. It
+            calls step_done(images, time) at each of `steps` steps.
+        labels: (N,), or other conditions (N, ...); see `image_generators`.
 
     Raises:
         UserError: an image is not finite.

@@ -36,18 +36,29 @@ class Run:
         parts: name -> object with `state_dict` and `load_state_dict` (network, EMA, optimizers,
             learning rate schedules). The schedules step here, everything else in the loop.
         num_images: the size of the training set.
-        end_epoch: called with the run after every epoch and after the last step; returns a dict of
-            plain values for `history`.
+        end_epoch: called with the run after every epoch, of MIN_STEPS or more, and after the last
+            step; returns a dict of plain values for `history`.
+
+    Raises:
+        UserError: a batch is larger than the training set.
 
     Attributes:
         step: the step that runs now. losses: a float per step. history: a dict per epoch.
     """
 
     SAVE_EVERY = 45  # seconds between two state files
+    MIN_STEPS = 400  # between two calls of end_epoch, where the training set is small
 
     def __init__(self, name, settings, parts, num_images, end_epoch):
+        batch_size = settings["batch_size"]
+        if batch_size > num_images:
+            raise UserError(
+                f"--batch-size {batch_size}: there are {num_images} images to train on; "
+                f"use {num_images} or fewer"
+            )
         self.name, self.settings, self.parts = name, settings, parts
-        self.steps_per_epoch, self.end_epoch = num_images // settings["batch_size"], end_epoch
+        self.steps_per_epoch = max(num_images // batch_size, self.MIN_STEPS)
+        self.end_epoch = end_epoch
         self.step, self.losses, self.history, self.seconds = 0, [], [], 0.0
         self.path, self.interrupted = None, False
         self._clock = self._last_save = time.monotonic()

@@ -1,8 +1,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evaluation.judge import load_judge
 from inference import load_models
@@ -11,6 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a thread each
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # and for the processes that they start
+
+
+def pytest_collection_modifyitems(items):
+    """The notebook first: it takes longest, and another process does the rest meanwhile."""
+    items.sort(key=lambda item: "test_notebook" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +41,22 @@ def classifier():
 @pytest.fixture(scope="session")
 def judge():
     return load_judge(ROOT / "models")
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """A folder of 40 noisy images of each of three shapes: bar, dot and ring, white on black."""
+    inside = {"bar": lambda x, y: abs(x) < 3, "dot": lambda x, y: x * x + y * y < 30,
+              "ring": lambda x, y: abs(x * x + y * y - 75) < 25}  # fmt: skip
+    y, x = np.mgrid[-16:16, -16:16]
+    rng = np.random.default_rng(0)
+    for name, shape in inside.items():
+        (tmp_path / "shapes" / name).mkdir(parents=True)
+        for k in range(40):
+            dx, dy = rng.integers(-4, 5, 2)
+            pixels = 200.0 * shape(x + dx, y + dy) + rng.integers(0, 50, (32, 32))
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "shapes" / name / f"{k}.png")
+    return tmp_path / "shapes"
 
 
 @pytest.fixture

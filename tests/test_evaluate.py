@@ -10,6 +10,7 @@ from conftest import ROOT
 import evaluate
 import inference
 from evaluation.bench import Bench
+from evaluation.guides import load_guide
 from evaluation.judge import judge_images, random_affine
 from evaluation.measures import (
     balanced_subset,
@@ -18,9 +19,10 @@ from evaluation.measures import (
     precision_recall,
     wilson_interval,
 )
+from evaluation import tables
 from evaluation.tables import final_table
-from evaluation.variants import variants
-from mnist import load_mnist
+from evaluation.variants import GUIDE_OF, variants
+from mnist import MNIST_INFO, Dataset, load_mnist
 from support.tables import read_rows
 from support.errors import UserError
 from support.streams import generator
@@ -113,6 +115,7 @@ class Counting(Bench):
     def __init__(self, resume=False, stop_after=math.inf, hashes=("a", "b", "c")):
         self.made_from = dict(zip(("ddpm_unet", "classifier", "judge"), hashes))
         self.seed, self.split, self.resume = 0, "validation", resume
+        self.classes = MNIST_INFO["classes"]
         self.stop_after, self.measured = stop_after, []
 
     def row(self, settings):
@@ -183,8 +186,10 @@ def test_resume_refuses_rows_of_other_weights_or_settings(interrupted):
 def test_only_seed_0_writes_where_the_shipped_results_are(monkeypatch, argv, name, seed):
     """The folder that is asked for, with the measuring itself replaced."""
     asked = []
-    monkeypatch.setattr(evaluate, "Bench", lambda *args: SimpleNamespace(seed=args[3]))
-    monkeypatch.setattr(evaluate, "final_table", lambda bench, n, path: asked.append(path))
+    monkeypatch.setattr(
+        evaluate, "Bench", lambda *args: SimpleNamespace(seed=args[3], classes="0123456789")
+    )
+    monkeypatch.setattr(evaluate, "final_table", lambda bench, n, path, *_: asked.append(path))
     monkeypatch.setattr(evaluate, "draw_nearest", lambda *_: None)
     monkeypatch.setattr(evaluate, "make_folders", lambda *_: None)
     monkeypatch.setattr(evaluate, "check_writable", lambda *_: None)
@@ -221,17 +226,44 @@ def test_a_row_is_drawn_by_its_settings(monkeypatch, unet, classifier):
     monkeypatch.setattr(inference, "sample_with", sample_with)
     bench = Bench.__new__(Bench)
     bench.unet, bench.classifier, bench.device = unet, classifier, "cpu"
-    bench.seed, bench.split = 5, "validation"
+    bench.seed, bench.split, bench.classes = 5, "validation", MNIST_INFO["classes"]
+    bench.models = ROOT / "models"
     x_t, t = torch.randn(2, 1, 28, 28, generator=generator(0)), torch.tensor(399)
     for name, form in variants(5).items():
         scales = {"guidance_scale": 3.0, "early_scale": math.inf}
         bench.draw(bench.settings(20, variant=name, sampler="ddpm", steps=5, **scales))
         assert drawn["seed"] == 5 and torch.bincount(drawn["y"]).tolist() == [2] * 10
         assert len(drawn["scheduler"].timesteps) == 5 and not drawn["scheduler"].config.clip_sample
-        expected = form(unet, classifier.log_p, x_t, t, torch.tensor([3, 4]), 3.0)
+        guide = load_guide(GUIDE_OF[name]) if name in GUIDE_OF else classifier
+        expected = form(unet, guide.log_p, x_t, t, torch.tensor([3, 4]), 3.0)
         assert torch.equal(drawn["eps_hat"], expected)
     bench.draw(bench.settings(20))
     default = inference.noise_predictor(unet, classifier.log_p, inference.GUIDANCE_SCALE)
     assert torch.equal(drawn["eps_hat"], default(x_t, t, torch.tensor([3, 4])))
     bench.draw(bench.settings(20, guidance_scale=0.0, sampler="ddpm"))
     assert drawn["scheduler"].config.clip_sample
+
+
+@pytest.mark.parametrize("sweep, rows, figures", [
+    ("scales", 12, ["scales.png", "scales_grid.png"]), ("samplers", 14, ["samplers.png"]),
+    ("controls", 25, ["controls_grid.png"]), ("samplers_long", 7, []),
+])  # fmt: skip
+def test_a_sweep_writes_its_table_and_figures(bench_of_noise, tmp_path, sweep, rows, figures):
+    evaluate.SWEEPS[sweep](bench_of_noise, tmp_path)
+    assert len(read_rows(tmp_path / f"{sweep}.csv")) == rows
+    assert {path.name for path in tmp_path.glob("*.png")} == set(figures)
+
+
+@pytest.fixture(scope="module")
+def bench_of_noise():
+    """A bench over the shipped weights that takes noise for samples, 20 of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            inference, "sample_with", lambda _, __, y, *___: torch.randn(len(y), 1, 28, 28)
+        )
+        patch.setattr(tables, "NUM_SWEEP", 20)
+        patch.setattr(tables, "NUM_LONG", 20)
+        patch.setattr(tables.control_settings, "__defaults__", (20,))
+        bench = Bench(ROOT / "models", Dataset(), "validation", 0, torch.device("cpu"))
+        bench.real_features = bench.real_features[:500]
+        yield bench

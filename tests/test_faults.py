@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from conftest import ROOT
+from PIL import Image
 
 import evaluate
 import inference
 import train_classifier
 import train_ddpm
 from diffusion import UNET_CONFIG
+from evaluation import guides, measures
 from evaluation import judge as judge_module
-from evaluation import measures
-from mnist import load_mnist
+from evaluation.guides import GUIDES
+from mnist import Dataset, load_mnist
 from support.cli import pick_device, say_start
 from support.files import check_writable, is_shipped, results_folder
 from support.training import Run
@@ -28,12 +31,12 @@ from support.training import Run
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
 
 BAD_FLAGS = [
-    (inference, ["--digits", "10"], "invalid choice: '10'"),
-    (inference, ["--digits", "12"], "invalid choice: '12'"),
+    (inference, ["--digits", "10"], "'10' is not one of 0, 1"),
+    (inference, ["--digits", "12"], "'12' is not one of"),
     (inference, ["--digits", "-1"], "--digits"),
-    (inference, ["--digits", "one"], "invalid choice: 'one'"),
-    (inference, ["--digits", "1,2"], "invalid choice: '1,2'"),
-    (inference, ["--digits", "all", "3"], "'all' goes alone"),
+    (inference, ["--digits", "one"], "'one' is not"),
+    (inference, ["--digits", "1,2"], "'1,2' is not"),
+    (inference, ["--digits", "all", "3"], "or all, alone"),
     (inference, ["--digits"], "--digits"),
     (inference, ["--num-samples", "0"], "--num-samples"),
     (inference, ["--num-samples", "2.5"], "--num-samples"),
@@ -79,6 +82,10 @@ BAD_FLAGS = [
     (inference, ["--num-samples", "1000000000000000000000"], "GiB of memory"),
     (inference, ["--num-samples", "200000", "--batch-size", "200000"], "--batch-size"),
     (judge_module, ["--steps", "0"], "--steps"),
+    (guides, [], "guide"),
+    (guides, ["raw"], "invalid choice: 'raw'"),
+    (guides, ["clean", "raw_t"], "raw_t"),
+    (guides, ["clean", "--steps", "0"], "--steps"),
 ]
 
 
@@ -89,10 +96,11 @@ def test_bad_flag(fails, script, argv, named):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize(
-    "script", [inference, train_classifier, train_ddpm, evaluate, judge_module]
+    "script", [inference, train_classifier, train_ddpm, evaluate, judge_module, guides]
 )
 def test_no_such_device(fails, script):
-    assert "--device cuda" in fails(script.main, "--device", "cuda")
+    guide = ["clean"] if script is guides else []
+    assert "--device cuda" in fails(script.main, *guide, "--device", "cuda")
 
 
 # --- checkpoints ---
@@ -174,6 +182,15 @@ def test_bad_checkpoint(fails, models, tmp_path, network, fault):
     assert output.read_bytes() == b"before"
 
 
+@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("fault", ["missing", "truncated"])
+def test_a_bad_guide_of_the_controls(fails, models, name, fault):
+    BAD_CHECKPOINTS[fault](models / f"guide_{name}.pth")
+    error = fails(evaluate.main, "--sweep", "controls", "--models", models)
+    assert f"guide_{name}.pth" in error and f"python -m evaluation.guides {name}" in error
+    assert not list(models.glob("controls*"))
+
+
 def test_a_pickle_with_code_in_it_runs_nothing(fails, models, tmp_path):
     torch.save({"network": Evil(tmp_path / "pwned")}, models / "ddpm_unet.pth")
     assert "ddpm_unet.pth" in fails(
@@ -208,8 +225,7 @@ def test_read_only_folder(fails, tmp_path):
 def few_images(monkeypatch):
     """The trainings see a hundred images of noise: loading MNIST would take longer."""
     images = torch.rand(100, 1, 28, 28) * 2 - 1, torch.arange(100) % 10
-    for script in (train_classifier, train_ddpm, judge_module):
-        monkeypatch.setattr(script, "load_mnist", lambda *_: images)
+    monkeypatch.setattr(Dataset, "load", lambda *_: images)
 
 
 @contextlib.contextmanager
@@ -311,6 +327,14 @@ def test_resuming_with_other_flags_is_refused(fails, stopped, tmp_path, flag, ot
     assert (tmp_path / "classifier.state.pth").read_bytes() == before
 
 
+def test_resuming_on_other_data_is_refused(fails, stopped, shapes):
+    for flags, said in (
+        (["--dataset", shapes], "--dataset mnist, not shapes"),
+        (["--invert"], "--invert"),
+    ):
+        assert said in fails(train_classifier.main, *stopped, *flags, "--resume")
+
+
 def test_resuming_in_another_precision_is_refused(fails, tmp_path, monkeypatch, capsys, few_images):
     flags = ["--models", tmp_path, "--steps", 3, "--batch-size", 8, "--precision"]
     stop_after_a_step(train_ddpm, [*flags, "float32"], monkeypatch, capsys)
@@ -402,6 +426,62 @@ def test_damaged_data(fails, data, tmp_path):
     assert "is damaged" in fails(train_ddpm.main, "--data", tmp_path / "data", "--models", tmp_path)
 
 
+FOLDERS = {  # images per class -> what is said
+    "no folder": ({}, "nor a folder"),
+    "empty": ({".": 0}, "one folder of images per class"),
+    "a class without images": ({"a": 100, "b": 0}, "b"),
+    "one class": ({"a": 100}, "1 classes"),
+    "101 classes": ({f"{k}": 1 for k in range(101)}, "101 classes"),
+    "99 images": ({"a": 50, "b": 49}, "99 images"),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("script", [train_classifier, train_ddpm, judge_module])
+def test_a_folder_that_is_no_data_set(fails, tmp_path, script, kind):
+    counts, said = FOLDERS[kind]
+    for name, count in counts.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(count):
+            Image.new("L", (9, 9)).save(tmp_path / "data" / name / f"{k}.png")
+    argv = ["--dataset", tmp_path / "data", "--models", tmp_path / "models"]
+    assert said in fails(script.main, *argv)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_damaged_image(fails, shapes, tmp_path):
+    for path in (shapes / "bar").iterdir():
+        path.write_bytes(b"no image")
+    argv = ["--dataset", shapes, "--models", tmp_path / "models", "--steps", 1]
+    assert "cannot read" in fails(train_ddpm.main, *argv)
+
+
+def test_other_data_never_overwrite_the_shipped_weights(fails, shapes):
+    for flags in (["--dataset", shapes], ["--invert"]):
+        assert "--models" in fails(train_classifier.main, *flags)
+
+
+def test_a_batch_larger_than_the_data(fails, shapes, tmp_path):
+    argv = ["--dataset", shapes, "--models", tmp_path, "--batch-size", 97]
+    assert "there are 96 images" in fails(train_ddpm.main, *argv)
+
+
+def test_missing_files_say_where_they_are_from_and_go(fails, tmp_path):
+    argv = ["--dataset", "kmnist", "--data", tmp_path, "--models", tmp_path / "m"]
+    error = fails(train_ddpm.main, *argv)
+    assert f"{tmp_path}/KMNIST/raw/train-images-idx3-ubyte.gz is missing: get it from http" in error
+    assert "--download" in error
+
+
+def test_a_download_that_fails(fails, tmp_path, monkeypatch):
+    def no_network(*_):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr(torchvision.datasets.KMNIST, "download", no_network)
+    argv = ["--dataset", "kmnist", "--data", tmp_path, "--models", tmp_path / "m", "--download"]
+    assert "put the files in" in fails(train_ddpm.main, *argv)
+
+
 def test_reading_the_data_writes_nothing(data, tmp_path):
     before = sorted(data.iterdir())
     for split, n in (("train", 55_000), ("validation", 5_000), ("test", 10_000)):
@@ -420,10 +500,7 @@ def test_no_data_at_all(fails, tmp_path):
     "argv",
     [
         ["inference.py", "--digits", "12"],
-        ["inference.py", "--models", "nowhere"],
-        ["inference.py", "--output", "nowhere/o.png"],
         ["train_ddpm.py", "--data", "nowhere", "--models", "TMP"],
-        ["train_ddpm.py", "--resume", "--models", "TMP"],
         ["evaluate.py", "--quick", "--models", "TMP"],
     ],
 )

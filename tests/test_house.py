@@ -90,7 +90,7 @@ def test_support_knows_neither_timesteps_nor_digits():
 def test_lines_are_short_and_the_top_level_is_small():
     lengths = {name: len((ROOT / name).read_text().splitlines()) for name in TOP_LEVEL}
     assert {path.name for path in ROOT.glob("*.py")} == set(TOP_LEVEL)
-    assert sum(lengths.values()) <= 1_000 and lengths["inference.py"] <= 170, lengths
+    assert sum(lengths.values()) <= 1_000 and lengths["inference.py"] <= 180, lengths
     for path in [*SOURCES, *(ROOT / "tests").glob("*.py")]:
         assert max(map(len, path.read_text().splitlines() or [""])) <= 100, path
 

@@ -25,19 +25,29 @@ def code_cells(notebook=NOTEBOOK):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def run_until(text, change=lambda source: source):
-    """Execute the changed cells up to the one with `text`; trainings take two steps: the names."""
+@pytest.fixture(scope="module")
+def checked():
+    """The cells with a check, and the names before each; the trainings take two steps."""
     matplotlib.use("agg")
-    names = {}
+    names, before = {}, {}
     for cell in code_cells():
         if "predict_noised" in cell.source:  # slow, and nothing depends on it
             continue
-        short = cell.source.replace("(len(images), losses", "(len(images), losses, num_steps=2")
-        exec(change(short), names)
+        if "check(" in cell.source:
+            before[cell.source] = dict(names)
+        exec(
+            cell.source.replace("(len(images), losses", "(len(images), losses, num_steps=2"), names
+        )
         matplotlib.pyplot.close("all")
-        if text in cell.source:
-            return names
-    raise AssertionError(f"no cell contains {text!r}")
+        if 'check("guided loop"' in cell.source:
+            return before
+
+
+def run_check(checked, name, change):
+    """Execute the changed cell that checks `name`."""
+    source = next(source for source in checked if f'check("{name}' in source)
+    assert change(source) != source
+    exec(change(source), dict(checked[source]))
 
 
 def blank(source):
@@ -70,24 +80,28 @@ def test_it_is_saved_with_the_outputs_of_one_run():
         assert kinds and "error" not in kinds, cell.source
 
 
-@pytest.mark.parametrize("text, root", [("samples at scale 1", "(1 - ALPHAS_CUMPROD[t]).sqrt() * "),
-                                        ("guided noise", "(1 - abar(t)).sqrt() * ")])  # fmt: skip
-def test_a_check_fails_without_the_root(text, root):
-    with pytest.raises(AssertionError, match=f"{text}.*: wrong by"):
-        run_until(text, lambda source: source.replace(root, ""))
+@pytest.mark.parametrize(
+    "name, root",
+    [
+        ("guided samples at scale 1", "(1 - ALPHAS_CUMPROD[t]).sqrt() * "),
+        ("guided noise", "(1 - abar(t)).sqrt() * "),
+    ],
+)
+def test_a_check_fails_without_the_root(checked, name, root):
+    with pytest.raises(AssertionError, match=f"{name}: wrong by"):
+        run_check(checked, name, lambda source: source.replace(root, ""))
 
 
-def test_the_copy_stops_at_its_first_check():
-    with pytest.raises(AssertionError, match="reverse loop: still blank"):
-        run_until("reverse loop", blank)
+def test_each_blank_has_its_check(checked):
+    assert {source for source in checked if SOLUTION.search(source)} == {
+        cell.source for cell in code_cells() if "# BLANK" in cell.source
+    }
 
 
-@pytest.mark.parametrize("name", ["gradient", "guided noise", "guided loop"])
-def test_each_blank_has_its_check(name):
-    cell = next(c.source for c in code_cells() if f'check("{name}"' in c.source)
-    assert SOLUTION.search(cell)
+@pytest.mark.parametrize("name", ["reverse loop", "gradient", "guided noise", "guided loop"])
+def test_a_blank_stops_at_its_check(checked, name):
     with pytest.raises(AssertionError, match=f"{name}: still blank"):
-        run_until(f'check("{name}"', lambda source: blank(source) if name in source else source)
+        run_check(checked, name, blank)
 
 
 def test_the_copy_is_the_notebook_but_for_its_blanks():

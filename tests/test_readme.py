@@ -10,6 +10,7 @@ from PIL import Image
 
 import evaluate
 import inference
+from examples import export_to_diffusers
 
 README, REPORT = ROOT / "README.md", ROOT / "results" / "README.md"
 PAGES = [README, REPORT, ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md"]
@@ -30,10 +31,11 @@ def test_links_and_pictures_are_there(path):
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, judge):
-    """One block after another, in a folder of its own; the ambigrams read both ways."""
+    """One after another, in a folder of its own: ambigrams read both ways, and diffusers guides."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
+    export_to_diffusers.main(["digits"])
     names = {}
     for block in blocks:
         exec(block, names)
@@ -42,6 +44,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, judge):
     assert images.shape == (10, 1, 28, 28)
     assert (judge(images).argmax(dim=1) == 6).float().mean() >= 0.8
     assert (judge(torch.flip(images, (2, 3))).argmax(dim=1) == 9).float().mean() >= 0.8
+    assert (judge(names["x_t"]).argmax(dim=1) == torch.arange(10)).float().mean() >= 0.8
 
 
 COMMANDS = sorted(

@@ -289,7 +289,8 @@ def test_compare_puts_unguided_above_guided(tmp_path, unet, classifier, monkeypa
         expected.append(by_column if len(digits) > 1 else images)
     assert torch.equal(drawn["images"], torch.cat(expected))
     each = 3 if len(digits) > 1 else 1
-    assert drawn["rows"] == ["unguided"] * each + ["guided"] * each and drawn["columns"] == digits
+    assert drawn["rows"] == ["unguided"] * each + ["guided"] * each
+    assert drawn["columns"] == [str(digit) for digit in digits]
     assert Image.open(path).size[0] > 2 * 28 * max(len(digits), 4 - each)
 
 

@@ -10,10 +10,13 @@ from conftest import ROOT
 from PIL import Image
 
 import inference
+import train_classifier
 from classifier import Classifier
-from diffusion import SAMPLERS, SCHEDULE, UNet
+from diffusion import SAMPLERS, UNet
+from evaluation.guides import GUIDES, guide_path, load_guide
 from evaluation.judge import Judge, accuracy_of
 from evaluation.measures import wilson_interval
+from evaluation.variants import GUIDE_OF
 from inference import sample
 from mnist import load_mnist
 from support.checkpoints import load_checkpoint, read_checkpoint
@@ -27,11 +30,22 @@ TEN_EACH = torch.arange(10).repeat_interleave(10)
 def test_the_checkpoints_rebuild_their_networks():
     for name, network in (("ddpm_unet", UNet), ("classifier", Classifier), ("judge", Judge)):
         path = ROOT / "models" / f"{name}.pth"
-        loaded = load_checkpoint(path, network, schedule=SCHEDULE, made_by="?")
+        loaded = load_checkpoint(path, network, **inference.AGREED, made_by="?")
         assert not loaded.training
         assert not any(parameter.requires_grad for parameter in loaded.parameters())
         checkpoint = read_checkpoint(path, "?")
         assert checkpoint["seed"] == 0 and checkpoint["training"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_guides_of_the_controls_are_small_and_of_the_unedited_command(name):
+    path = guide_path(name, ROOT / "models")
+    checkpoint, defaults = read_checkpoint(path, "?"), train_classifier
+    settings = {"steps": defaults.STEPS, "batch_size": defaults.BATCH_SIZE}
+    settings |= {"lr": defaults.LEARNING_RATE, "seed": 0}
+    assert checkpoint["training"].items() >= settings.items() and path.stat().st_size < 300_000
+    bands = validate(load_guide(name), *load_mnist("validation"), "cpu")
+    assert bands["0-99"]["accuracy"] >= {"clean": 0.985, "raw_t": 0.85}[name]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -96,9 +110,12 @@ TABLES = [path for path in (ROOT / "results").glob("*.csv") if path.name not in 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
 def test_each_table_is_of_the_shipped_weights(path):
+    """In the column `classifier` is the guide of the row, which some controls replace."""
     for row in read_rows(path):
-        for name in ("ddpm_unet", "classifier", "judge"):
-            assert row[name] == shipped_hashes()[f"{name}.pth"], row
+        name = GUIDE_OF.get(row.get("variant"))
+        guide = f"guide_{name}.pth" if name else "classifier.pth"
+        files = {"ddpm_unet": "ddpm_unet.pth", "classifier": guide, "judge": "judge.pth"}
+        assert all(row[column] == shipped_hashes()[file] for column, file in files.items()), row
 
 
 def test_the_first_command_makes_the_picture_that_ships(tmp_path):

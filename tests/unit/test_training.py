@@ -13,6 +13,7 @@ import train_classifier
 import train_ddpm
 from diffusion import ALPHAS_CUMPROD, IMAGE_SHAPE, abar, make_unet, stratified_timesteps
 from evaluation import judge as judging
+from mnist import Dataset
 from support.errors import UserError
 from support.streams import generator
 from support.training import Run
@@ -152,7 +153,7 @@ def test_the_ema_is_what_is_kept(tmp_path, monkeypatch):
         run.history.append({"step": 1, "loss": 1.0, "validation_loss": 1.0})
 
     images = torch.zeros(100, *IMAGE_SHAPE), torch.zeros(100, dtype=torch.long)
-    monkeypatch.setattr(train_ddpm, "load_mnist", lambda *_: images)
+    monkeypatch.setattr(Dataset, "load", lambda *_: images)
     monkeypatch.setattr(train_ddpm, "train", fake_train)
     monkeypatch.setattr(train_ddpm.inference, "main", lambda argv: None)
     train_ddpm.main(["--models", str(tmp_path), "--steps", "1"])
@@ -280,7 +281,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move():
     assert run.losses == [0.5]
 
 
-def test_a_run_steps_schedules_and_ends_epochs():
+def test_a_run_steps_schedules_and_ends_epochs(monkeypatch):
     network = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
@@ -290,6 +291,7 @@ def test_a_run_steps_schedules_and_ends_epochs():
         ends.append(run.step + 1)
         return {"mean": 1.0}
 
+    monkeypatch.setattr(Run, "MIN_STEPS", 2)
     run = Run("test", settings, {"schedule": schedule}, 6, end_epoch)  # epochs of 3 steps
     for step in run:
         assert step == run.step == len(run.losses)
