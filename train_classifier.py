@@ -124,23 +124,25 @@ def plot_accuracy(timesteps, accuracy, num_images, num_classes):
     return line_plot(timesteps, curves, xlabel="timestep t", ylabel=ylabel, ylim=(0, 1.02))
 
 
-@cli.one_line_errors
-def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
-    cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
-    add_data_flags(parser)
-    args = parser.parse_args(argv)
+def fit(args, name, network, made_by, train, seconds, outputs=()):
+    """Train a classifier of noisy images by the flags, and write its checkpoint, `name`.pth.
+
+    Args:
+        network: its class. made_by: the script, for messages. train: such as `train`.
+        seconds: per image, for the first line. outputs: other files that must be writable.
+
+    Returns the run, the classifier and the validation set; the state stays until `run.done()`.
+    """
     device = cli.pick_device(args.device)
     keep_memory()
     dataset = open_dataset(args)
     (images, labels), validation = dataset.load("train"), dataset.load("validation")
-    weights, state = args.models / "classifier.pth", args.models / "classifier.state.pth"
-    figure = results_folder(args.models) / "classifier_accuracy.png"
-    make_folders(args.models, figure.parent)
-    check_writable(weights, figure, state)
+    weights, state = args.models / f"{name}.pth", args.models / f"{name}.state.pth"
+    make_folders(args.models, *(path.parent for path in outputs))
+    check_writable(weights, *outputs, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    classifier = Classifier(num_classes=len(dataset.info["classes"])).to(device)
+    classifier = network(num_classes=len(dataset.info["classes"])).to(device)
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
     )
@@ -149,16 +151,31 @@ def main(argv=None):
     settings = cli.training_settings(args, dataset.info)
     parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
-    run = Run("classifier", settings, parts, len(images),
+    run = Run(name, settings, parts, len(images),
               lambda run: measure_epoch(run, classifier, validation, device))  # fmt: skip
-    run.keep_state(state, args.resume, "train_classifier.py")
-    cli.say_start(args.dataset, device, args.steps * args.batch_size * 5.5e-4)
+    run.keep_state(state, args.resume, made_by)
+    cli.say_start(args.dataset, device, args.steps * args.batch_size * seconds)
     train(run, classifier, optimizer, images, labels)
     summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
     save_checkpoint(weights, classifier, SCHEDULE, dataset.info, args.seed, summary)
-    made_from = provenance(args.models, [weights.name], device, **settings)
+    return run, classifier, validation
+
+
+@cli.one_line_errors
+def main(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
+    add_data_flags(parser)
+    args = parser.parse_args(argv)
+    weights = args.models / "classifier.pth"
+    figure = results_folder(args.models) / "classifier_accuracy.png"
+    run, classifier, validation = fit(
+        args, "classifier", Classifier, "train_classifier.py", train, 5.5e-4, [figure]
+    )
+    device = next(classifier.parameters()).device
+    made_from = provenance(args.models, [weights.name], device, **run.settings)
     t, accuracy = accuracy_against_t(classifier, *validation, device)
-    plotted = plot_accuracy(t, accuracy, len(validation[0]), len(dataset.info["classes"]))
+    plotted = plot_accuracy(t, accuracy, len(validation[0]), classifier.linear.out_features)
     save_figure(figure, plotted, made_from)
     run.done()
     print(f"{weights} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")

@@ -13,21 +13,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from classifier import Classifier
-from diffusion import SCHEDULE
 from inference import AGREED
-from mnist import add_data_flags, open_dataset
+from mnist import add_data_flags
 from support import cli
-from support.checkpoints import MODELS, load_checkpoint, save_checkpoint
-from support.files import check_writable, make_folders
+from support.checkpoints import MODELS, load_checkpoint
 from support.streams import batch_indices
-from support.training import Run, keep_memory
-from train_classifier import BATCH_SIZE, LEARNING_RATE, STEPS, WARMUP_STEPS, WEIGHT_DECAY
-from train_classifier import measure_epoch, train
+from train_classifier import BATCH_SIZE, LEARNING_RATE, STEPS, fit, train
 
 
 class CleanClassifier(Classifier):
@@ -103,34 +98,11 @@ def main(argv=None):
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    device = cli.pick_device(args.device)
-    keep_memory()
-    dataset = open_dataset(args)
-    (images, labels), validation = dataset.load("train"), dataset.load("validation")
-    name, (network, train_it) = f"guide_{args.guide}", GUIDES[args.guide]
-    weights, state = guide_path(args.guide, args.models), args.models / f"{name}.state.pth"
-    make_folders(args.models)
-    check_writable(weights, state)
-
-    torch.manual_seed(args.seed)  # for the initial weights
-    guide = network(num_classes=len(dataset.info["classes"])).to(device)
-    optimizer = torch.optim.AdamW(
-        guide.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
-    )
-    warmup = min(WARMUP_STEPS, args.steps // 2)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
-    settings = cli.training_settings(args, dataset.info)
-    parts = {"network": guide, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-
-    run = Run(name, settings, parts, len(images),
-              lambda run: measure_epoch(run, guide, validation, device))  # fmt: skip
-    run.keep_state(state, args.resume, f"-m evaluation.guides {args.guide}")
-    cli.say_start(args.dataset, device, args.steps * args.batch_size * 3e-4)
-    train_it(run, guide, optimizer, images, labels)
-    summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
-    save_checkpoint(weights, guide, SCHEDULE, dataset.info, args.seed, summary)
+    network, train_it = GUIDES[args.guide]
+    made_by = f"-m evaluation.guides {args.guide}"
+    run, *_ = fit(args, f"guide_{args.guide}", network, made_by, train_it, 3e-4)
     run.done()
-    print(f"{weights}: {args.steps} steps in {run.elapsed():.0f} s")
+    print(f"{guide_path(args.guide, args.models)}: {args.steps} steps in {run.elapsed():.0f} s")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A variant is a function (unet, log_p, x_t, t, y, guidance_scale) -> eps_hat. To 
 here and name it in `variants`; `python evaluate.py --sweep controls` then measures it.
 """
 
+import functools
 import importlib.util
 import sys
 from functools import partial
@@ -45,6 +46,7 @@ def variants(steps, num_classes=10):
     }
 
 
+@functools.lru_cache(maxsize=1)  # the file runs once, not for each row and check
 def brought(text):
     """The variant that guides by a log_p of the user's own, named FILE.py:NAME.
 
