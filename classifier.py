@@ -7,8 +7,7 @@ of the network:
   to the last layer only would add a bias to each class and nothing more.
 - It is smooth (SiLU, strided convolutions, GroupNorm), so that its gradient is usable. Without
   BatchNorm an image's log-probability never depends on the rest of the batch.
-- It is cheap, since it runs forward and backward at every guided step: such a step takes 1.25
-  times as long as an unguided one (benchmarks/benchmark.csv).
+- It is cheap, since it runs forward and backward at every guided step (results/costs.csv).
 """
 
 import torch.nn.functional as F

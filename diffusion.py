@@ -92,23 +92,24 @@ class UNet(UNet2DModel):
                 channels = block.upsamplers[0].channels
                 block.upsamplers = torch.nn.ModuleList([Upsample2D(channels)])
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, y=None):
         """Predict the noise in x_t.
 
         Args:
             x_t: (B, 1, 28, 28). t: integer timesteps, (B,) or one for all, ().
+            y: labels (B,), for a U-Net with `num_class_embeds`.
 
         Returns:
             an object whose `sample` is eps_theta, (B, 1, 28, 28).
         """
-        output = super().forward(x_t, t)
+        output = super().forward(x_t, t, y)
         output.sample = (1 - abar(t)).sqrt() * x_t + abar(t).sqrt() * output.sample
         return output
 
 
-def make_unet():
+def make_unet(**changes):
     """The U-Net of `UNET_CONFIG`. Its last layer starts at zero, so it first predicts v = 0."""
-    unet = UNet(**UNET_CONFIG)
+    unet = UNet(**UNET_CONFIG | changes)
     torch.nn.init.zeros_(unet.conv_out.weight)
     torch.nn.init.zeros_(unet.conv_out.bias)
     return unet

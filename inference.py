@@ -2,7 +2,7 @@
 
     python inference.py                                     # guided_output.png: the digit 1
     python inference.py --digits all --compare              # unguided above guided, same noise
-    python inference.py --digits 3 --guidance-scale 0 5 25  # one row per scale, same noise
+    python inference.py --digits 3 --guidance-scale 0 1 10  # one row per scale, same noise
 
 Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233), equation (14): at each step, the gradient of a
 classifier moves the predicted noise toward the digit y. ADM's s is constant, ours is `scale_at`.
@@ -25,8 +25,8 @@ from support.checkpoints import MODELS, load_checkpoint, provenance
 from support.errors import require
 from support.streams import in_batches
 
-GUIDANCE_SCALE = 25.0  # s where abar_t = 1/2
-EARLY_SCALE = 1.5  # s where x_t is pure noise
+GUIDANCE_SCALE = 1.0  # w: s where x_t is pure noise
+SCALE_GROWTH = 24.0  # g; at 0, s is ADM's, the same at every t
 SAMPLER = "sde-dpmsolver++"
 STEPS = 20  # network calls per image
 BATCH_SIZE = 100
@@ -76,30 +76,29 @@ def guide_gradient(log_p, x_t, t, y):
         return gradient_of_sum(log_p(x_t, t, y), x_t)
 
 
-def scale_at(t, guidance_scale, early_scale=EARLY_SCALE):
-    """s at timestep t (): it grows with the signal-to-noise ratio (SNR) abar_t / (1 - abar_t).
+def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
+    """s_t = w (1 + g abar_t / (1 - abar_t)): w in pure noise, and more as the noise falls.
 
-    It is the lower of both scales in pure noise, `guidance_scale` at SNR 1, and 789 at t = 49.
+    abar_t / (1 - abar_t) is the signal-to-noise ratio (SNR). At growth 0, s is ADM's: constant.
     """
-    early_scale, abar_t = min(early_scale, guidance_scale), abar(t).item()
-    return early_scale + (guidance_scale - early_scale) * abar_t / (1 - abar_t)
+    return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
 
 
-def sample(unet, log_p, y, *, guidance_scale=GUIDANCE_SCALE, early_scale=EARLY_SCALE,
+def sample(unet, log_p, y, *, guidance_scale=GUIDANCE_SCALE, scale_growth=SCALE_GROWTH,
            sampler=SAMPLER, steps=STEPS, seed=0, batch_size=BATCH_SIZE):  # fmt: skip
     """Draw an image of each y (N, ...): (N, 1, 28, 28) in [-1, 1]. At scale 0, log_p may be None.
 
     The noise depends on the seed, the digit and its number among those; for other y, on its number.
     See `guided_noise`, `scale_at` and `make_sampler`. Raises UserError if an image is not finite.
     """
-    predict_noise = noise_predictor(unet, log_p, guidance_scale, early_scale)
+    predict_noise = noise_predictor(unet, log_p, guidance_scale, scale_growth)
     new_sampler = partial(make_sampler, sampler, steps, unet.device, clip=guidance_scale == 0)
     return sample_with(predict_noise, new_sampler, y, seed, batch_size)
 
 
-def noise_predictor(unet, log_p, guidance_scale, early_scale=EARLY_SCALE, form=guided_noise):
+def noise_predictor(unet, log_p, guidance_scale, scale_growth=SCALE_GROWTH, form=guided_noise):
     """predict_noise(x_t, t, y) by `guided_noise`, or another form of it, at the s of `scale_at`."""
-    return lambda x_t, t, y: form(unet, log_p, x_t, t, y, scale_at(t, guidance_scale, early_scale))
+    return lambda x_t, t, y: form(unet, log_p, x_t, t, y, scale_at(t, guidance_scale, scale_growth))
 
 
 def sample_with(predict_noise, new_sampler, y, seed=0, batch_size=BATCH_SIZE):
@@ -134,10 +133,10 @@ def parse_args(argv):
     add("--digits", "--classes", nargs="+", default=["1"], metavar="NAME",
         help="one row each: names of classes, their numbers from 0, or all")  # fmt: skip
     add("--num-samples", type=number(int, 1), default=8, help="images of each digit")
-    add("--guidance-scale", type=number(float, 0), nargs="+", default=[GUIDANCE_SCALE], metavar="S",
-        help="s where abar_t = 1/2; 0: unguided; several: one row each, same noise")  # fmt: skip
-    add("--early-scale", type=number(float, 0, exclusive=True), default=EARLY_SCALE, metavar="S",
-        help="s in pure noise; as high as --guidance-scale: one s for every t")  # fmt: skip
+    add("--guidance-scale", type=number(float, 0), nargs="+", default=[GUIDANCE_SCALE], metavar="W",
+        help="s in pure noise; 0: unguided; several: one row each, same noise")  # fmt: skip
+    add("--scale-growth", type=number(float, 0), default=SCALE_GROWTH, metavar="G",
+        help="s = W (1 + G * SNR); 0: ADM's s, the same at every t")  # fmt: skip
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="a scheduler of diffusers")
     add("--steps", type=number(int, 1, NUM_TRAIN_TIMESTEPS), default=STEPS, help="calls per image")
     add("--batch-size", type=number(int, 1), default=BATCH_SIZE, help="images at a time")
@@ -160,12 +159,12 @@ def main(argv=None):
     args.names = [unet.dataset["classes"][y] for y in args.digits]
     cli.check_outputs(args, len(args.digits) * args.num_samples)
     y = torch.tensor(args.digits).repeat_interleave(args.num_samples)
-    flags = ("digits", "num_samples", "guidance_scales", "compare", "early_scale", "sampler")
+    flags = ("digits", "num_samples", "guidance_scales", "compare", "scale_growth", "sampler")
     settings = {name: getattr(args, name) for name in (*flags, "steps", "seed", "batch_size")}
     cli.say_start(args.models, device, 2 + len(y) * len(args.guidance_scales) * args.steps * 0.002)
     rows, film = [], pictures.Film(sampling_timesteps(args.steps) if args.gif else [])
     for scale in args.guidance_scales:
-        predict_noise = noise_predictor(unet, guided and classifier.log_p, scale, args.early_scale)
+        predict_noise = noise_predictor(unet, guided and classifier.log_p, scale, args.scale_growth)
         predict_noise = film.watch(predict_noise, beside=predicted_x_0)
         new_sampler = partial(make_sampler, args.sampler, args.steps, device, clip=scale == 0)
         rows.append(sample_with(predict_noise, new_sampler, y, args.seed, args.batch_size))

@@ -39,7 +39,7 @@ def train(run, classifier, optimizer, images, labels, draw_t=stratified_timestep
     device = next(classifier.parameters()).device
     batch_size, seed = run.settings["batch_size"], run.settings["seed"]
     for step in run:
-        rng = generator(seed, 1, step)
+        rng = generator(seed, "classifier", step)
         index = batch_indices(len(images), batch_size, seed, step)
         x_0, y = images[index], labels[index].to(device)  # (B, 1, 28, 28), (B,)
         t = draw_t(batch_size, rng)  # (B,)
@@ -58,7 +58,7 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
 
     The noise is the same at every call.
     """
-    eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, 1))
+    eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation", 1))
     parts = zip(add_noise(x_0, eps, t).split(batch_size), t.split(batch_size))
     return torch.cat(
         [classifier(x.to(device), t.to(device)).softmax(dim=1).cpu() for x, t in parts]
@@ -80,7 +80,7 @@ def calibration_error(probabilities, labels, num_bins=15):
 def validation_timesteps(num_images):
     """A t for each image, every t equally often, the same at every call: (num_images,)."""
     t = torch.arange(num_images) * NUM_TRAIN_TIMESTEPS // num_images
-    return t[torch.randperm(num_images, generator=generator(VALIDATION_SEED, 0))]
+    return t[torch.randperm(num_images, generator=generator(VALIDATION_SEED, "validation", 0))]
 
 
 def validate(classifier, images, labels, device):

@@ -50,7 +50,7 @@ def train(run, unet, ema, optimizers, images, weights, draw_t=stratified_timeste
     batch_size, seed = settings["batch_size"], settings["seed"]
     bfloat16 = settings["precision"] == "bfloat16"
     for step in run:
-        rng = generator(seed, 2, step)
+        rng = generator(seed, "U-Net", step)
         x_0 = images[batch_indices(len(images), batch_size, seed, step)]  # (B, 1, 28, 28)
         t = draw_t(batch_size, rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
@@ -70,8 +70,7 @@ def loss_weights(alphas_cumprod=ALPHAS_CUMPROD, max_weight=MAX_LOSS_WEIGHT):
     """The weight of L_simple at each t: (1000,).
 
     1 / abar_t makes it the squared error of v, which the layers predict, up to the maximum, which
-    is reached at t = 396. Low noise counts half. Without the maximum both losses
-    are higher; without the half nothing changes beyond the seeds' spread (results/recipe.csv).
+    is reached at t = 396. Low noise counts half. results/recipe.csv has a training without weights.
     """
     weights = (1 / alphas_cumprod).clamp(max=max_weight)
     weights[:LOW_NOISE] /= 2
@@ -97,9 +96,8 @@ def validation_loss(unet, images, weights=None, batch_size=250):
         weights: (1000,), of each t; None for ones.
     """
     weights = torch.ones_like(ALPHAS_CUMPROD) if weights is None else weights
-    rng = generator(VALIDATION_SEED, 2)
-    t = stratified_timesteps(len(images), rng)
-    eps = torch.randn(images.shape, generator=rng)
+    t = stratified_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
+    eps = torch.randn(images.shape, generator=generator(VALIDATION_SEED, "validation", 1))
     x_t = add_noise(images, eps, t)
     total = 0.0
     for x, t_part, eps_part in zip(*(tensor.split(batch_size) for tensor in (x_t, t, eps))):

@@ -1,1 +1,1 @@
-"""Speed and memory, trials of the training recipes, and other seeds. Run with `python -m`."""
+"""Rivals and what they cost, and trials of the training recipes. Run with `python -m`."""

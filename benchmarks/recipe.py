@@ -1,166 +1,199 @@
-"""Trials for train_ddpm.py: each row changes the recipe once and trains for the same time.
+"""What the parts of both training recipes are for: each row changes one, in the same time.
 
-    python -m benchmarks.recipe                             # the whole table
-    python -m benchmarks.recipe --resume                    # continue it
-    python -m benchmarks.recipe "AdamW alone" "attention"   # these rows, printed only
+    python -m benchmarks.recipe                  # results/recipe.csv and classifier_recipe.csv
+    python -m benchmarks.recipe unet             # the first of them; classifier: the second
+    python -m benchmarks.recipe unet --resume    # continue a table that was interrupted
+    python -m benchmarks.recipe --seconds 5 --output trial    # a short trial in another folder
 
-Writes results/recipe.csv. One core and float32, six minutes per row. A clock is not reproducible:
-rows differ a little from run to run and much from machine to machine, so compare them within the
-table only. In so short a time small batches win: the recipe here takes 32 images per step, where
-train_ddpm.py takes 64. Losses are measured on the validation set, samples with n = 500 and the
-shipped classifier.
+Rows are trained by the loops and settings that ship, in float32 on one thread: a U-Net for 150 s, a
+classifier for 60 s of the processor's time, a fraction of a whole training. They repeat roughly,
+and compare within a table only. The recipe has three seeds, its changes have the first: less than
+the spread of the three is no difference. A U-Net is guided by the classifier that ships, and a
+classifier guides the U-Net that ships.
 """
 
-import math
-import platform
+import hashlib
+import re
+import time
+from functools import partial
+from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.upsampling import Upsample2D
+from diffusers import UNet2DModel, optimization
 from diffusers.training_utils import EMAModel
-from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+import train_classifier
 import train_ddpm
-from benchmarks.trials import TimedRun, random_timesteps, trials_command
-from diffusion import ALPHAS_CUMPROD, UNET_CONFIG, UNet, stratified_timesteps
-from evaluation.judge import judge_images, load_judge
-from evaluation.measures import measure
-from inference import load_models, sample
-from mnist import load_mnist
-from support.files import beside
-from train_ddpm import MAX_LOSS_WEIGHT, loss_weights, validation_loss
+from classifier import Classifier
+from diffusion import ALPHAS_CUMPROD, NUM_TRAIN_TIMESTEPS, make_unet, stratified_timesteps
+from evaluate import SWEEP_SEED
+from evaluation.bench import Bench, as_text
+from mnist import Dataset
+from support import cli
+from support.checkpoints import MODELS
+from support.files import beside, check_writable, make_folders
+from support.tables import fill_table
+from support.training import Run, keep_memory
+from train_ddpm import loss_weights, make_optimizers, validation_loss
 
-OUTPUT = beside("results") / "recipe.csv"
-SECONDS = 240
 NUM_SAMPLES = 500
-BATCH_SIZE, LEARNING_RATE, EMA_DECAY = 32, 2e-3, 0.999
-LEVELS_14 = {"sample_size": 14, "in_channels": 4, "out_channels": 4}
-LEVELS_14 |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-RECIPES = {
-    "the recipe": {},
-    "another seed": {"seed": 1},
-    "a third seed": {"seed": 2},
-    "L_simple": {"weighting": "L_simple"},
-    "v weighting": {"weighting": "v"},
-    "v weighting, at most 5": {"weighting": "v, at most 5"},
-    "v weighting, at most 20, half at t < 150": {"weighting": "v, at most 20, half at t < 150"},
-    "min-SNR-5 weighting": {"weighting": "min-SNR-5"},
-    "L_simple, no way past the layers": {"skip": False, "weighting": "L_simple"},
-    "convolutions after upsampling": {"upsampling_convolution": True},
-    "cosine decay": {"cosine": True},
-    "AdamW alone": {"adamw_only": True},
-    "both learning rates x 1.5": {"lr": 1.5 * LEARNING_RATE},
-    "Muon lr .012": {"muon": {"lr": 0.012}},
-    "Muon lr .003": {"muon": {"lr": 0.003}},
-    "Muon without weight decay": {"muon": {"weight_decay": 0.0}},
-    "16/32/96": {"unet": {"block_out_channels": (16, 32, 96)}},
-    "24/48/96": {"unet": {"block_out_channels": (24, 48, 96)}},
-    "32/32/64": {"unet": {"block_out_channels": (32, 32, 64)}},
-    "32/64/64": {"unet": {"block_out_channels": (32, 64, 64)}},
-    "attention": {"unet": {"add_attention": True}},
-    "two layers a block": {"unet": {"layers_per_block": 2}},
-    "pixel-unshuffle, 64/128": {"unet": {**LEVELS_14, "block_out_channels": (64, 128)}},
-    "t only shifts": {"unet": {"resnet_time_scale_shift": "default"}},
-    "4 groups": {"unet": {"norm_num_groups": 4}},
-    "dropout .1": {"unet": {"dropout": 0.1}},
-    "residuals from zero": {"zero_residuals": True},
-    "batch 16": {"batch_size": 16},
-    "batch 64": {"batch_size": 64},
-    "t not stratified": {"draw_t": random_timesteps},
-}
+SEEDS = (0, 1, 2)  # of the training
+FILES = {"unet": "recipe.csv", "classifier": "classifier_recipe.csv"}
+SECONDS = {"unet": 150, "classifier": 60}
 
 
-WEIGHTINGS = {  # of L_simple, by abar_t
-    "L_simple": torch.ones_like,
-    "min-SNR-5": lambda abar: (5 * (1 - abar) / abar).clamp(max=1),  # Hang et al. 2023
-    "v": lambda abar: 1 / abar,  # the squared error of v, Salimans & Ho 2022
-    "v, at most 5": lambda abar: (1 / abar).clamp(max=MAX_LOSS_WEIGHT),
-    "v, at most 20, half at t < 150": lambda abar: loss_weights(abar, max_weight=20),
-    "the recipe": loss_weights,
-}
+class TimedRun(Run):
+    """A run of `seconds`, whose learning rates follow a whole training's by the share of time."""
+
+    def __init__(self, seconds, settings, num_images, optimizers, schedule_of, warmup):
+        super().__init__("trial", settings, {}, num_images, end_epoch=None)
+        self.schedules = [schedule_of(each, warmup, settings["steps"]) for each in optimizers]
+        self.limit = seconds
+
+    def __iter__(self):
+        start = time.process_time()
+        while (share := (time.process_time() - start) / self.limit) < 1:
+            for schedule in self.schedules:
+                factor = schedule.lr_lambdas[0](share * self.settings["steps"])
+                schedule.optimizer.param_groups[0]["lr"] = schedule.base_lrs[0] * factor
+            yield self.step
+            self.step += 1
 
 
-class Denoiser(nn.Module):
-    """The U-Net with changes: behind a pixel-unshuffle if it works at 14x14; without v if asked."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, config, zero_residuals, skip, upsampling_convolution):
-        super().__init__()
-        self.unet = UNet(**config) if skip else UNet2DModel(**config)
-        for block in self.unet.up_blocks[:-1]:
-            upsample = Upsample2D(block.upsamplers[0].channels, use_conv=upsampling_convolution)
-            block.upsamplers = nn.ModuleList([upsample])
-        for block in self.modules():
-            if zero_residuals and isinstance(block, ResnetBlock2D):
-                nn.init.zeros_(block.conv2.weight)
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)
-        self.factor = 28 // config["sample_size"]
-
-    def forward(self, x_t, t):
-        """As UNet.forward."""
-        out = self.unet(F.pixel_unshuffle(x_t, self.factor), t)
-        out.sample = F.pixel_shuffle(out.sample, self.factor)
-        return out
-
-
-def train(
-    seconds, unet=None, adamw_only=False, zero_residuals=False, batch_size=BATCH_SIZE,
-    lr=LEARNING_RATE, muon=None, cosine=False, weighting="the recipe", skip=True,
-    upsampling_convolution=False, draw_t=stratified_timesteps, seed=0,
-):  # fmt: skip
-    """The network and the number of its steps, by the loop of train_ddpm.py."""
-    torch.manual_seed(seed)
-    config = {**UNET_CONFIG, **(unet or {})}
-    network = Denoiser(config, zero_residuals, skip, upsampling_convolution)
-    if adamw_only:
-        adamw = {"betas": train_ddpm.ADAM_BETAS, "weight_decay": 0.0, "fused": True}
-        optimizers = [torch.optim.AdamW(network.parameters(), lr=lr, **adamw)]
-    else:
-        optimizers = train_ddpm.make_optimizers(network.unet, lr)
-        optimizers[0].param_groups[0].update(muon or {})
-    ema = EMAModel(network.parameters(), decay=EMA_DECAY, foreach=True)
-    images, _ = load_mnist("train")
-    settings = {"batch_size": batch_size, "seed": seed, "precision": "float32"}
-    decay = (lambda u: (1 + math.cos(math.pi * u)) / 2) if cosine else (lambda u: 1 - u)
-    run = TimedRun(seconds, settings, len(images), optimizers, warmup=0.03, decay=decay)
-    weights = WEIGHTINGS[weighting](ALPHAS_CUMPROD)
-    train_ddpm.train(run, network, ema, optimizers, images, weights, draw_t)
-    ema.copy_to(network.parameters())
-    return network.eval().requires_grad_(False), run.step
-
-
-def measured(name, seconds):
-    """A row of the table."""
-    recipe = RECIPES[name]
-    network, steps = train(seconds, **recipe)
-    with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 1, 28, 28), torch.zeros(1, dtype=torch.long))
-    images, _ = load_mnist("validation")
-    _, classifier = load_models()
-    judge, y = load_judge(), torch.arange(10).repeat_interleave(NUM_SAMPLES // 10)
-    real_features, _ = judge_images(judge, images)
-    unguided = measure(judge, sample(network, None, y, guidance_scale=0), y, real_features)
-    guided = measure(judge, sample(network, classifier.log_p, y), y, real_features)
+def train_unet(bench, seconds, settings, network=make_unet, optimizers_of=make_optimizers,
+               weights=loss_weights, draw_t=stratified_timesteps):  # fmt: skip
+    """As train_ddpm.py with changes: the steps, both losses, and unguided samples measured."""
+    (images, _), (validation, _) = map(bench.dataset.load, ("train", "validation"))
+    unet = network()
+    ema = EMAModel(unet.parameters(), decay=settings["ema_decay"], foreach=True)
+    optimizers = optimizers_of(unet, settings["lr"])
+    linear, warmup = optimization.get_linear_schedule_with_warmup, train_ddpm.WARMUP_STEPS
+    run = TimedRun(seconds, settings, len(images), optimizers, linear, warmup)
+    train_ddpm.train(run, unet, ema, optimizers, images, weights(), draw_t)
+    ema.copy_to(unet.parameters())
+    bench.unet = unet.eval().requires_grad_(False)
+    unguided = bench.measured(bench.settings(NUM_SAMPLES, guidance_scale=0.0)).row()
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "mflop_forward": round(counter.get_total_flops() / 1e6),
-        "images_a_second": round(steps * recipe.get("batch_size", BATCH_SIZE) / seconds),
-        "steps": steps,
-        "validation_loss": f"{validation_loss(network, images):.5f}",
-        # with the weights of the recipe in every row
-        "weighted_loss": f"{validation_loss(network, images, loss_weights()):.5f}",
-        **{f"{name}_unguided": unguided[name] for name in ("frechet", "precision", "recall")},
-        **{name: guided[name] for name in ("accuracy", "frechet", "precision", "recall")},
-        "n": NUM_SAMPLES,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "training_steps": run.step,
+        "validation_loss": f"{validation_loss(unet, validation):.5f}",
+        "weighted_loss": f"{validation_loss(unet, validation, loss_weights()):.5f}",
+        **{re.sub("(_low|_high|)$", r"_unguided\1", name, count=1): text
+           for name, text in unguided.items() if not name.startswith("accuracy")},
+    }  # fmt: skip
+
+
+def train_guide(bench, seconds, settings, channels=32, **changes):
+    """As train_classifier.py with changes: the steps, cross-entropy and calibration error."""
+    (images, labels), validation = map(bench.dataset.load, ("train", "validation"))
+    classifier = Classifier(channels)
+    adamw = {"lr": settings["lr"], "weight_decay": settings["weight_decay"], "fused": True}
+    optimizer = torch.optim.AdamW(classifier.parameters(), **adamw)
+    cosine, warmup = optimization.get_cosine_schedule_with_warmup, train_classifier.WARMUP_STEPS
+    run = TimedRun(seconds, settings, len(images), [optimizer], cosine, warmup)
+    train_classifier.train(run, classifier, optimizer, images, labels, **changes)
+    bench.classifier = classifier.eval().requires_grad_(False)
+    t = train_classifier.validation_timesteps(len(validation[1]))
+    p = train_classifier.predict_noised(classifier, validation[0], t)  # (N, 10)
+    return {
+        "training_steps": run.step,
+        "cross_entropy": f"{F.nll_loss(p.clamp(min=1e-12).log(), validation[1]).item():.4f}",
+        "calibration_error": f"{train_classifier.calibration_error(p, validation[1]):.4f}",
     }
 
 
+def adamw_alone(unet, lr):
+    adamw = {"lr": lr, "betas": train_ddpm.ADAM_BETAS, "weight_decay": 0.0, "fused": True}
+    return [torch.optim.AdamW(unet.parameters(), **adamw)]
+
+
+def unet_of_eps():
+    """The U-Net without the v form of `UNet.forward`: its layers predict eps."""
+    unet = make_unet()
+    unet.forward = partial(UNet2DModel.forward, unet)
+    return unet
+
+
+def random_timesteps(batch_size, rng):
+    """t uniform over 0 .. 999, not stratified: (B,)."""
+    return torch.randint(0, NUM_TRAIN_TIMESTEPS, (batch_size,), generator=rng)
+
+
+SETTINGS = {  # of every training; `steps` are those of a whole one
+    "unet": {"steps": train_ddpm.TRAIN_STEPS, "batch_size": train_ddpm.BATCH_SIZE,
+             "lr": train_ddpm.LEARNING_RATE, "ema_decay": train_ddpm.EMA_DECAY},
+    "classifier": {"steps": train_classifier.STEPS, "batch_size": train_classifier.BATCH_SIZE,
+                   "lr": train_classifier.LEARNING_RATE,
+                   "weight_decay": train_classifier.WEIGHT_DECAY},
+}  # fmt: skip
+CHANGES = {  # arguments of `train_unet` and `train_guide`
+    "unet": {
+        "the recipe": {},
+        "AdamW alone": {"optimizers_of": adamw_alone},
+        "L_simple, no weights": {"weights": partial(torch.ones_like, ALPHAS_CUMPROD)},
+        "32/64/64": {"network": partial(make_unet, block_out_channels=(32, 64, 64))},
+        "two layers a block": {"network": partial(make_unet, layers_per_block=2)},
+        "t not stratified": {"draw_t": random_timesteps},
+        "predicts eps": {"network": unet_of_eps},
+    },
+    "classifier": {
+        "the recipe": {},
+        "16 channels": {"channels": 16},
+        "label smoothing .1": {"smoothing": 0.1},
+        "t not stratified": {"draw_t": random_timesteps},
+    },
+}
+
+
+def row_of(bench, name, wanted):
+    """Train and measure the network of a row: the row of what is `wanted`."""
+    seed, seconds = int(wanted["training_seed"]), float(wanted["seconds"])
+    settings = SETTINGS[name] | {"seed": seed, "precision": wanted["trained_in"]}
+    bench.networks.clear()  # those of the row before
+    torch.manual_seed(seed)  # for the initial weights
+    train = {"unet": train_unet, "classifier": train_guide}[name]
+    row = wanted | train(bench, seconds, settings, **CHANGES[name][wanted["recipe"]])
+    row |= bench.measured(bench.settings(NUM_SAMPLES)).row()
+    row |= {key: row.pop(key) for key in bench.made_from if key in row}  # last, as in other tables
+    weights = [tensor.numpy() for tensor in getattr(bench, name).state_dict().values()]
+    row["parameters"] = sum(weight.size for weight in weights)
+    row["weights"] = hashlib.sha256(b"".join(weight.tobytes() for weight in weights)).hexdigest()
+    print(row, flush=True)
+    return row
+
+
+def fill(name, path, seconds, resume):
+    """Train and measure the rows of a table, "unet" or "classifier", and write them to `path`."""
+    bench = Bench(MODELS, Dataset(), "validation", SWEEP_SEED, torch.device("cpu"))
+    made_from = dict(bench.made_from)
+    del made_from["ddpm_unet" if name == "unet" else name]  # trained anew
+    shared = {key: as_text(value) for key, value in SETTINGS[name].items() if key != "steps"}
+    shared |= {"trained_in": "float32", "seconds": f"{seconds:g}"}
+    shared |= bench.settings(NUM_SAMPLES) | made_from
+    wanted = [{"recipe": recipe, "training_seed": str(seed), **shared} for recipe in CHANGES[name]
+              for seed in (SEEDS if recipe == "the recipe" else SEEDS[:1])]  # fmt: skip
+    fill_table(path, wanted, partial(row_of, bench, name), resume)
+
+
+@cli.one_line_errors
+def main(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("table", nargs="?", choices=[*FILES], help="one of them only")
+    seconds = f"of training, each row (default: {SECONDS})"
+    parser.add_argument("--seconds", type=cli.number(float, 0, exclusive=True), help=seconds)
+    parser.add_argument("--output", type=Path, default=beside("results"), metavar="DIR")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
+    args = parser.parse_args(argv)
+    if args.resume and not args.table:
+        parser.error(f"argument --resume: name the table, {' or '.join(FILES)}")
+    torch.set_num_threads(1)
+    keep_memory()
+    paths = {name: args.output / FILES[name] for name in FILES if args.table in (None, name)}
+    make_folders(args.output)
+    check_writable(*paths.values())
+    for name, path in paths.items():
+        fill(name, path, args.seconds or SECONDS[name], args.resume)
+
+
 if __name__ == "__main__":
-    trials_command(__doc__, RECIPES, measured, SECONDS, OUTPUT)
+    main()

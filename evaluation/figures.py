@@ -2,12 +2,12 @@
 
 import matplotlib.pyplot as plt
 import torch
+from torchvision.utils import make_grid
 
 from diffusion import SAMPLERS
 from support.pictures import save_figure, save_labelled_grid
 
-SCALE_TICKS = (0, 1, 2, 5, 10, 25, 100)
-PICTURE_SCALES = (0, 1, 2, 5, 20, 100, 10_000, 100_000)
+PICTURE_SCALES = (0, 0.05, 0.25, 1, 10, 100, 1_000, 5_000)
 NAMES = {
     "accuracy": "accuracy (judge)",
     "frechet": "Fréchet distance (judge features)",
@@ -16,24 +16,29 @@ NAMES = {
 }
 REAL = {"linestyle": "--", "linewidth": 1, "color": "gray", "label": "real images"}
 FONT = {"font.size": 11}
+NUM_PAIRS = 5  # of the figure of copies
 
 
-def plot_scales(bench, path, rows):
-    """All four measures against the guidance scale, each beside that of real images."""
-    real, *rows = rows
-    scales = [float(row["guidance_scale"]) for row in rows]
+def plot_families(bench, path, rows, families):
+    """Accuracy against Fréchet distance and against recall, a curve per family of scales."""
+    real = next(row for row in rows if row["variant"] in bench.floors)
+    n = next(int(row["n"]) for row in rows if row["variant"] not in bench.floors)
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
-        for ax, name in zip(axes.flat, NAMES):
-            plot_measure(ax, scales, rows, name, label="samples [95 % interval]")
-            ax.axhline(float(real[name]), **REAL)
-            ax.set_xscale("symlog", linthresh=1, linscale=0.5)
-            ax.set(ylabel=NAMES[name], xlim=(-0.2, 1.2 * max(scales)))
-            ax.set_xticks(SCALE_TICKS, SCALE_TICKS)
-            ax.minorticks_off()
-        for ax in axes[1]:
-            ax.set_xlabel(r"guidance scale: s where $\bar\alpha_t = 1/2$")
-        axes[0, 0].legend(loc="lower right")
+        figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained", sharey=True)
+        for ax, name in zip(axes, ("frechet", "recall")):
+            for label, (shared, scales) in families.items():
+                wanted = [bench.settings(n, **shared, guidance_scale=float(s)) for s in scales]
+                of = [row for want in wanted for row in rows if row.items() >= want.items()]
+                x, y = column(of, name), column(of, "accuracy")
+                errors = {"xerr": interval(of, name), "yerr": interval(of, "accuracy")}
+                ax.errorbar(x, y, **errors, marker=".", elinewidth=0.7, label=label)
+                for scale, *point in zip(scales, x, y):
+                    ax.annotate(f"{scale:g}", point, (3, 3), textcoords="offset points", fontsize=8)
+            ax.plot(float(real[name]), float(real["accuracy"]), "k*", label="real images")
+            ax.set_xlabel(NAMES[name])
+        best = min(column([row for row in rows if row["variant"] not in bench.floors], "frechet"))
+        axes[0].set(ylabel=NAMES["accuracy"], ylim=(0.9, 1.003), xlim=(0, 4 * best))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
         save_figure(path, figure, bench.provenance())
 
 
@@ -45,7 +50,9 @@ def plot_samplers(bench, path, rows):
         figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained", sharex=True)
         for ax, name in zip(axes.flat, NAMES):
             for k, sampler in enumerate(SAMPLERS):
-                of = [row for row in rows if row["sampler"] == sampler]
+                of = sorted(
+                    (r for r in rows if r["sampler"] == sampler), key=lambda r: int(r["steps"])
+                )
                 calls = [float(row["steps"]) * 1.03 ** (k - 1.5) for row in of]  # side by side
                 plot_measure(ax, calls, of, name, label=sampler)
             ax.axhline(float(real[name]), **REAL)
@@ -58,13 +65,36 @@ def plot_samplers(bench, path, rows):
         save_figure(path, figure, bench.provenance())
 
 
+def plot_windows(bench, path, rows):
+    """All four measures against the timestep at which guidance starts or ends."""
+    real, default, unguided, *rows = rows
+    sides = {"guided at t ≥ T only": ">=", "guided at t < T only": "<"}
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
+        for ax, name in zip(axes.flat, NAMES):
+            for label, side in sides.items():
+                of = [row for row in rows if f" {side} " in row["variant"]]
+                ends = (default, unguided) if side == ">=" else (unguided, default)
+                times = [0, *(int(row["variant"].split()[3]) for row in of), 1000]
+                plot_measure(ax, times, [ends[0], *of, ends[1]], name, label=label)
+            ax.axhline(float(real[name]), **REAL)
+            ax.set_ylabel(NAMES[name])
+        for ax in axes[1]:
+            ax.set_xlabel("timestep T")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        save_figure(path, figure, bench.provenance())
+
+
 def plot_measure(ax, x, rows, name, label):
-    """A measure of the rows against x; accuracy with its interval."""
-    values, interval = column(rows, name), None
-    if name == "accuracy":
-        low, high = column(rows, "accuracy_low"), column(rows, "accuracy_high")
-        interval = [[v - a for v, a in zip(values, low)], [b - v for v, b in zip(values, high)]]
-    ax.errorbar(x, values, yerr=interval, marker=".", capsize=2, elinewidth=1, label=label)
+    """A measure of the rows against x, with its interval."""
+    ax.errorbar(x, column(rows, name), yerr=interval(rows, name), marker=".", capsize=2,
+                elinewidth=1, label=label)  # fmt: skip
+
+
+def interval(rows, name):
+    """How far the interval of a measure reaches below and above it, for errorbar."""
+    values, low, high = (column(rows, name + end) for end in ("", "_low", "_high"))
+    return [[v - a for v, a in zip(values, low)], [b - v for v, b in zip(values, high)]]
 
 
 def plot_guide(bench, path, scales, curves):
@@ -93,28 +123,46 @@ def draw_scales(bench, path):
 def draw_rows(bench, path, settings):
     """Samples from the same noise, a row per settings of 2 images of each class."""
     rows = torch.cat([bench.draw(row)[0] for row in settings])
-    labels = [row_label(bench, row) for row in settings]
+    labels = [row_label(row, settings[0]) for row in settings]
     save_labelled_grid(path, rows, labels, bench.classes, bench.provenance(rows=settings))
 
 
-def row_label(bench, row):
-    """The variant, and what else differs from the defaults."""
-    early = (
-        "same s at every t" if row["early_scale"] == "inf" else f"early scale {row['early_scale']}"
-    )
-    names = {"sampler": row["sampler"], "early_scale": early}
-    defaults = bench.settings(int(row["n"]))
-    return ", ".join([row["variant"], *(names[k] for k in names if row[k] != defaults[k])])
+def row_label(row, usual):
+    """The variant, and its sampler and scale if they are not the usual ones."""
+    own = {"sampler": row["sampler"], "guidance_scale": f"w = {row['guidance_scale']}"}
+    return ", ".join([row["variant"], *(own[k] for k in own if row[k] != usual[k])])
 
 
-def draw_nearest(bench, path):
-    """A sample of each class above its three nearest training images: is it copying?"""
-    images, _ = bench.draw(bench.settings(len(bench.classes)))
-    nearest = nearest_images(images, bench.train_images, 3)
-    labels = ["sample", "nearest training image", "2nd nearest", "3rd nearest"]
-    save_labelled_grid(
-        path, torch.cat([images, nearest]), labels, bench.classes, bench.provenance()
-    )
+def draw_copies(bench, path, images):
+    """Is it copying? How near samples are to training images, beside real images."""
+    train, _ = bench.dataset.load("train")
+    others = {"samples": images, f"{bench.split} images": bench.real_images}
+    distances, nearest = {}, {}
+    for label, some in others.items():
+        distances[label], nearest[label] = nearest_distances(some, train)
+    first = distances["samples"].argsort()[:NUM_PAIRS]
+    pairs = torch.cat([images[first], train[nearest["samples"][first]]])
+    with plt.rc_context(FONT):
+        figure = plt.figure(figsize=(9, 3.6), layout="constrained")
+        ax, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        for label, values in distances.items():
+            ax.ecdf(values.numpy(), label=f"{len(values):,} {label}")
+        ax.set(
+            xlabel="distance to the nearest training image", ylabel="share of images below", xlim=0
+        )
+        ax.legend(loc="upper left")
+        right.imshow(make_grid(pairs, nrow=NUM_PAIRS, pad_value=1)[0], cmap="gray", vmin=-1, vmax=1)
+        right.set(title="the five nearest samples,\nabove their training images")
+        right.axis("off")
+        save_figure(path, figure, bench.provenance(n=len(images)))
+    return distances
+
+
+def nearest_distances(images, train_images, chunk=500):
+    """The Euclidean distance of each image to its nearest training image, and which that is."""
+    train = train_images.flatten(1)
+    parts = [torch.cdist(part.flatten(1), train).min(dim=1) for part in images.split(chunk)]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 def nearest_images(images, train_images, k):

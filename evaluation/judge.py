@@ -99,7 +99,7 @@ def train(run, judge, ema, optimizer, images, labels):
     for step in run:
         torch.manual_seed(seed + step)  # for dropout
         index = batch_indices(len(images), batch_size, seed, step)
-        x_0 = random_affine(images[index], generator(seed, 3, step))
+        x_0 = random_affine(images[index], generator(seed, "judge", step))
         logits, y = judge(x_0.to(device)), labels[index].to(device)
         loss = F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ import torch
 from evaluation.bench import check_dataset
 from evaluation.figures import nearest_images
 from evaluation.judge import judge_images, load_judge
-from evaluation.measures import balanced_subset, measure
+from evaluation.measures import MEASURES, accuracy, measure, see
 from evaluation.samples import SIZE, read_samples
 from support import cli
 from support.checkpoints import provenance
@@ -31,29 +31,35 @@ HEADER = ("", "n", "accuracy", "Fréchet distance", "precision", "recall")
 
 
 class Yardstick:
-    """The judge, the test images to measure against, and the training images as samples."""
+    """The judge, the test images to measure against, and the validation images as samples."""
 
     def __init__(self, models, dataset, device):
         self.judge, self.device = load_judge(models, device), device
         check_dataset(self.judge.dataset, dataset.info, Path(models, "judge.pth"))
-        self.num_classes = len(dataset.info["classes"])
-        self.train_images, self.train_labels = dataset.load("train")
-        self.real_features, _ = judge_images(self.judge, dataset.load("test")[0], device)
-        self.floors = {}
+        self.train_images, _ = dataset.load("train")
+        self.real = see(self.judge, *dataset.load("test"), device)
+        self.others = see(self.judge, *dataset.load("validation"), device)
 
     def score(self, images, labels):
-        """n and all measures of images (N, 1, 28, 28) in [-1, 1], labels (N,) or None: a dict."""
-        measures = measure(self.judge, images, labels, self.real_features, self.device)
-        return {"n": str(len(images)), **measures}
+        """Scores of images (N, 1, 28, 28) in [-1, 1], labels (N,) or None, and of real images."""
+        seen = see(self.judge, images, labels, self.device)
+        return self.scores(seen), self.scores(self.others.part(self.like(seen.labels)))
 
-    def real(self, n):
-        """The scores of n training images, or of all; equally many of each class, up to one."""
-        if n not in self.floors:
-            even = n + -n % self.num_classes
-            images, labels = balanced_subset(self.train_images, self.train_labels, even)
-            index = torch.randperm(len(labels), generator=generator(0))[:n].sort().values
-            self.floors[n] = self.score(images[index], labels[index])
-        return self.floors[n]
+    def scores(self, seen):
+        """n and all measures of `Seen` images: a dict of strings."""
+        values = zip(MEASURES, measure(seen, self.real).tolist())
+        return {"n": str(len(seen.labels)), **accuracy(seen), **{k: f"{v:.4f}" for k, v in values}}
+
+    def like(self, labels):
+        """The indices of as many validation images as labels (N,), of the same class frequencies.
+
+        If there are too few of a class, fewer of all of them.
+        """
+        order = torch.randperm(len(self.others.labels), generator=generator(0, "subset"))
+        of_class = [order[self.others.labels[order] == y] for y in labels.unique()]
+        wanted = [int((labels == y).sum()) for y in labels.unique()]
+        share = min(1, *(len(index) / number for index, number in zip(of_class, wanted)))
+        return torch.cat([i[: max(1, int(share * number))] for i, number in zip(of_class, wanted)])
 
     @torch.no_grad()
     def reads(self, images):
@@ -76,7 +82,7 @@ def score_files(args, dataset, device):
     cli.say_start(f"{args.models / 'judge.pth'} and {args.dataset}", device, seconds)
     yardstick = Yardstick(args.models, dataset, device)
     print_table([HEADER, *(table_row(yardstick, samples) for samples in files)])
-    print("against the test set; in parentheses: training images, equally many of each class")
+    print("against the test set; in parentheses: validation images, as many of each class")
     if args.output:
         draw_samples(args, yardstick, files)
 
@@ -99,8 +105,7 @@ def table_row(yardstick, samples):
     print(f"{samples.path}: {samples.taken}", flush=True)
     for warning in warnings(yardstick, samples):
         print(f"evaluate.py: warning: {samples.path}: {warning}", file=sys.stderr, flush=True)
-    scores = yardstick.score(in_range(samples.images), samples.labels)
-    real = yardstick.real(len(samples.images))
+    scores, real = yardstick.score(in_range(samples.images), samples.labels)
     cells = {name: f"{scores[name]} ({real[name]})" for name in scores}
     if samples.labels is None:
         cells["accuracy"] = "-"

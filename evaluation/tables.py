@@ -1,34 +1,42 @@
 """The tables of evaluate.py: which rows, against which images, with which figure."""
 
-import math
-
 import torch
 
 import inference
 from diffusion import SAMPLERS, add_noise, simple_loss, stratified_timesteps
 from evaluation import figures
-from evaluation.variants import variants
+from evaluation.variants import WINDOWS
 from support.tables import write_rows
 from support.streams import generator
 
 FAST = {"sampler": "sde-dpmsolver++", "steps": 10}  # the setting for speed
-NUM_SWEEP, NUM_LONG = 2_000, 100
-SCALES = (0, 1, 2, 5, 10, 15, 20, 25, 30, 50, 100)
-SAMPLER_STEPS = (5, 10, 20)
-MORE_STEPS = 50  # of the default sampler only
-LONG_STEPS = (50, 1_000)
-EARLY_SCALES = (1.0, 2.0, math.inf)  # beside the default
-CONSTANT_SCALES = (5.0, 10.0)
-ROOTLESS_SCALES = (10.0,)  # beside the default
-ASKED = {  # variant -> (guidance scale, early scale) beside the default. These have the lowest
-    # Fréchet distance of 3 to 6 that were tried, on the validation set at n = 100, seed 1.
-    "gradient at the mean": [],
-    "guide at t = 0": [],
-    "clean guide at x_t": [(100.0, 0.2)],
-    "clean guide at predicted x_0": [(5.0, 1.5)],
-    "raw-t guide": [(100.0, 1.5)],
+NUM_SWEEP = 1_000
+NO_ROOT = "raw-t guide, no root"
+CONSTANT = {"scale_growth": 0.0}
+FAMILIES = {  # label -> what all its rows share, and their guidance scales
+    "g = 0 (ADM)": (CONSTANT, (1, 2, 3, 5, 10, 25)),
+    f"g = {inference.SCALE_GROWTH:g}": ({}, (0.1, 0.25, 0.5, 1, 2, 4)),
+    "classifier-free": (CONSTANT | {"variant": "classifier-free"}, (0, 0.25, 0.5, 1, 2)),
+    "usual notebook": (CONSTANT | {"variant": NO_ROOT}, (1, 3, 10)),
 }
-NUM_CONTROLS_SHOWN = 12  # the rows of the picture: the first of the table
+GROWTHS = (12.0, 48.0)  # beside the default
+MORE_STEPS = (5, 10, 50)  # of the default sampler only
+CONTROLS = (  # beside the default
+    {"variant": "without sqrt(1 - abar_t)"},
+    {"variant": "clip after the tilt"},
+    {"variant": "no clipping"},
+    {"variant": "ADM Algorithm 2", "sampler": "ddpm"},
+    {"variant": "ADM Algorithm 1", "sampler": "ddpm"},
+    {"variant": "gradient at the mean"},
+    {"variant": "Algorithm 1 at the mean", "sampler": "ddpm"},
+    {"variant": "wrong digits"},
+    {"variant": "guide at t = 0"},
+    {"variant": "clean guide at x_t"},
+    {"variant": "clean guide at predicted x_0"},
+    {"variant": "raw-t guide"},
+    {"variant": "raw-t guide", "guidance_scale": 4.0},
+)
+QUANTILES = (0.001, 0.01, 0.1, 0.5, 0.9)  # of the distances to training images
 GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
 GUIDE_BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
 
@@ -40,71 +48,73 @@ def final_table(bench, n, path, guide=None, scale=inference.GUIDANCE_SCALE):
         path: the CSV file, or None. guide: as `evaluation.variants.brought` takes it, or None.
         scale: the guidance scale of that guide.
     """
-    changes = [{"guidance_scale": 0.0}, {}, FAST]
+    changes = [{}, {"guidance_scale": 0.0}, FAST]
     if guide:
         changes.append({"variant": guide, "guidance_scale": scale})
         bench.draw(bench.settings(len(bench.classes), steps=2, variant=guide))  # fail early
-    bench.fill(path, [bench.real(n), *(bench.settings(n, **change) for change in changes)])
+    bench.fill(path, [*bench.floor_settings(n), *(bench.settings(n, **row) for row in changes)])
+
+
+def copies(bench, n, folder):
+    """The distances of the default's samples to the training images: a table and a figure."""
+    distances = figures.draw_copies(bench, folder / "copies.png", bench.default(n)[0])
+    rows = []
+    for label, values in distances.items():
+        quantiles = {f"quantile_{q:g}": f"{values.quantile(q):.3f}" for q in QUANTILES}
+        row = {
+            "images": label,
+            "n": len(values),
+            "seed": bench.seed,
+            "nearest": f"{values.min():.3f}",
+        }
+        rows.append(row | quantiles | bench.made_from)
+    write_rows(folder / "copies.csv", rows)
 
 
 def sweep_scales(bench, folder):
-    """The guidance scale against all measures: the trade-off of ADM, on MNIST."""
-    settings = [bench.settings(NUM_SWEEP, guidance_scale=float(scale)) for scale in SCALES]
-    rows = bench.fill(folder / "scales.csv", [bench.real(NUM_SWEEP), *settings])
-    figures.plot_scales(bench, folder / "scales.png", rows)
+    """The guidance scale, constant and growing, and that of classifier-free guidance."""
+    rows = [*bench.floor_settings(NUM_SWEEP), bench.settings(NUM_SWEEP)]
+    rows.append(bench.settings(NUM_SWEEP, guidance_scale=0.0))
+    rows += [bench.settings(NUM_SWEEP, scale_growth=growth) for growth in GROWTHS]
+    for shared, scales in FAMILIES.values():
+        changes = ({**shared, "guidance_scale": float(scale)} for scale in scales)
+        rows += [bench.settings(NUM_SWEEP, **row) for row in changes]
+    rows = bench.fill(folder / "scales.csv", list({str(row): row for row in rows}.values()))
+    figures.plot_families(bench, folder / "scales.png", rows, FAMILIES)
     figures.draw_scales(bench, folder / "scales_grid.png")
 
 
 def sweep_samplers(bench, folder):
-    """Every sampler by its number of steps."""
-    settings = [
-        bench.settings(NUM_SWEEP, sampler=name, steps=steps)
-        for name in SAMPLERS
-        for steps in SAMPLER_STEPS
-    ]
-    settings.append(bench.settings(NUM_SWEEP, steps=MORE_STEPS))
-    rows = bench.fill(folder / "samplers.csv", [bench.real(NUM_SWEEP), *settings])
+    """Every sampler, and the default by its number of steps."""
+    default = {"sampler": inference.SAMPLER}
+    changes = [default, *({"sampler": name} for name in SAMPLERS[:-1])]
+    changes += [default | {"steps": k} for k in MORE_STEPS]
+    rows = [*bench.floor_settings(NUM_SWEEP), *(bench.settings(NUM_SWEEP, **c) for c in changes)]
+    rows = bench.fill(folder / "samplers.csv", rows)
     figures.plot_samplers(bench, folder / "samplers.png", rows)
 
 
-def sweep_samplers_long(bench, folder):
-    """Up to 1,000 steps, at a small n with its own floor."""
-    settings = [
-        bench.settings(NUM_LONG, sampler=name, steps=steps)
-        for name in SAMPLERS[:3]
-        for steps in LONG_STEPS
-    ]
-    bench.fill(folder / "samplers_long.csv", [bench.real(NUM_LONG), *settings])
+def sweep_windows(bench, folder):
+    """The guide at some of the timesteps only: when is the digit decided?"""
+    names = [f"guide t {side} {t} only" for side in (">=", "<") for t in WINDOWS]
+    changes = [{}, {"guidance_scale": 0.0}, *({"variant": name} for name in names)]
+    rows = [*bench.floor_settings(NUM_SWEEP), *(bench.settings(NUM_SWEEP, **c) for c in changes)]
+    rows = bench.fill(folder / "windows.csv", rows)
+    figures.plot_windows(bench, folder / "windows.png", rows)
 
 
 def sweep_controls(bench, folder):
     """The variants of the method, from the same weights and noise: a table, and a row of images."""
-    bench.fill(folder / "controls.csv", [bench.real(NUM_SWEEP), *control_settings(bench)])
-    shown = control_settings(bench, 2 * len(bench.classes))[:NUM_CONTROLS_SHOWN]
+    rows = [bench.settings(NUM_SWEEP, **change) for change in ({}, *CONTROLS)]
+    bench.fill(folder / "controls.csv", [*bench.floor_settings(NUM_SWEEP), *rows])
+    shown = [bench.settings(2 * len(bench.classes), **change) for change in ({}, *CONTROLS)]
     figures.draw_rows(bench, folder / "controls_grid.png", shown)
-
-
-def control_settings(bench, n=NUM_SWEEP):
-    """The settings of the rows of the controls."""
-    names = ("ADM Algorithm 2", "ADM Algorithm 1")  # these two with the sampler of Algorithm 1
-    others = ("ADM Algorithm 1", "Algorithm 1 at the mean", *ASKED)
-    changes = [{"variant": name} for name in variants(1) if name not in others]
-    changes += [{"variant": name, "sampler": "ddpm"} for name in names]
-    changes += [{"early_scale": scale} for scale in EARLY_SCALES]
-    changes += [{"guidance_scale": s, "early_scale": math.inf} for s in CONSTANT_SCALES]
-    rootless = "without sqrt(1 - abar_t)"
-    changes += [{"variant": rootless, "guidance_scale": scale} for scale in ROOTLESS_SCALES]
-    changes += [{"variant": "Algorithm 1 at the mean", "sampler": "ddpm"}]
-    for name, scales in ASKED.items():
-        changes += [{"variant": name}]
-        changes += [{"variant": name, "guidance_scale": s, "early_scale": e} for s, e in scales]
-    return [bench.settings(n, **change) for change in changes]
 
 
 def sweep_guide(bench, folder):
     """How the guide changes L_simple, at each scale and in each band of t."""
     scales = (0, *GUIDE_SCALES)
-    losses, t = conditional_losses(bench, bench.real_images, bench.real_labels, scales)
+    losses, t = conditional_losses(bench, *bench.dataset.load(bench.split), scales)
     rows, curves = [], {}
     for low, high in GUIDE_BANDS:
         band = losses[:, (low <= t) & (t < high)].mean(dim=1)  # (1 + len(GUIDE_SCALES),)
@@ -132,9 +142,9 @@ def conditional_losses(bench, x_0, y, scales, batch_size=250):
     Returns:
         losses: (len(scales), N). t: (N,).
     """
-    rng = generator(bench.seed, 4)
+    rng = generator(bench.seed, "calibration", 0)
     t = stratified_timesteps(len(x_0), rng)[torch.randperm(len(x_0), generator=rng)]
-    eps = torch.randn(x_0.shape, generator=rng)
+    eps = torch.randn(x_0.shape, generator=generator(bench.seed, "calibration", 1))
     x_t = add_noise(x_0, eps, t)
     losses = []
     for parts in zip(*(tensor.split(batch_size) for tensor in (x_t, t, y, eps))):
@@ -152,7 +162,7 @@ def conditional_losses(bench, x_0, y, scales, batch_size=250):
 SWEEPS = {
     "scales": sweep_scales,
     "samplers": sweep_samplers,
-    "samplers_long": sweep_samplers_long,
+    "windows": sweep_windows,
     "controls": sweep_controls,
     "guide": sweep_guide,
 }

@@ -13,15 +13,21 @@ from pathlib import Path
 import torch
 
 from diffusion import abar, clipped_noise, predicted_x_0, sampling_timesteps
+from evaluation.rivals import free_noise
 from inference import guided_noise
 from support.errors import UserError, require
-from support.streams import generator
 
 GUIDE_OF = {  # variant -> its guide in evaluation/guides.py; all others take the classifier
     "clean guide at x_t": "clean",
     "clean guide at predicted x_0": "clean",
     "raw-t guide": "raw_t",
+    "raw-t guide, no root": "raw_t",
 }
+RIVAL_OF = {  # variant -> its U-Net in evaluation/rivals.py; all others take ours
+    "classifier-free": "classifier_free",
+    "course U-Net": "course",
+}
+WINDOWS = (250, 500, 750, 900)  # timesteps at which guidance starts or ends
 
 
 def variants(steps, num_classes=10):
@@ -34,8 +40,6 @@ def variants(steps, num_classes=10):
         "ADM Algorithm 1": shift_of_mean,
         "clip after the tilt": clipped_afterwards,
         "no clipping": partial(guided_noise, clip=False),
-        "guide t >= 500 only": partial(guided_sometimes, where=range(500, 1000)),
-        "guide t < 500 only": partial(guided_sometimes, where=range(500)),
         "wrong digits": partial(guided_to_other_digits, num_classes=num_classes),
         "gradient at the mean": at_the_mean(guided_noise, timesteps),
         "Algorithm 1 at the mean": at_the_mean(shift_of_mean, timesteps),
@@ -43,6 +47,13 @@ def variants(steps, num_classes=10):
         "clean guide at x_t": guided_noise,
         "clean guide at predicted x_0": at_predicted_x_0,
         "raw-t guide": guided_noise,
+        "raw-t guide, no root": without_root,
+        "classifier-free": classifier_free,
+        "course U-Net": guided_noise,
+        **{
+            f"guide t >= {t} only": partial(guided_sometimes, where=range(t, 1000)) for t in WINDOWS
+        },
+        **{f"guide t < {t} only": partial(guided_sometimes, where=range(t)) for t in WINDOWS},
     }
 
 
@@ -114,10 +125,14 @@ def guided_sometimes(unet, log_p, x_t, t, y, guidance_scale, where):
     return clipped_noise(x_t, t, guided_noise(unet, log_p, x_t, t, y, 0))
 
 
+def classifier_free(unet, _, x_t, t, y, guidance_scale):
+    """Classifier-free guidance, without a guide. At scale 0 it is still told the digit."""
+    return free_noise(unet, x_t, t, y, guidance_scale)
+
+
 def guided_to_other_digits(unet, log_p, x_t, t, y, guidance_scale, num_classes):
-    """Guide to random digits instead of those asked for: accuracy must fall to chance."""
-    rng = generator(len(y), int(y.sum()))  # the same other digits at every step
-    other = torch.randint(num_classes, y.shape, generator=rng).to(y.device)
+    """Guide to each digit in turn instead of that asked for: accuracy must fall to chance."""
+    other = (y + torch.arange(len(y), device=y.device)) % num_classes
     return guided_noise(unet, log_p, x_t, t, other, guidance_scale)
 
 

@@ -30,7 +30,7 @@ def main(argv=None):
     y = torch.cat([x_0[:, 0, :14].flatten(1), labels[:, None]], dim=1)
     rows, right = {"digit": x_0, "seen": x_0 * (torch.arange(28) < 14)[:, None]}, {}
     for name, log_p in (("no class", None), ("with class", classifier.log_p)):
-        rows[name] = sample(unet, partial(seen, unet, log_p), y, guidance_scale=1, steps=50)
+        rows[name] = sample(unet, partial(seen, unet, log_p), y, scale_growth=0, steps=50)  # s = 1
         right[name] = share(read(rows[name]) == labels)
         print(f"{name}: read as its label: {right[name]}")
     save_rows(args.folder / "inpainting.png", rows, labels.tolist(), n=args.n, right=right)

@@ -30,7 +30,7 @@ def main(argv=None):
         with torch.no_grad():
             x_0 = a.sqrt() * x_t - (1 - a).sqrt() * pipe.unet(x_t, t).sample  # it returns v
             eps = (x_t - a.sqrt() * x_0.clamp(-1, 1)) / (1 - a).sqrt()
-            eps -= (1.5 + 23.5 * a / (1 - a)) * (1 - a).sqrt() * grad  # ADM (14), a growing scale
+            eps -= (1 + 24 * a / (1 - a)) * (1 - a).sqrt() * grad  # ADM (14), a growing scale
             x_t = scheduler.step(eps, t, x_t).prev_sample
     print(f"the judge reads {accuracy_of(load_judge(), x_t, y):.0%} of 100 as asked")
     pictures.save_grid("stock.png", x_t, 10, provenance(MODELS, NAMES[1:], "cpu", seed=0))

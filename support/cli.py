@@ -12,6 +12,7 @@ import torch
 from support.checkpoints import MODELS
 from support.errors import UserError
 from support.files import check_writable
+from support.streams import MAX_SEED
 
 BYTES_PER_IMAGE, BYTES_IN_BATCH = 12_000, 1_200_000  # measured: 10,000 images, batches of 100
 LESS_MEMORY = "use a lower --batch-size or --num-samples"
@@ -98,11 +99,11 @@ def add_models_flag(parser):
     )
 
 
-def add_common_flags(parser):
+def add_common_flags(parser, seed=0):
     """Flags of the scripts that train, draw or measure."""
     add_models_flag(parser)
     parser.add_argument(
-        "--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of all random streams"
+        "--seed", type=number(int, 0, MAX_SEED), default=seed, help="seed of all random streams"
     )
     parser.add_argument(
         "--device",

@@ -75,7 +75,7 @@ class Folder:
 
     def load(self, split):
         """The images, uint8 (N, 1, H, W), and labels (N,) of "train", "validation" or "test"."""
-        order = torch.randperm(len(self.images), generator=generator(0)).tolist()
+        order = torch.randperm(len(self.images), generator=generator(0, "split")).tolist()
         tenth = len(order) // 10
         parts = {"validation": order[:tenth], "test": order[tenth : 2 * tenth]}
         index = parts.get(split, order[2 * tenth :])

@@ -11,16 +11,40 @@ from tqdm import tqdm
 from support.errors import UserError
 
 
-def generator(*key):
-    """A CPU torch.Generator seeded by a key of integers >= 0."""
-    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed))
+MAX_SEED = 2**32 - 1
+PURPOSES = {  # of a stream -> how many numbers follow in its key
+    "batches": 1,  # epoch
+    "classifier": 1,  # step
+    "U-Net": 1,  # step
+    "judge": 1,  # step
+    "samples": 2,  # label, number
+    "validation": 1,  # 0: times, 1: noise
+    "calibration": 1,  # 0: times, 1: noise
+    "split": 0,
+    "subset": 0,
+    "halves": 1,  # number
+}
+
+
+def generator(seed, purpose, *numbers):
+    """A CPU torch.Generator seeded by the key (seed, purpose, *numbers).
+
+    No two keys are equal: the purpose is always the second number, and each has its own length.
+    The key is hashed to 64 bits.
+
+    Args:
+        seed: 0 .. 2^32 - 1. purpose: one of `PURPOSES`. numbers: integers, of the same range.
+    """
+    key = np.array([seed, [*PURPOSES].index(purpose), *numbers])
+    assert len(numbers) == PURPOSES[purpose] and key.min() >= 0 and key.max() <= MAX_SEED, key
+    state = np.random.SeedSequence(key.tolist()).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
 
 
 @functools.lru_cache(maxsize=1)
 def epoch_order(num_images, seed, epoch):
     """The order of the training images in an epoch: (num_images,)."""
-    return torch.randperm(num_images, generator=generator(seed, 0, epoch))
+    return torch.randperm(num_images, generator=generator(seed, "batches", epoch))
 
 
 def batch_indices(num_images, batch_size, seed, step):
@@ -34,15 +58,15 @@ def batch_indices(num_images, batch_size, seed, step):
 
 
 def image_generators(seed, labels):
-    """Yield one generator per image, keyed by (seed, label, its number among those of the label).
+    """Yield one generator per image, keyed by its label and its number among those of the label.
 
     So the noise of an image does not depend on what else is drawn. Conditions that are not whole
-    numbers (N,), such as pixels (N, ...), all count as label 0: the key is (seed, 0, number).
+    numbers (N,), such as pixels (N, ...), all count as label 0.
     """
     whole = labels.ndim == 1 and not labels.is_floating_point()
     seen = Counter()
     for label in labels.tolist() if whole else [0] * len(labels):
-        yield generator(seed, label, seen[label])
+        yield generator(seed, "samples", label, seen[label])
         seen[label] += 1
 
 

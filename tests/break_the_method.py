@@ -31,12 +31,26 @@ FAULTS = {  # what is broken -> file, text, replacement
     "'wrong digits' guides to the digits asked for": (
         "evaluation/variants.py", "t, other, guidance_scale)", "t, y, guidance_scale)",
     ),
-    "sampling ignores the early scale": (
-        "inference.py", "noise_predictor(unet, log_p, guidance_scale, early_scale)",
+    "sampling ignores the growth of the scale": (
+        "inference.py", "noise_predictor(unet, log_p, guidance_scale, scale_growth)",
         "noise_predictor(unet, log_p, guidance_scale)",
     ),
-    "inference.py ignores --early-scale": (
-        "inference.py", "scale, args.early_scale)", "scale)",
+    "inference.py ignores --scale-growth": (
+        "inference.py", "scale, args.scale_growth)", "scale)",
+    ),
+    "the scale grows with the noise": (
+        "inference.py", "(abar(t) / (1 - abar(t)))", "((1 - abar(t)) / abar(t))",
+    ),
+    "classifier-free guidance is away from the digit": (
+        "evaluation/rivals.py", "guidance_scale * (eps - eps_free)",
+        "guidance_scale * (eps_free - eps)",
+    ),
+    "samples share the streams of the batches": (
+        "support/streams.py", 'generator(seed, "samples", label, seen[label])',
+        'generator(seed, "batches", seen[label])',
+    ),
+    "the interval is that of half of the images": (
+        "evaluation/measures.py", "stable=True)][::2]", "stable=True)][::3]",
     ),
     "dpmsolver++ is of first order": (
         "diffusion.py", '1 if name == "ddim" else 2', "1",

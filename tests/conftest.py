@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion import SCHEDULE
 from evaluation.judge import load_judge
+from evaluation.rivals import RIVALS, rival_path
 from inference import load_models
+from mnist import MNIST_INFO
+from support.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,16 +48,28 @@ def judge():
     return load_judge(ROOT / "models")
 
 
+@pytest.fixture(scope="session")
+def with_rivals(tmp_path_factory):
+    """A folder of the shipped weights, with untrained rivals."""
+    folder = tmp_path_factory.mktemp("rivals") / "models"
+    shutil.copytree(ROOT / "models", folder)
+    for name, rival in RIVALS.items():
+        unet = rival["make"](10)
+        torch.nn.init.normal_(unet.conv_out.weight)  # ours begins at zero, for every digit
+        save_checkpoint(rival_path(name, folder), unet, SCHEDULE, MNIST_INFO, 0, {})
+    return folder
+
+
 @pytest.fixture
 def shapes(tmp_path):
-    """A folder of 40 noisy images of each of three shapes: bar, dot and ring, white on black."""
+    """A folder of 100 noisy images of each of three shapes: bar, dot and ring, white on black."""
     inside = {"bar": lambda x, y: abs(x) < 3, "dot": lambda x, y: x * x + y * y < 30,
               "ring": lambda x, y: abs(x * x + y * y - 75) < 25}  # fmt: skip
     y, x = np.mgrid[-16:16, -16:16]
     rng = np.random.default_rng(0)
     for name, shape in inside.items():
         (tmp_path / "shapes" / name).mkdir(parents=True)
-        for k in range(40):
+        for k in range(100):
             dx, dy = rng.integers(-4, 5, 2)
             pixels = 200.0 * shape(x + dx, y + dy) + rng.integers(0, 50, (32, 32))
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "shapes" / name / f"{k}.png")

@@ -12,6 +12,7 @@ import inference
 import train_classifier
 import train_ddpm
 from evaluation import judge as judge_module
+from evaluation import measures
 from mnist import MNIST_INFO
 from support import pictures
 from support.tables import read_rows
@@ -52,12 +53,15 @@ def test_the_steps_on_a_folder_of_images(trained, shapes, fails, monkeypatch, tm
     flags = ["--models", str(trained), "--dataset"]
     evaluate.main([*flags, str(shapes), "--n", "30"])
     rows = read_rows(trained / "final_30.csv")
-    assert [row["n"] for row in rows] == ["30"] * 4
+    assert [row["n"] for row in rows[2:]] == ["30"] * 3
+    assert all(8 <= int(row["n"]) < 30 for row in rows[:2])  # all that there are
     assert all(len(row["accuracy_per_digit"].split()) == 3 for row in rows)
-    made_from = json.loads(Image.open(trained / "nearest.png").info["provenance"])
+    made_from = json.loads(Image.open(trained / "copies.png").info["provenance"])
     assert "judge.pth" in made_from["weights"]
     assert "not a multiple of 3" in fails(evaluate.main, *flags, shapes, "--n", 20)
-    assert "use --n 90 or fewer" in fails(evaluate.main, *flags, shapes, "--n", 99)
+    with monkeypatch.context() as patch:
+        patch.setattr(measures, "NUM_LEAST", 40)
+        assert "test images are too few" in fails(evaluate.main, *flags, shapes, "--quick")
     assert "is of the data set shapes" in fails(evaluate.main, "--models", trained, "--quick")
     assert "--invert" in fails(evaluate.main, *flags, shapes, "--invert", "--quick")
 

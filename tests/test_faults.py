@@ -20,7 +20,7 @@ import inference
 import train_classifier
 import train_ddpm
 from diffusion import UNET_CONFIG
-from evaluation import guides, measures
+from evaluation import guides, measures, rivals
 from evaluation import judge as judge_module
 from evaluation.guides import GUIDES
 from mnist import Dataset, load_mnist
@@ -44,12 +44,13 @@ BAD_FLAGS = [
     (inference, ["--guidance-scale", "nan"], "--guidance-scale"),
     (inference, ["--guidance-scale", "inf"], "--guidance-scale"),
     (inference, ["--guidance-scale", "much"], "--guidance-scale"),
-    (inference, ["--early-scale", "0"], "--early-scale"),
-    (inference, ["--early-scale", "inf"], "--early-scale"),
+    (inference, ["--scale-growth", "-1"], "--scale-growth"),
+    (inference, ["--scale-growth", "inf"], "--scale-growth"),
     (inference, ["--steps", "0"], "--steps"),
     (inference, ["--steps", "1001"], "--steps"),
     (inference, ["--sampler", "euler"], "--sampler"),
     (inference, ["--seed", "-1"], "--seed"),
+    (inference, ["--seed", str(2**32)], "from 0 to 4294967295"),
     (inference, ["--batch-size", "0"], "--batch-size"),
     (inference, ["--device", "tpu"], "--device"),
     (inference, ["--no-such-flag"], "--no-such-flag"),
@@ -86,6 +87,9 @@ BAD_FLAGS = [
     (guides, ["raw"], "invalid choice: 'raw'"),
     (guides, ["clean", "raw_t"], "raw_t"),
     (guides, ["clean", "--steps", "0"], "--steps"),
+    (rivals, [], "rival"),
+    (rivals, ["free"], "invalid choice: 'free'"),
+    (rivals, ["course", "--lr", "0"], "--lr"),
 ]
 
 
@@ -96,11 +100,11 @@ def test_bad_flag(fails, script, argv, named):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize(
-    "script", [inference, train_classifier, train_ddpm, evaluate, judge_module, guides]
+    "script", [inference, train_classifier, train_ddpm, evaluate, judge_module, guides, rivals]
 )
 def test_no_such_device(fails, script):
-    guide = ["clean"] if script is guides else []
-    assert "--device cuda" in fails(script.main, *guide, "--device", "cuda")
+    which = {guides: ["clean"], rivals: ["course"]}.get(script, [])
+    assert "--device cuda" in fails(script.main, *which, "--device", "cuda")
 
 
 # --- checkpoints ---
@@ -189,6 +193,16 @@ def test_a_bad_guide_of_the_controls(fails, models, name, fault):
     error = fails(evaluate.main, "--sweep", "controls", "--models", models)
     assert f"guide_{name}.pth" in error and f"python -m evaluation.guides {name}" in error
     assert not list(models.glob("controls*"))
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "another network's"])
+def test_a_bad_rival(fails, models, fault):
+    path = models / "rival_classifier_free.pth"
+    path.write_bytes(b"")
+    BAD_CHECKPOINTS[fault](path)
+    error = fails(evaluate.main, "--sweep", "scales", "--models", models)
+    assert path.name in error and "python -m evaluation.rivals classifier_free" in error
+    assert not list(models.glob("scales*"))
 
 
 def test_a_pickle_with_code_in_it_runs_nothing(fails, models, tmp_path):

@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from support.streams import PURPOSES
+
 TOP_LEVEL = (
     "classifier.py",
     "diffusion.py",
@@ -119,15 +121,27 @@ def test_each_equation_is_written_once(equation):
 
 
 def test_functions_take_seven_parameters_at_most():
-    """`sample` takes nine, and the trials in benchmarks/ one per change of the recipe."""
+    """`sample` takes nine."""
     for path in SOURCES:
         for node in functions(path):
             args = node.args
             names = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
             count = len([name for name in names if name not in ("self", "cls")])
             allowed = 9 if node.name == "sample" else 7
-            trial = module_of(path) == "benchmarks" and node.name == "train"
-            assert count <= allowed or trial, f"{path}: {node.name} takes {count}"
+            assert count <= allowed, f"{path}: {node.name} takes {count}"
+
+
+def test_every_random_stream_names_its_purpose():
+    """Literally, with all the numbers of its key: no two purposes can share a stream."""
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("generator"):
+                _, purpose, *numbers = node.args
+                assert purpose.value in PURPOSES and not node.keywords, ast.unparse(node)
+                assert len(numbers) == PURPOSES[purpose.value], ast.unparse(node)
+                found.add(purpose.value)
+    assert found == {*PURPOSES}
 
 
 def test_importing_does_nothing():

@@ -16,7 +16,8 @@ from diffusion import SAMPLERS, UNet
 from evaluation.guides import GUIDES, guide_path, load_guide
 from evaluation.judge import Judge, accuracy_of
 from evaluation.measures import wilson_interval
-from evaluation.variants import GUIDE_OF
+from evaluation.rivals import rival_path
+from evaluation.variants import GUIDE_OF, RIVAL_OF
 from inference import sample
 from mnist import load_mnist
 from support.checkpoints import load_checkpoint, read_checkpoint
@@ -104,18 +105,26 @@ def test_each_picture_is_of_the_shipped_weights(path):
     assert made_from["weights"] and made_from["weights"].items() <= shipped_hashes().items()
 
 
-OTHER_WEIGHTS = ("recipe.csv", "classifier_recipe.csv", "seeds.csv")  # tables of trials
-TABLES = [path for path in (ROOT / "results").glob("*.csv") if path.name not in OTHER_WEIGHTS]
+TABLES = [*(ROOT / "results").glob("*.csv")]
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
 def test_each_table_is_of_the_shipped_weights(path):
-    """In the column `classifier` is the guide of the row, which some controls replace."""
+    """But for networks that a row is about: rows of another training seed, and trials.
+
+    In the columns `ddpm_unet` and `classifier` are the networks of the row, which some replace.
+    """
+    files = {"ddpm_unet": "ddpm_unet.pth", "classifier": "classifier.pth", "judge": "judge.pth"}
     for row in read_rows(path):
-        name = GUIDE_OF.get(row.get("variant"))
-        guide = f"guide_{name}.pth" if name else "classifier.pth"
-        files = {"ddpm_unet": "ddpm_unet.pth", "classifier": guide, "judge": "judge.pth"}
-        assert all(row[column] == shipped_hashes()[file] for column, file in files.items()), row
+        variant, own = row.get("variant"), dict(files)
+        if variant in GUIDE_OF:
+            own["classifier"] = guide_path(GUIDE_OF[variant]).name
+        if variant in RIVAL_OF:
+            own["ddpm_unet"] = rival_path(RIVAL_OF[variant]).name
+        if row.get("training_seed", "0") not in ("0", "-"):
+            own = {"judge": "judge.pth"}
+        own = {column: file for column, file in own.items() if column in row}
+        assert own and all(row[column] == shipped_hashes()[file] for column, file in own.items())
 
 
 def test_the_first_command_makes_the_picture_that_ships(tmp_path):
@@ -130,13 +139,19 @@ def test_the_first_command_makes_the_picture_that_ships(tmp_path):
 
 REPORT = ROOT / "results" / "README.md"
 FORMATS = {  # a column of the report, from those of a CSV file
-    "scale": "{guidance_scale}", "early scale": "{early_scale}", "calls": "{steps}",
+    "w": "{guidance_scale}", "g": "{scale_growth}", "calls": "{steps}",
     "accuracy [95 %]": "{accuracy:.3f} [{accuracy_low:.3f}, {accuracy_high:.3f}]",
-    "Fréchet": "{frechet:.3f}", "precision": "{precision:.3f}", "recall": "{recall:.3f}",
-    "training seed": "{training_seed}", "unguided Fréchet": "{frechet_unguided:.3f}",
+    "Fréchet": "{frechet:.3f}±{frechet_half:.3f}",
+    "precision": "{precision:.3f}±{precision_half:.3f}",
+    "recall": "{recall:.3f}±{recall_half:.3f}",
+    "boldness": "{boldness:.4f}±{boldness_half:.4f}", "spread": "{boldness_spread:.4f}",
+    "p": "{mcnemar_p:.2f}", "Fréchet change": "{frechet_change:+.3f}±{frechet_change_half:.3f}",
+    "recall change": "{recall_change:+.3f}±{recall_change_half:.3f}",
+    "training seed": "{training_seed}", "training steps": "{training_steps}",
     "L_simple": "{validation_loss:.4f}", "weighted loss": "{weighted_loss:.4f}",
+    "unguided Fréchet": "{frechet_unguided:.3f}±{frechet_unguided_half:.3f}",
     "cross-entropy": "{cross_entropy:.3f}", "calibration error": "{calibration_error:.3f}",
-    "ours": "{ours} {unit}", "reference": "{reference} {unit}",
+    "seconds": "{seconds_an_image}", "training": "{training_minutes:g} min",
 }  # fmt: skip
 RESULTS = ("accuracy [95 %]", "Fréchet", "precision", "recall")
 
@@ -149,11 +164,19 @@ class Cell(str):
 
 
 def rows_of(path):
-    """The rows of a CSV file as the report shows them: dicts of cells."""
+    """The rows of a CSV file as the report shows them: dicts of cells.
+
+    An interval that is symmetric gets half its width. The rivals get their costs.
+    """
     rows = list(guide_rows(read_rows(path))) if path.name == "guide.csv" else read_rows(path)
+    if path.name == "rivals.csv":
+        costs = {row["method"]: row for row in read_rows(path.with_name("costs.csv"))}
+        rows = [row | costs.pop(row["method"], {}) for row in rows] + [*costs.values()]
+        for row in rows[:2]:  # real images
+            row["method"] = row["variant"]
     for row in rows:
-        if row.get("variant") == "real images":
-            row["guidance_scale"] = row["sampler"] = "real images"
+        for name in [name for name in row if f"{name}_high" in row and row[name] != "-"]:
+            row[f"{name}_half"] = float(row[f"{name}_high"]) - float(row[name])
     return [{name: Cell(text) for name, text in row.items()} for row in rows]
 
 
@@ -169,9 +192,12 @@ def guide_rows(rows):
 
 def cell(row, column):
     """What the report shows of a row in a column; "-" where nothing was measured."""
-    if row.get(column) == "":
+    if column not in FORMATS:
+        return row.get(column, "-")
+    try:
+        return FORMATS[column].format_map(row)
+    except (KeyError, ValueError):  # not a column of the row, or "-" there
         return "-"
-    return FORMATS[column].format_map(row) if column in FORMATS else row[column]
 
 
 def report_tables():
@@ -201,38 +227,34 @@ def test_each_row_of_the_report_is_a_row_of_its_csv(path, header, shown):
 
 def test_the_report_links_every_csv():
     linked = re.findall(r"\]\((\S+\.csv)\)", REPORT.read_text())
-    files = [*(ROOT / "results").glob("*.csv"), ROOT / "benchmarks" / "benchmark.csv"]
-    assert {(REPORT.parent / link).resolve() for link in linked} == set(files)
+    assert {(REPORT.parent / link).resolve() for link in linked} == set(TABLES)
 
 
-def test_each_interval_in_the_prose_of_the_report_was_measured():
+PAGES = (ROOT / "README.md", REPORT)
+INTERVAL = re.compile(r"([+-]?\d\.\d{3}) \[([+-]?\d\.\d{3}), ([+-]?\d\.\d{3})\](?! of \d)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_interval_in_running_text_was_measured(page):
+    """A change from the default has its sign."""
     judge = read_checkpoint(ROOT / "models" / "judge.pth", "?")["training"]["test_accuracy"]
-    held = [(judge, *wilson_interval(round(10_000 * judge), 10_000))]
-    names = ("accuracy", "accuracy_low", "accuracy_high")
-    held += [[float(row[name]) for name in names] for path in TABLES for row in measured(path)]
-    found = re.findall(r"(0\.\d{4}) \[(0\.\d{4}), (0\.\d{4})\]", REPORT.read_text())
-    assert found and set(found) <= {tuple(f"{value:.4f}" for value in row) for row in held}
+    held = {tuple(f"{x:.3f}" for x in (judge, *wilson_interval(round(10_000 * judge), 10_000)))}
+    for path in TABLES:
+        for row in rows_of(path):
+            for name in [name for name in row if f"{name}_half" in row]:
+                sign = "+" if name.endswith("_change") else ""
+                ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+                held.add(tuple(format(end, f"{sign}.3f") for end in ends))
+    text = re.sub(r"^\|.*$", "", page.read_text(), flags=re.M)  # tables have a test of their own
+    text = re.sub(r"## What else can guide\?.*?\n## ", "", text, flags=re.S)  # so have examples
+    assert set(INTERVAL.findall(text)) <= held
 
 
 def test_the_rows_of_results_in_the_readme_are_rows_of_a_csv():
     """Each row that ends in accuracy [interval], Fréchet distance, precision and recall."""
     number = r"\d\.\d+"
-    pattern = rf"{number} \[{number}, {number}\](?: \| {number}){{3}} \|"
+    pattern = rf"{number} \[{number}, {number}\](?: \| {number}±{number}){{3}} \|"
     held = {" | ".join(cell(row, name) for name in RESULTS) + " |"
-            for path in (ROOT / "results").glob("*.csv") for row in measured(path)}  # fmt: skip
+            for path in TABLES for row in rows_of(path)}  # fmt: skip
     found = re.findall(pattern, (ROOT / "README.md").read_text())
-    assert found and set(found) <= held
-
-
-def measured(path):
-    """The rows of a CSV file that have an accuracy with its interval."""
-    return [row for row in rows_of(path) if "accuracy_low" in row]
-
-
-def test_the_benchmark_and_the_first_seed_are_of_the_shipped_weights():
-    hashes = shipped_hashes()
-    seeds = read_rows(ROOT / "results" / "seeds.csv")
-    assert len({row["training_seed"] for row in seeds}) == len(seeds) >= 3
-    for row in [seeds[0], *read_rows(ROOT / "benchmarks" / "benchmark.csv")]:
-        assert all(row[name] == hashes[f"{name}.pth"] for name in ("ddpm_unet", "classifier"))
-    assert seeds[0]["judge"] == hashes["judge.pth"]
+    assert len(found) >= 4 and set(found) <= held

@@ -17,7 +17,7 @@ from PIL import Image
 import evaluate
 from evaluation import scores
 from evaluation.judge import judge_images
-from evaluation.measures import balanced_subset, frechet_distance, precision_recall
+from evaluation.measures import balanced_parts, frechet_distance, precision_recall
 from evaluation.measures import wilson_interval
 from mnist import MNIST_INFO, load_mnist
 from support.pictures import save_npz, to_uint8
@@ -262,8 +262,9 @@ def yardstick():
 @pytest.fixture(scope="module")
 def digits():
     """Real images that neither the judge was trained on nor are measured against: 12 a digit."""
-    images, labels = balanced_subset(*load_mnist("validation"), N)
-    return to_uint8(images)[:, 0].numpy(), labels.numpy()
+    images, labels = load_mnist("validation")
+    index = balanced_parts(labels, 1)[0, :, -N // 10 :].flatten()
+    return to_uint8(images[index])[:, 0].numpy(), labels[index].numpy()
 
 
 @pytest.fixture
@@ -286,6 +287,11 @@ def cells(lines):
     return {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in rows}
 
 
+def read_by(yardstick, grey):
+    """What the judge reads."""
+    return judge_images(yardstick.judge, scores.in_range(torch.tensor(grey[:, None])))[1].tolist()
+
+
 def test_a_row_has_the_measures_and_those_of_real_images(score, yardstick, digits, tmp_path):
     grey, y = digits
     wrong = y.copy()
@@ -300,9 +306,13 @@ def test_a_row_has_the_measures_and_those_of_real_images(score, yardstick, digit
     ]
     rows, floors = cells(lines), []
     for n in (120, 115):
-        images, labels = balanced_subset(yardstick.train_images, yardstick.train_labels, 120)
-        index = torch.randperm(120, generator=scores.generator(0))[:n]
-        floors.append(judge_images(yardstick.judge, images[index]) + (labels[index],))
+        asked = torch.tensor(wrong if n == 120 else read_by(yardstick, grey[:n]))
+        index = yardstick.like(asked)
+        labels = yardstick.others.labels[index]
+        assert torch.equal(torch.bincount(labels), torch.bincount(asked))
+        floors.append(
+            (yardstick.others.features[index], yardstick.others.prediction[index], labels)
+        )
     for path, n, (real, read_real, y_real) in zip(rows, (120, 115), floors):
         features, read = judge_images(
             yardstick.judge, scores.in_range(torch.tensor(grey[:n, None]))
@@ -312,33 +322,26 @@ def test_a_row_has_the_measures_and_those_of_real_images(score, yardstick, digit
         accuracy = f"{both[0] / n:.4f} [{low:.4f}, {high:.4f}] ({both[1] / n:.4f})"
         assert rows[path][:2] == [f"{n} ({n})", accuracy if n == 120 else "-"]
         parts = [cell.strip(")").split(" (") for cell in rows[path][2:]]
-        test = yardstick.real_features
+        test = yardstick.real.features
         for column, of in enumerate((features, real)):
             expected = [frechet_distance(test, of), *precision_recall(test, of)]
             assert [float(part[column]) for part in parts] == pytest.approx(expected, abs=2e-4)
     assert len(rows) == 2 and 0.7 < float(rows[str(tmp_path / "x.npz")][1][:6]) < 0.8
 
 
-def test_real_images_are_measured_once_per_n(score, yardstick, digits, tmp_path, monkeypatch):
-    grey, _ = digits
-    for name, n in (("a", 110), ("b", 110), ("c", 101)):
-        np.save(tmp_path / f"{name}.npy", grey[:n])
-    measured = []
-    monkeypatch.setattr(yardstick, "floors", {})
-    original = scores.measure
-
-    def spy(judge, images, *rest):
-        measured.append(len(images))
-        return original(judge, images, *rest)
-
-    monkeypatch.setattr(scores, "measure", spy)
-    score(*(tmp_path / f"{name}.npy" for name in "abc"))
-    assert sorted(measured) == [101, 101, 110, 110, 110]
-
-
-def test_more_samples_than_training_images_are_beside_all_of_these(yardstick):
-    n = int(yardstick.real(100_000)["n"])
-    assert 1_900 < n <= 2_000 and yardstick.real(200)["n"] == "200"
+@pytest.mark.parametrize("counts, expected", [
+    ([5, 0, 3], [5, 0, 3]), ([100, 0, 0], [100, 0, 0]), ([4_000, 400, 0], None),
+])  # fmt: skip
+def test_real_images_are_of_the_same_class_frequencies(yardstick, counts, expected):
+    """If there are too few of a class, of all of them fewer."""
+    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    index = yardstick.like(labels)
+    found = torch.bincount(yardstick.others.labels[index], minlength=3).tolist()
+    assert len(index.unique()) == len(index)
+    if expected is None:
+        there = (yardstick.others.labels == 0).sum().item()
+        expected = [there, there // 10, 0]
+    assert found == expected
 
 
 def scaled(grey):
@@ -414,7 +417,9 @@ def test_the_picture_shows_samples_above_their_nearest_training_images(
     score, yardstick, tmp_path, drawn
 ):
     """Training images themselves: the nearest ones are the same."""
-    images, labels = balanced_subset(yardstick.train_images, yardstick.train_labels, N)
+    images, labels = fewer("train")
+    index = balanced_parts(labels, 1)[0, :, : N // 10].flatten()
+    images, labels = images[index], labels[index]
     save_npz(tmp_path / "x.npz", images, labels)
     np.save(tmp_path / "x$y_$.npy", to_uint8(images))
     lines, _ = score(tmp_path / "x.npz", "--output", tmp_path / "o.png")

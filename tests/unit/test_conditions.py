@@ -25,22 +25,25 @@ def test_pixels_reach_the_guide_in_batches(batch_size):
     assert images.shape == (5, 1, 28, 28)
     assert torch.equal(torch.cat([part for t, _, part in seen if t == 999]), y)
     first = torch.cat([pixel for t, pixel, _ in seen if t == 999])
-    expected = [torch.randn(1, 28, 28, generator=generator(0, 0, k))[0, 0, 0] for k in range(5)]
+    expected = [
+        torch.randn(1, 28, 28, generator=generator(0, "samples", 0, k))[0, 0, 0] for k in range(5)
+    ]
     assert torch.equal(first, torch.stack(expected))
 
 
 @pytest.mark.parametrize("labels", [torch.rand(4), torch.rand(4, 2), torch.zeros(4, 2).long()])
 def test_conditions_that_are_no_label_are_numbered(labels):
     found = [rng.initial_seed() for rng in image_generators(7, labels)]
-    assert found == [generator(7, 0, k).initial_seed() for k in range(4)]
+    assert found == [generator(7, "samples", 0, k).initial_seed() for k in range(4)]
 
 
 def test_labels_keep_their_noise():
-    """Keyed by (seed, label, number), for whole numbers of any width."""
+    """Keyed by label and number, for whole numbers of any width."""
     for kind in (torch.int64, torch.int32, torch.uint8):
         found = image_generators(7, torch.tensor([3, 1, 3], dtype=kind))
         seeds = [rng.initial_seed() for rng in found]
-        assert seeds == [generator(7, *key).initial_seed() for key in ((3, 0), (1, 0), (3, 1))]
+        keys = (3, 0), (1, 0), (3, 1)
+        assert seeds == [generator(7, "samples", *key).initial_seed() for key in keys]
 
 
 def test_draw_gets_what_was_asked_for_in_batches():

@@ -77,10 +77,10 @@ def test_a_folder_is_split_without_overlap(shapes):
     dataset = Dataset(shapes)
     assert dataset.info == {"name": "shapes", "classes": ["bar", "dot", "ring"], "invert": False}
     splits = {split: dataset.load(split) for split in ("train", "validation", "test")}
-    assert [len(images) for images, _ in splits.values()] == [96, 12, 12]
+    assert [len(images) for images, _ in splits.values()] == [240, 30, 30]
     images = torch.cat([images for images, _ in splits.values()])
-    assert images.shape == (120, 1, 28, 28) and len(images.flatten(1).unique(dim=0)) == 120
-    assert torch.bincount(torch.cat([y for _, y in splits.values()])).tolist() == [40, 40, 40]
+    assert images.shape == (300, 1, 28, 28) and len(images.flatten(1).unique(dim=0)) == 300
+    assert torch.bincount(torch.cat([y for _, y in splits.values()])).tolist() == [100, 100, 100]
     again = Dataset(shapes).load("validation")
     assert torch.equal(again[0], splits["validation"][0])
 

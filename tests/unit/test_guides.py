@@ -1,7 +1,6 @@
 """The guides of the controls: what they see, how they are trained, and which row takes which."""
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +9,11 @@ from torch import nn
 
 from classifier import Classifier
 from diffusion import IMAGE_SHAPE, SCHEDULE
-from evaluation import guides
+from evaluation import guides, measures
 from evaluation.bench import Bench
 from evaluation.guides import GUIDES, CleanClassifier, RawTClassifier, guide_path, load_guide
-from evaluation.tables import control_settings
-from evaluation.variants import GUIDE_OF
+from evaluation.rivals import RIVALS, load_rival, rival_path
+from evaluation.variants import GUIDE_OF, RIVAL_OF, variants
 from mnist import MNIST_INFO, Dataset
 from support.checkpoints import read_checkpoint, save_checkpoint
 from support.errors import UserError
@@ -121,50 +120,77 @@ def test_a_training_with_nothing_to_resume(fails, tmp_path, few_images):
 
 
 @pytest.fixture
-def bench(tmp_path, classifier):
-    """A bench over a copy of the shipped weights, without data."""
+def bench(tmp_path, classifier, with_rivals):
+    """A bench over a copy of the shipped weights and of rivals, without data."""
     bench = Bench.__new__(Bench)
     bench.models, bench.device, bench.classifier = tmp_path / "models", "cpu", classifier
     bench.seed, bench.split, bench.resume = 0, "validation", False
-    bench.classes, bench.unet = MNIST_INFO["classes"], SimpleNamespace(dataset=MNIST_INFO)
+    bench.classes, bench.info, bench.unet = MNIST_INFO["classes"], MNIST_INFO, object()
     bench.made_from = {"ddpm_unet": "a", "classifier": "b", "judge": "c"}
-    shutil.copytree(ROOT / "models", bench.models)
+    bench.networks, bench.defaults, bench.floors = {}, {}, {"real": None}
+    shutil.copytree(with_rivals, bench.models)
     return bench
 
 
-def test_each_row_names_the_guide_that_it_took(bench, monkeypatch):
+def all_variants(bench):
+    return [bench.settings(20, variant=name) for name in variants(20)]
+
+
+def test_each_row_names_the_networks_that_it_took(bench, monkeypatch):
     rows = []
     monkeypatch.setattr(bench, "row", lambda settings: rows.append(settings) or settings)
-    bench.fill(None, control_settings(bench, 20))
-    taken = {row["variant"]: row["classifier"] for row in rows}
-    for variant, sha in taken.items():
-        name = GUIDE_OF.get(variant)
-        assert sha == (sha256(bench.models / f"guide_{name}.pth") if name else "b")
-    assert taken.keys() > GUIDE_OF.keys()
-    assert {(row["ddpm_unet"], row["judge"]) for row in rows} == {("a", "c")}
+    bench.fill(None, [*all_variants(bench), bench.settings(20, variant="real")])
+    for row in rows:
+        guide, rival = GUIDE_OF.get(row["variant"]), RIVAL_OF.get(row["variant"])
+        expected = sha256(guide_path(guide, bench.models)) if guide else "b"
+        assert row["classifier"] == expected and row["judge"] == "c"
+        assert row["ddpm_unet"] == (sha256(rival_path(rival, bench.models)) if rival else "a")
 
 
-def test_a_row_that_is_measured_names_its_guide(bench, monkeypatch):
-    monkeypatch.setattr(bench, "draw", lambda settings: (None, None))
-    monkeypatch.setattr("evaluation.bench.measure", lambda *_: {})
+def test_a_row_is_told_from_the_default_of_as_many_images(bench, monkeypatch):
+    """But for the default itself, which is measured once, and for real images."""
+    drawn, compared = [], []
+
+    class Measured:
+        def __init__(self, seen, real):
+            self.seen = seen
+
+        def row(self):
+            return {"accuracy": self.seen}
+
+        def changes_from(self, default):
+            compared.append((self.seen, default.seen))
+            return dict.fromkeys(measures.CHANGES, "1")
+
+    def draw(settings):
+        drawn.append(settings["variant"])
+        return settings["variant"] + settings["n"], range(int(settings["n"]))
+
+    monkeypatch.setattr(bench, "draw", draw)
+    monkeypatch.setattr(measures, "see", lambda judge, images, *_: images)
+    monkeypatch.setattr(measures, "Measured", Measured)
     monkeypatch.setattr("evaluation.bench.print_row", lambda row: None)
-    bench.judge = bench.real_features = None
-    for variant, name in GUIDE_OF.items():
-        row = bench.row(bench.settings(20, variant=variant))
-        assert row["classifier"] == sha256(bench.models / f"guide_{name}.pth")
-    assert bench.row(bench.settings(20))["classifier"] == "b"
+    bench.judge = bench.real = None
+    default, other = "ADM Algorithm 2", "raw-t guide"
+    rows = [bench.row(bench.settings(20, variant=v)) for v in (other, default, "real")]
+    rows.append(bench.row(bench.settings(30, variant=other)))
+    assert compared == [(other + "20", default + "20"), (other + "30", default + "30")]
+    assert [row["mcnemar_p"] for row in rows] == ["1", "-", "-", "1"]
+    assert bench.default(20)[0] == default + "20" and drawn.count(default) == 3
+    assert rows[0]["classifier"] == sha256(guide_path("raw_t", bench.models))
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", [*GUIDES, *RIVALS])
 @pytest.mark.parametrize("fault", ["missing", "another network's"])
-def test_a_guide_that_cannot_be_loaded_is_said_before_the_work(bench, name, fault):
-    path = guide_path(name, bench.models)
+def test_a_network_that_cannot_be_loaded_is_said_before_the_work(bench, name, fault):
+    folder, kind = bench.models, "guides" if name in GUIDES else "rivals"
+    path = guide_path(name, folder) if name in GUIDES else rival_path(name, folder)
     path.unlink()
     if fault == "another network's":
         shutil.copy(bench.models / "classifier.pth", path)
     bench.row = lambda settings: pytest.fail("a row was measured")
-    with pytest.raises(UserError, match=f"{path.name} .*python -m evaluation.guides {name}"):
-        bench.fill(None, control_settings(bench, 20))
+    with pytest.raises(UserError, match=f"{path.name} .*python -m evaluation.{kind} {name}"):
+        bench.fill(None, all_variants(bench))
 
 
 def test_resume_refuses_rows_of_another_guide(bench, tmp_path, monkeypatch):
@@ -176,14 +202,27 @@ def test_resume_refuses_rows_of_another_guide(bench, tmp_path, monkeypatch):
     assert bench.fill(tmp_path / "controls.csv", wanted) == before and len(measured) == 1
 
     write_rows(tmp_path / "controls.partial.csv", before[:1])
+    bench.networks.clear()
     guide = RawTClassifier(channels=8)
     save_checkpoint(guide_path("raw_t", bench.models), guide, SCHEDULE, MNIST_INFO, 0, {})
     with pytest.raises(UserError, match="other settings or weights"):
         bench.fill(tmp_path / "controls.csv", wanted)
 
 
-def test_the_bench_guides_by_the_guide_of_the_variant(bench):
-    assert bench.guide_of("ADM Algorithm 2") is bench.classifier
+def test_the_bench_takes_the_networks_of_the_variant(bench):
+    assert bench.networks_of("ADM Algorithm 2") == (bench.unet, bench.classifier, {})
     for variant in GUIDE_OF:
         network = CleanClassifier if variant.startswith("clean guide") else RawTClassifier
-        assert type(bench.guide_of(variant)) is network
+        unet, guide, _ = bench.networks_of(variant)
+        assert unet is bench.unet and type(guide) is network
+    for variant, name in RIVAL_OF.items():
+        unet, guide, _ = bench.networks_of(variant)
+        assert unet.config == load_rival(name, bench.models).config and guide is bench.classifier
+        assert bench.networks_of(variant)[0] is unet  # loaded once
+
+
+@pytest.mark.parametrize("variant", ["raw-t guide", "course U-Net"])
+def test_networks_of_another_data_set_are_refused(bench, variant):
+    bench.info = MNIST_INFO | {"name": "kmnist"}
+    with pytest.raises(UserError, match="is of the data set mnist, not kmnist"):
+        bench.networks_of(variant)

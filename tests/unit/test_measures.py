@@ -1,5 +1,7 @@
 """The measures against independent implementations: torchmetrics, scipy, scikit-learn."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -8,13 +10,22 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from evaluation import measures
 from evaluation.measures import (
-    balanced_subset,
+    MEASURES,
+    Measured,
+    Seen,
+    balanced_parts,
     covered,
     frechet_distance,
+    mcnemar,
     measure,
+    over_halves,
     precision_recall,
+    random_half,
+    see,
     wilson_interval,
+    with_interval,
 )
 from train_classifier import calibration_error, validation_timesteps
 
@@ -113,40 +124,144 @@ class FirstPixels:
         return 10 * torch.eye(10)[(features[:, 0] * 10).round().long()]
 
 
-def test_measure_reports_every_measure():
-    rng = torch.Generator().manual_seed(0)
-    images = torch.rand(200, 1, 28, 28, generator=rng)
+def test_a_row_has_every_measure_and_its_interval():
+    images = torch.rand(200, 1, 28, 28)
     shown = torch.arange(200) % 8
     images[:, 0, 0, 0] = shown / 10
     labels = shown.clone()
     labels[:30] = (shown[:30] + 1) % 8  # 30 of 200 are wrong
-    real = torch.rand(300, 4, generator=rng)
-    row = measure(FirstPixels(), images, labels, real)
+    real = seen_of(torch.rand(300, 4))
+    seen = see(FirstPixels(), images, labels)
+    assert torch.equal(seen.prediction, shown) and torch.equal(seen.labels, labels)
+    assert torch.equal(see(FirstPixels(), images).labels, shown)
+    row, features = Measured(seen, real).row(), images.flatten(1)[:, :4]
     low, high = wilson_interval(170, 200)
-    features = images.flatten(1)[:, :4]
-    precision, recall = precision_recall(real, features)
-    assert row == {
-        "accuracy": "0.8500",
-        "accuracy_low": f"{low:.4f}",
-        "accuracy_high": f"{high:.4f}",
-        "frechet": f"{frechet_distance(real, features):.4f}",
-        "precision": f"{precision:.4f}",
-        "recall": f"{recall:.4f}",
-        "accuracy_per_digit": row["accuracy_per_digit"],
-    }
-    per_digit = row["accuracy_per_digit"].split()
     correct = shown == labels
-    expected = [f"{correct[labels == y].float().mean():.3f}" for y in range(8)]
-    assert per_digit == expected and precision != recall
+    per_digit = " ".join(f"{correct[labels == y].float().mean():.3f}" for y in range(8))
+    expected = {"accuracy": "0.8500", "accuracy_low": f"{low:.4f}", "accuracy_high": f"{high:.4f}"}
+    expected["accuracy_per_digit"] = per_digit
+    values = frechet_distance(real.features, features), *precision_recall(real.features, features)
+    errors = over_halves(seen, real).std(dim=0)
+    for k, (name, value) in enumerate(zip(MEASURES, (*values, *measure(seen, real)[3:].tolist()))):
+        most = 1 if name in ("precision", "recall") else 9
+        expected |= with_interval(name, value, errors[k].item(), 0, most)
+    assert row == expected and row["precision"] != row["recall"]
+    assert with_interval("x", 1, 0.5) == {"x": "1.0000", "x_low": "0.0200", "x_high": "1.9800"}
+    assert with_interval("x", 0.5, 0.5, 0, 1) == {
+        "x": "0.5000",
+        "x_low": "0.0000",
+        "x_high": "1.0000",
+    }
 
 
-def test_a_balanced_subset_has_equally_many_of_each_digit():
-    labels = torch.arange(1000) % 10
-    images = torch.arange(1000.0).view(-1, 1, 1, 1)
-    subset, digits = balanced_subset(images, labels, 200)
-    assert torch.bincount(digits).tolist() == [20] * 10
-    index = subset.flatten().long()
-    assert torch.equal(labels[index], digits) and len(index.unique()) == 200
-    assert torch.equal(index, balanced_subset(images, labels, 200)[0].flatten().long())
-    assert not torch.equal(index, balanced_subset(images, labels, 200, seed=1)[0].flatten().long())
-    assert index.max() > 500  # not the first ones
+# --- intervals: from made-up features, whose true spread is known ---
+
+
+def seen_of(features, ink=None, num_classes=3):
+    """As if the judge had read everything right."""
+    labels = torch.arange(len(features)) % num_classes
+    return Seen(features, labels, labels, torch.rand(len(features)) if ink is None else ink)
+
+
+def test_the_standard_error_of_mean_ink_is_that_of_a_mean():
+    for n in (100, 400):
+        seen = seen_of(torch.randn(n, 4), ink=torch.randn(n))
+        error = over_halves(seen, seen_of(torch.randn(60, 4))).std(dim=0)[
+            MEASURES.index("boldness")
+        ]
+        assert error.item() == pytest.approx(seen.ink.std().item() / n**0.5, rel=0.25)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_the_interval_of_the_frechet_distance_is_its_spread_over_new_draws(shift, monkeypatch):
+    """Of both samples and real images, where these are all drawn anew."""
+    monkeypatch.setattr(measures, "precision_recall", lambda *_: (0, 0))
+    draws = [
+        (seen_of(torch.randn(400, 5) + shift), seen_of(torch.randn(150, 5))) for _ in range(80)
+    ]
+    true = torch.stack([measure(*draw)[0] for draw in draws]).std()
+    stated = torch.stack([over_halves(*draw).std(dim=0)[0] for draw in draws[:4]]).mean()
+    assert 0.7 < stated / true < (1.4 if shift else 2.5)
+
+
+def test_a_random_half_has_half_of_each_class():
+    labels = torch.tensor([0] * 10 + [1] * 7 + [3] * 5)[torch.randperm(22)]
+    halves = [random_half(labels, torch.manual_seed(seed)) for seed in range(20)]
+    for half in halves:
+        assert len(half) == len(half.unique()) == 11
+        assert all(
+            abs((labels[half] == y).sum() - (labels == y).sum() / 2) <= 0.5 for y in (0, 1, 3)
+        )
+    assert len(torch.cat(halves).unique()) == 22  # each image is in some half, and not in all
+    assert torch.bincount(torch.cat(halves)).max() < 20
+    assert torch.equal(halves[0], random_half(labels, torch.manual_seed(0)))
+
+
+def test_the_change_between_samples_of_the_same_noise_is_known_better():
+    """It is the difference of both rows; its interval is narrower than without the pairing."""
+    real, noise = seen_of(torch.randn(200, 4)), torch.randn(300, 4)
+    default, this, unpaired = (
+        Measured(seen_of(features), real)
+        for features in (noise, 1.02 * noise + 0.1, 1.02 * torch.randn(300, 4) + 0.1)
+    )
+    row = this.changes_from(default)
+    assert tuple(row) == measures.CHANGES
+    for k, name in enumerate(("frechet", "precision", "recall")):
+        change = this.values[k] - default.values[k]
+        assert float(row[f"{name}_change"]) == pytest.approx(change.item(), abs=1e-4)
+    widths = [
+        float(r["frechet_change_high"]) - float(r["frechet_change_low"])
+        for r in (row, unpaired.changes_from(default))
+    ]
+    assert 0 < widths[0] < 0.7 * widths[1]
+    same = default.changes_from(default)
+    assert same["frechet_change_low"] == same["frechet_change_high"] == "0.0000"
+
+
+def test_changes_count_which_of_both_is_right():
+    real, labels = seen_of(torch.randn(50, 4)), torch.arange(40) % 2
+    default, this = (
+        Measured(
+            Seen(torch.randn(40, 4), labels.where(torch.arange(40) >= n, 9), labels, labels * 1.0),
+            real,
+        )
+        for n in (2, 8)  # the first ones are wrong
+    )
+    row = this.changes_from(default)
+    shown = [row[name] for name in ("only_default_right", "only_this_right", "mcnemar_p")]
+    assert shown == ["6", "0", f"{2 * 0.5**6:.4f}"]
+    assert default.changes_from(this)["only_this_right"] == "6"
+
+
+@pytest.mark.parametrize("this, default, p", [
+    (0, 0, 1), (0, 1, 1), (0, 6, 2 / 64), (6, 0, 2 / 64), (3, 3, 1), (1, 5, 2 * 7 / 64),
+    (10, 0, 2 / 1024),
+])  # fmt: skip
+def test_mcnemar_is_twice_the_tail_of_fair_coins(this, default, p):
+    assert mcnemar(this, default) == pytest.approx(p)
+
+
+def test_boldness_is_the_mean_pixel_and_its_spread_is_within_a_digit():
+    grey = torch.tensor([-0.6, 0.2]).repeat(20)  # .2 and .6 of ink
+    images = grey.view(-1, 1, 1, 1).expand(-1, 1, 28, 28).clone()
+    images[:, 0, 0, 0] = torch.arange(40) % 2 / 10  # the digit
+    still, real = see(FirstPixels(), images), seen_of(torch.rand(50, 4))
+    still.prediction[0] = 7  # a single one tells nothing of its spread, nor is it warned of
+    with warnings.catch_warnings(action="error"):
+        boldness, spread = measure(still, real)[3:].tolist()
+    still.prediction[0] = 0
+    assert boldness == pytest.approx(0.4, abs=1e-3) and spread == pytest.approx(0, abs=1e-3)
+    moved = still._replace(ink=still.ink + torch.tensor([0.0, 0.1, 0.2, 0.3]).repeat(10))
+    expected = (still.ink[:2].mean() + 0.15).item(), (20 / 19) ** 0.5 * 0.1
+    assert measure(moved, real)[3:].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3])
+def test_balanced_parts_are_disjoint_and_have_equally_many_of_each_class(num_parts):
+    labels = torch.tensor([0] * 9 + [1] * 20 + [2] * 7)[torch.randperm(36)]
+    parts = balanced_parts(labels, num_parts)
+    assert parts.shape == (num_parts, 3, 7 // num_parts)
+    assert len(parts.unique()) == parts.numel()
+    assert (labels[parts] == torch.arange(3).view(1, 3, 1)).all()
+    assert torch.equal(parts, balanced_parts(labels, num_parts))
+    assert not torch.equal(parts, parts.sort(dim=2).values)  # not the first ones

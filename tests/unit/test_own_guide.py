@@ -65,13 +65,14 @@ def test_a_guide_from_a_file_guides(unet, tmp_path):
 def test_a_guide_has_a_row_of_the_final_table():
     bench, rows = Bench.__new__(Bench), []
     bench.seed, bench.split, bench.classes = 0, "test", MNIST_INFO["classes"]
+    bench.floors = {}
     bench.fill = lambda path, settings: rows.extend(settings)
     bench.draw = lambda settings: drawn.append((settings["variant"], settings["steps"]))
     drawn = []
     final_table(bench, 20, None, "mine.py:log_p", 0.5)
     assert drawn == [("mine.py:log_p", "2")]  # a wrong guide is found before the other rows
-    assert [row["variant"] for row in rows][-2:] == ["ADM Algorithm 2", "mine.py:log_p"]
-    assert rows[-1] | {"variant": "ADM Algorithm 2", "guidance_scale": "25"} == rows[2]
+    assert [row["variant"] for row in rows] == ["ADM Algorithm 2"] * 3 + ["mine.py:log_p"]
+    assert rows[-1] | {"variant": "ADM Algorithm 2", "guidance_scale": "1"} == rows[0]
     assert rows[-1]["guidance_scale"] == "0.5"
 
 

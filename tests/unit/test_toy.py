@@ -50,7 +50,7 @@ def test_the_guide_moves_eps_by_a_known_amount(t, scale):
 def classes(**settings):
     """The share of class 1 among samples asked to be 1, and to be 0."""
     y = torch.tensor([1] * 40 + [0] * 40)
-    settings = {"sampler": "ddim", "steps": 20, "early_scale": 100.0, **settings}
+    settings = {"sampler": "ddim", "steps": 20, "scale_growth": 0.0, **settings}
     images = sample(Unet(), log_p, y, **settings)
     return [(part.mean(dim=(1, 2, 3)) > 0).float().mean().item() for part in images.split(40)]
 
@@ -64,13 +64,9 @@ def test_guidance_draws_the_class_that_was_asked_for():
     assert ones == 1 and zeros == 0
 
 
-def test_the_early_scale_reaches_the_samples():
-    """No more than the guidance scale; a lower one changes the samples."""
-    y = torch.tensor([1, 0])
-
-    def draw(early_scale):
-        settings = {"guidance_scale": 2.0, "early_scale": early_scale, "steps": 10}
-        return sample(Unet(), log_p, y, sampler="ddim", **settings)
-
-    assert torch.equal(draw(2.0), draw(100.0))
-    assert (draw(0.1) - draw(2.0)).abs().max() > 1e-4  # both are deterministic
+def test_the_growth_of_the_scale_reaches_the_samples():
+    y, settings = torch.tensor([1, 0]), {"guidance_scale": 2.0, "sampler": "ddim", "steps": 10}
+    growths = ({"scale_growth": 0.0}, {"scale_growth": 24.0}, {})
+    constant, grown, default = (sample(Unet(), log_p, y, **settings, **g) for g in growths)
+    assert torch.equal(grown, default)
+    assert (constant - grown).abs().max() > 1e-4  # both are deterministic

@@ -76,7 +76,7 @@ def test_the_loss_is_weighted_by_t():
 def test_the_unet_sees_images_noised_to_its_t():
     network, _, _ = train_scaled(torch.ones(1000), steps=5)
     for step, (x_t, t) in enumerate(network.seen):
-        rng = generator(0, 2, step)
+        rng = generator(0, "U-Net", step)
         assert torch.equal(t, stratified_timesteps(16, rng))
         eps = torch.randn(16, *IMAGE_SHAPE, generator=rng)
         torch.testing.assert_close(x_t, (1 - abar(t)).sqrt() * eps)
@@ -212,7 +212,7 @@ def test_the_classifier_learns_the_labels_and_its_loss_falls():
 def test_the_classifier_sees_images_noised_to_its_t():
     network, _, _ = train_means(steps=5)
     for step, (x_t, t) in enumerate(network.seen):
-        rng = generator(0, 1, step)
+        rng = generator(0, "classifier", step)
         assert torch.equal(t, stratified_timesteps(16, rng))
         eps = torch.randn(16, *IMAGE_SHAPE, generator=rng)
         clean = (x_t - (1 - abar(t)).sqrt() * eps) / abar(t).sqrt()

@@ -1,0 +1,95 @@
+"""Quality of what a sensible user would take instead, on the same judge and from the same noise.
+
+    python -m evaluation.rivals classifier_free    # trains one; so does course
+    python -m benchmarks.rivals                    # the weights that ship
+    python -m benchmarks.rivals models seed1       # and those of another training seed
+    python -m benchmarks.rivals models seed1 --resume    # continue it
+
+n = 1,000 against the test set, sampling seed 0. The scales are those of the lowest Fréchet distance
+in results/scales.csv, which is of the validation set and another seed. A folder of another training
+seed needs the two networks of the README, and rival_*.pth for the rows of that rival; it gets no
+rows of fewer calls. The judge is the one that ships. `python -m benchmarks.costs` has the costs.
+
+Writes results/rivals.csv.
+"""
+
+import argparse
+from pathlib import Path
+
+import inference
+from evaluation.bench import Bench
+from evaluation.guides import guide_path
+from evaluation.rivals import DIFFUSERS_DDIM, rival_path
+from evaluation.tables import CONSTANT, FAST, NO_ROOT, NUM_SWEEP
+from evaluation.variants import GUIDE_OF, RIVAL_OF
+from mnist import Dataset
+from support.checkpoints import MODELS, read_checkpoint
+from support.cli import one_line_errors, pick_device
+from support.files import beside
+from support.tables import fill_table
+
+OUTPUT = beside("results") / "rivals.csv"
+SEED = 0  # of the samples
+FREE = CONSTANT | {"variant": "classifier-free", "guidance_scale": 0.25}
+COURSE = {"variant": "course U-Net", "sampler": DIFFUSERS_DDIM, "steps": 50}
+METHODS = {  # name -> what differs from the defaults of inference.py
+    "ours": {},
+    "ours, 10 calls": FAST,
+    "ours, 5 calls": {"steps": 5},
+    "ours, unguided": {"guidance_scale": 0.0},
+    "constant s": CONSTANT | {"guidance_scale": 3.0},
+    "classifier-free": FREE,
+    "classifier-free, 2 x 10 calls": FREE | {"steps": 10},
+    "notebook guidance": CONSTANT | {"variant": NO_ROOT, "guidance_scale": 10.0},
+    "course U-Net, unguided": COURSE | {"guidance_scale": 0.0},
+    "course U-Net, our guide": COURSE,
+    "the same, 50 ancestral steps": COURSE | {"sampler": "ddpm"},
+}
+
+
+def rows_of(folder, bench):
+    """The settings of the rows of a folder: the methods whose networks it has."""
+    seed = read_checkpoint(folder / inference.NAMES[0], "train_ddpm.py")["seed"]
+    for method, changes in METHODS.items():
+        if has_networks(folder, changes.get("variant")) and (seed == 0 or "calls" not in method):
+            yield row_of(method, folder, seed, bench, bench.settings(NUM_SWEEP, **changes))
+
+
+def row_of(method, folder, seed, bench, settings):
+    """What identifies a row."""
+    row = {"method": method, "folder": folder.name, "training_seed": str(seed), **settings}
+    return row | bench.made_from_of(settings["variant"])
+
+
+def has_networks(folder, variant):
+    """Whether a folder has what a variant takes beside our two networks."""
+    needed = [rival_path(RIVAL_OF[variant], folder)] if variant in RIVAL_OF else []
+    needed += [guide_path(GUIDE_OF[variant], folder)] if variant in GUIDE_OF else []
+    return all(path.exists() for path in needed)
+
+
+@one_line_errors
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="*", type=Path, default=[MODELS], metavar="DIR")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="CSV")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
+    args = parser.parse_args(argv)
+    device, dataset, bench_of, wanted = pick_device("auto"), Dataset(), {}, []
+    for folder in args.folders:
+        bench = Bench(folder, dataset, "test", SEED, device, judge_in=MODELS)
+        if not bench_of:
+            floors = bench.floor_settings(NUM_SWEEP)
+            wanted += [row_of("real images", folder, "-", bench, row) for row in floors]
+        bench_of[folder.name] = bench
+        wanted += rows_of(folder, bench)
+
+    def measure(row):
+        bench = bench_of[row["folder"]]
+        return row | bench.row({name: row[name] for name in bench.settings(0)})
+
+    fill_table(args.output, wanted, measure, args.resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The table of rivals, and what they cost."""
+
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from benchmarks import costs, rivals
+from evaluation.tables import FAMILIES
+from support.tables import read_rows
+
+
+def test_a_folder_without_rivals_gets_the_rows_that_its_networks_allow(tmp_path):
+    for name in ("ddpm_unet.pth", "classifier.pth"):
+        shutil.copy(ROOT / "models" / name, tmp_path / name)
+    bench = rivals.Bench(tmp_path, rivals.Dataset(), "test", 0, "cpu", judge_in=ROOT / "models")
+    methods = [row["method"] for row in rivals.rows_of(tmp_path, bench)]
+    assert methods == ["ours", "ours, 10 calls", "ours, 5 calls", "ours, unguided", "constant s"]
+
+
+@pytest.mark.parametrize("method, trainings", [
+    ("ours", ["U-Net", "classifier"]), ("ours, unguided", ["U-Net"]),
+    ("classifier-free", ["classifier_free"]), ("notebook guidance", ["U-Net", "classifier"]),
+    ("course U-Net, unguided", ["course"]), ("course U-Net, our guide", ["course", "classifier"]),
+    ("notebook U-Net", ["notebook U-Net"]),
+])  # fmt: skip
+def test_the_minutes_of_a_method_are_those_of_its_trainings(method, trainings):
+    assert costs.trained(method) == trainings and set(trainings) <= set(costs.NUM_STEPS)
+
+
+def test_a_step_is_timed_from_start_to_end_and_the_first_is_not_counted(monkeypatch):
+    ticks = iter([0, 100, 100, 103, 103, 104, 104, 109])
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(ticks))
+    run = costs.TimedSteps(64, steps=3)
+    assert list(run) == [0, 1, 2, 3] and run.median() == 3
+
+
+def test_the_scales_of_the_rivals_are_the_best_on_the_validation_set():
+    rows = read_rows(ROOT / "results" / "scales.csv")
+    methods = {"g = 0 (ADM)": "constant s", "classifier-free": "classifier-free",
+               "usual notebook": "notebook guidance"}  # fmt: skip
+    for family, method in methods.items():
+        shared, scales = FAMILIES[family]
+        name = shared.get("variant", "ADM Algorithm 2")
+        of = [r for r in rows if r["variant"] == name and r["scale_growth"] == "0"
+              and float(r["guidance_scale"]) in scales]  # fmt: skip
+        best = min(of, key=lambda row: float(row["frechet"]))
+        assert len(of) == len(scales)
+        assert float(best["guidance_scale"]) == rivals.METHODS[method]["guidance_scale"], family
+
+
+def test_every_rival_has_its_costs():
+    timed = {row["method"] for row in read_rows(ROOT / "results" / "costs.csv")}
+    measured = {row["method"] for row in read_rows(ROOT / "results" / "rivals.csv")}
+    assert timed - measured == {"notebook U-Net"} and measured - timed == {"real images"}
