@@ -476,8 +476,8 @@ def test_other_data_never_overwrite_the_shipped_weights(fails, shapes):
 
 
 def test_a_batch_larger_than_the_data(fails, shapes, tmp_path):
-    argv = ["--dataset", shapes, "--models", tmp_path, "--batch-size", 97]
-    assert "there are 96 images" in fails(train_ddpm.main, *argv)
+    argv = ["--dataset", shapes, "--models", tmp_path, "--batch-size", 241]
+    assert "there are 240 images" in fails(train_ddpm.main, *argv)
 
 
 def test_missing_files_say_where_they_are_from_and_go(fails, tmp_path):
