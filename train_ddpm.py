@@ -70,7 +70,7 @@ def loss_weights(alphas_cumprod=ALPHAS_CUMPROD, max_weight=MAX_LOSS_WEIGHT):
     """The weight of L_simple at each t: (1000,).
 
     1 / abar_t makes it the squared error of v, which the layers predict, up to the maximum, which
-    is reached at t = 396. Low noise counts half. results/recipe.csv has a training without weights.
+    is reached at t = 396. Low noise counts half. benchmarks/recipe.py tries none.
     """
     weights = (1 / alphas_cumprod).clamp(max=max_weight)
     weights[:LOW_NOISE] /= 2

@@ -146,7 +146,8 @@ def draw_copies(bench, path, images):
         figure = plt.figure(figsize=(9, 3.6), layout="constrained")
         ax, right = figure.subplots(1, 2, width_ratios=(3, 2))
         for label, values in distances.items():
-            ax.ecdf(values.numpy(), label=f"{len(values):,} {label}")
+            below = torch.arange(1, len(values) + 1) / len(values)  # ax.ecdf needs matplotlib 3.8
+            ax.plot(values.sort().values, below, label=f"{len(values):,} {label}")
         ax.set(
             xlabel="distance to the nearest training image", ylabel="share of images below", xlim=0
         )
