@@ -166,7 +166,7 @@ def fill(name, path, seconds, resume):
     """Train and measure the rows of a table, "unet" or "classifier", and write them to `path`."""
     bench = Bench(MODELS, Dataset(), "validation", SWEEP_SEED, torch.device("cpu"))
     made_from = dict(bench.made_from)
-    del made_from["ddpm_unet" if name == "unet" else name]  # trained anew
+    del made_from["ddpm_unet" if name == "unet" else name]  # trained by the row
     shared = {key: as_text(value) for key, value in SETTINGS[name].items() if key != "steps"}
     shared |= {"trained_in": "float32", "seconds": f"{seconds:g}"}
     shared |= bench.settings(NUM_SAMPLES) | made_from

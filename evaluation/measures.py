@@ -179,12 +179,17 @@ def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=1_000):
     return torch.cat(inside).float().mean().item()
 
 
+def shuffled_classes(labels, classes):
+    """The indices of each of these classes among labels (N,), in random order: a list."""
+    order = torch.randperm(len(labels), generator=generator(0, "subset"))
+    return [order[labels[order] == y] for y in classes]
+
+
 def balanced_parts(labels, num_parts):
     """Disjoint random parts of labels (N,): indices (num_parts, C, M), equally many of each class.
 
     M is as large as the smallest class allows.
     """
-    order = torch.randperm(len(labels), generator=generator(0, "subset"))
-    of_class = [order[labels[order] == y] for y in labels.unique()]
+    of_class = shuffled_classes(labels, labels.unique())
     size = min(map(len, of_class)) // num_parts
     return torch.stack([index[: num_parts * size].view(num_parts, size) for index in of_class], 1)

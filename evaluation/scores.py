@@ -9,14 +9,13 @@ import torch
 from evaluation.bench import check_dataset
 from evaluation.figures import nearest_images
 from evaluation.judge import judge_images, load_judge
-from evaluation.measures import MEASURES, accuracy, measure, see
+from evaluation.measures import MEASURES, accuracy, measure, see, shuffled_classes
 from evaluation.samples import SIZE, read_samples
 from support import cli
 from support.checkpoints import provenance
 from support.errors import UserError
 from support.files import check_writable
 from support.pictures import save_labelled_grid
-from support.streams import generator
 
 NUM_SHOWN = 10
 NUM_CHECKED = 500  # images of a file that are looked at for mistakes
@@ -59,9 +58,8 @@ class Yardstick:
 
         If there are too few of a class, fewer of all of them.
         """
-        order = torch.randperm(len(self.others.labels), generator=generator(0, "subset"))
-        of_class = [order[self.others.labels[order] == y] for y in labels.unique()]
-        wanted = [int((labels == y).sum()) for y in labels.unique()]
+        classes, counts = labels.unique(return_counts=True)
+        of_class, wanted = shuffled_classes(self.others.labels, classes), counts.tolist()
         share = min(1, *(len(index) / number for index, number in zip(of_class, wanted)))
         return torch.cat([i[: max(1, int(share * number))] for i, number in zip(of_class, wanted)])
 

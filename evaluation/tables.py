@@ -52,7 +52,12 @@ def final_table(bench, n, path, guide=None, scale=inference.GUIDANCE_SCALE):
     if guide:
         changes.append({"variant": guide, "guidance_scale": scale})
         bench.draw(bench.settings(len(bench.classes), steps=2, variant=guide))  # fail early
-    bench.fill(path, [*bench.floor_settings(n), *(bench.settings(n, **row) for row in changes)])
+    bench.fill(path, below_floors(bench, n, changes))
+
+
+def below_floors(bench, n, changes):
+    """The settings of the rows of real images, and of the defaults with each of `changes`."""
+    return [*bench.floor_settings(n), *(bench.settings(n, **change) for change in changes)]
 
 
 def copies(bench, n, folder):
@@ -89,8 +94,7 @@ def sweep_samplers(bench, folder):
     default = {"sampler": inference.SAMPLER}
     changes = [default, *({"sampler": name} for name in SAMPLERS[:-1])]
     changes += [default | {"steps": k} for k in MORE_STEPS]
-    rows = [*bench.floor_settings(NUM_SWEEP), *(bench.settings(NUM_SWEEP, **c) for c in changes)]
-    rows = bench.fill(folder / "samplers.csv", rows)
+    rows = bench.fill(folder / "samplers.csv", below_floors(bench, NUM_SWEEP, changes))
     figures.plot_samplers(bench, folder / "samplers.png", rows)
 
 
@@ -98,15 +102,13 @@ def sweep_windows(bench, folder):
     """The guide at some of the timesteps only: when is the digit decided?"""
     names = [f"guide t {side} {t} only" for side in (">=", "<") for t in WINDOWS]
     changes = [{}, {"guidance_scale": 0.0}, *({"variant": name} for name in names)]
-    rows = [*bench.floor_settings(NUM_SWEEP), *(bench.settings(NUM_SWEEP, **c) for c in changes)]
-    rows = bench.fill(folder / "windows.csv", rows)
+    rows = bench.fill(folder / "windows.csv", below_floors(bench, NUM_SWEEP, changes))
     figures.plot_windows(bench, folder / "windows.png", rows)
 
 
 def sweep_controls(bench, folder):
     """The variants of the method, from the same weights and noise: a table, and a row of images."""
-    rows = [bench.settings(NUM_SWEEP, **change) for change in ({}, *CONTROLS)]
-    bench.fill(folder / "controls.csv", [*bench.floor_settings(NUM_SWEEP), *rows])
+    bench.fill(folder / "controls.csv", below_floors(bench, NUM_SWEEP, ({}, *CONTROLS)))
     shown = [bench.settings(2 * len(bench.classes), **change) for change in ({}, *CONTROLS)]
     figures.draw_rows(bench, folder / "controls_grid.png", shown)
 

@@ -174,7 +174,7 @@ def test_the_standard_error_of_mean_ink_is_that_of_a_mean():
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_the_interval_of_the_frechet_distance_is_its_spread_over_new_draws(shift, monkeypatch):
-    """Of both samples and real images, where these are all drawn anew."""
+    """Of both samples and real images, where all of these are drawn again."""
     monkeypatch.setattr(measures, "precision_recall", lambda *_: (0, 0))
     draws = [
         (seen_of(torch.randn(400, 5) + shift), seen_of(torch.randn(150, 5))) for _ in range(80)
