@@ -62,9 +62,10 @@ class TimedRun(Run):
 
 
 def train_unet(bench, seconds, settings, network=make_unet, optimizers_of=make_optimizers,
-               weights=loss_weights, draw_t=stratified_timesteps):  # fmt: skip
+               weights=loss_weights, draw_t=stratified_timesteps, augment=None):  # fmt: skip
     """As train_ddpm.py with changes: the steps, both losses, and unguided samples measured."""
     (images, _), (validation, _) = map(bench.dataset.load, ("train", "validation"))
+    images = augment(images) if augment else images
     unet = network()
     ema = EMAModel(unet.parameters(), decay=settings["ema_decay"], foreach=True)
     optimizers = optimizers_of(unet, settings["lr"])
@@ -107,6 +108,27 @@ def adamw_alone(unet, lr):
     return [torch.optim.AdamW(unet.parameters(), **adamw)]
 
 
+def library_muon(unet, lr):
+    """torch.optim.Muon, which takes matrices only, on views of the same kernels."""
+    ours, adamw = make_optimizers(unet, lr)
+    kernels = ours.param_groups[0]["params"]
+    matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
+
+    def share_gradient(kernel):
+        matrices[[k is kernel for k in kernels].index(True)].grad = kernel.grad.flatten(1)
+
+    for kernel in kernels:
+        kernel.register_post_accumulate_grad_hook(share_gradient)
+    same = {name: ours.defaults[name] for name in ("lr", "momentum", "weight_decay")}
+    return torch.optim.Muon(matrices, **same), adamw  # torch >= 2.9
+
+
+def shifted(images):
+    """Images (N, 1, 28, 28) and the same moved by a pixel to each side: (5 N, 1, 28, 28)."""
+    moves = [(1, 2), (-1, 2), (1, 3), (-1, 3)]  # the border is black
+    return torch.cat([images, *(images.roll(*move) for move in moves)])
+
+
 def unet_of_eps():
     """The U-Net without the v form of `UNet.forward`: its layers predict eps."""
     unet = make_unet()
@@ -133,6 +155,9 @@ CHANGES = {  # arguments of `train_unet` and `train_guide`
         "L_simple, no weights": {"weights": partial(torch.ones_like, ALPHAS_CUMPROD)},
         "32/64/64": {"network": partial(make_unet, block_out_channels=(32, 64, 64))},
         "two layers a block": {"network": partial(make_unet, layers_per_block=2)},
+        "torch.optim.Muon": {"optimizers_of": library_muon},
+        "shifts by a pixel": {"augment": shifted},
+        "dropout .1": {"network": partial(make_unet, dropout=0.1)},
         "t not stratified": {"draw_t": random_timesteps},
         "predicts eps": {"network": unet_of_eps},
     },

@@ -7,8 +7,9 @@
 
 "classifier_free" is classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): our U-Net also
 takes the digit, and has the time of both our trainings. "course" is the U-Net of diffusers' course
-for MNIST, which predicts eps, by AdamW and L_simple, in the time of train_ddpm.py. Batches, EMA and
-learning rate schedule are those of train_ddpm.py. `python -m benchmarks.rivals` measures them.
+for MNIST, which predicts eps, by AdamW and L_simple, in the time of train_ddpm.py. Batches, EMA,
+precision and learning rate schedule are those of train_ddpm.py. `python -m benchmarks.rivals`
+measures them.
 
 Writes models/rival_classifier_free.pth or rival_course.pth; with --models DIR, to DIR.
 """
@@ -32,7 +33,7 @@ from support.checkpoints import MODELS, load_checkpoint, save_checkpoint
 from support.errors import require
 from support.files import check_writable, make_folders
 from support.streams import batch_indices, generator
-from support.training import Run, keep_memory
+from support.training import Run, keep_memory, pick_precision
 
 DROPPED = 0.1  # the share of labels that are dropped, p_uncond of the paper
 SECONDS = {"classifier_free": 3.0e-3, "course": 10.4e-3}  # per image, two cores, float32
@@ -68,6 +69,7 @@ def train_free(run, unet, ema, optimizers, images, labels):
     """`train_ddpm.train` with labels (N,), of which some are dropped: Algorithm 1 of the paper."""
     batch_size, seed = run.settings["batch_size"], run.settings["seed"]
     weights, no_label = train_ddpm.loss_weights(), unet.config.num_class_embeds - 1
+    bfloat16 = run.settings["precision"] == "bfloat16"
     for step in run:
         rng = generator(seed, "U-Net", step)
         index = batch_indices(len(images), batch_size, seed, step)
@@ -76,7 +78,8 @@ def train_free(run, unet, ema, optimizers, images, labels):
         eps = torch.randn(x_0.shape, generator=rng)
         y = y.where(torch.rand(batch_size, generator=rng) >= DROPPED, no_label)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
-        eps_theta = unet(x_t.to(unet.device), t.to(unet.device), y.to(unet.device)).sample
+        with torch.autocast(unet.device.type, torch.bfloat16, enabled=bfloat16):
+            eps_theta = unet(x_t.to(unet.device), t.to(unet.device), y.to(unet.device)).sample
         loss = simple_loss(eps_theta, eps.to(unet.device))  # DDPM (14), (B,)
         unet.zero_grad()
         (weights[t].to(unet.device) * loss).mean().backward()
@@ -167,7 +170,8 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = rival["make"](len(dataset.info["classes"])).to(device)
     ema = EMAModel(unet.parameters(), decay=train_ddpm.EMA_DECAY, foreach=True)
-    settings = cli.training_settings(args, dataset.info) | {"precision": "float32"}
+    settings = cli.training_settings(args, dataset.info)
+    settings["precision"] = pick_precision("auto", device)
     parts, warmup = {"network": unet, "ema": ema}, min(train_ddpm.WARMUP_STEPS, args.steps // 2)
     optimizers = rival["optimizers"](unet, args.lr)
     for k, optimizer in enumerate(optimizers):

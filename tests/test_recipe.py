@@ -16,7 +16,7 @@ import mnist
 import train_classifier
 import train_ddpm
 from benchmarks import recipe
-from diffusion import IMAGE_SHAPE
+from diffusion import IMAGE_SHAPE, make_unet
 from evaluation import measures
 from support.files import sha256
 from support.tables import read_rows
@@ -130,7 +130,11 @@ def parts_of(run, images, unet=None, classifier=None, ema=None, optimizer=None, 
         del group["lr"]  # it follows the schedule
     return {
         **{name: run.settings.get(name) for name in ("steps", "batch_size", "seed", "precision")},
-        "network": (hash_of(network), getattr(output, "sample", output).tolist()),
+        "network": (
+            hash_of(network),
+            getattr(output, "sample", output).tolist(),
+            dict(network.config),
+        ),
         "optimizers": (list(map(type, optimizers)), groups, sizes, peaks),
         "ema": ema and ema.decay,
         "images": images.shape,
@@ -164,6 +168,9 @@ CHANGED = {
     "32/64/64": {"network", "optimizers"},  # of other kernels
     "two layers a block": {"network", "optimizers"},
     "predicts eps": {"network"},
+    "torch.optim.Muon": {"optimizers"},
+    "shifts by a pixel": {"images"},
+    "dropout .1": {"network"},
     "16 channels": {"network", "optimizers"},
     "label smoothing .1": {"smoothing"},
     "t not stratified": {"draw_t"},
@@ -186,6 +193,35 @@ def test_the_changes_are_what_their_names_say(given):
     assert not torch.tensor(rows["predicts eps"]["network"][1]).any()  # the last layer is zero
     t = recipe.random_timesteps(100_000, torch.Generator().manual_seed(0))
     assert t.unique().equal(torch.arange(1000)) and t[:1000].unique().numel() < 800
+
+
+def test_shifts_are_of_a_pixel_to_each_side():
+    point = torch.full((1, *IMAGE_SHAPE), -1.0)
+    point[..., 10, 20] = 1
+    where = (recipe.shifted(point) == 1).nonzero().tolist()
+    assert where == [[k, 0, *at] for k, at in enumerate(
+        ([10, 20], [11, 20], [9, 20], [10, 21], [10, 19])
+    )]  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch < 2.9")
+def test_muon_of_torch_takes_the_steps_of_ours():
+    """In bfloat16, so nearly."""
+
+    def moved(optimizers_of):
+        torch.manual_seed(0)
+        unet = make_unet()
+        before = [p.detach().clone() for p in unet.parameters()]
+        optimizers = optimizers_of(unet, 1e-3)
+        for x_t in torch.randn(2, 4, *IMAGE_SHAPE):
+            unet.zero_grad()
+            unet(x_t, torch.tensor(500)).sample.square().mean().backward()
+            [optimizer.step() for optimizer in optimizers]
+        return torch.cat([(p - b).flatten() for p, b in zip(unet.parameters(), before)])
+
+    kinds = recipe.make_optimizers, recipe.library_muon, recipe.adamw_alone
+    ours, theirs, adamw = map(moved, kinds)
+    assert (ours - theirs).norm() < 0.05 * ours.norm() < 0.2 * (ours - adamw).norm()
 
 
 def test_learning_rates_follow_the_share_of_the_time(monkeypatch):

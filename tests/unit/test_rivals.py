@@ -57,7 +57,8 @@ def train_labelled(steps=80, batch_size=32):
     """The labels of 200 images are their brightness."""
     labels = torch.arange(200) % 10
     images = (labels / 5 - 1).view(-1, 1, 1, 1).expand(-1, *IMAGE_SHAPE)
-    network, settings = Labelled(), {"steps": steps, "batch_size": batch_size, "seed": 0}
+    settings = {"steps": steps, "batch_size": batch_size, "seed": 0, "precision": "float32"}
+    network = Labelled()
     run = Run("test", settings, {}, 200, lambda run: {})
     optimizer, ema = torch.optim.SGD(network.parameters(), 0.1), EMAModel(network.parameters(), 0.5)
     train_free(run, network, ema, [optimizer], images, labels)
