@@ -44,12 +44,12 @@ SECONDS = {"unet": 150, "classifier": 60}
 
 
 class TimedRun(Run):
-    """A run of `seconds`, whose learning rates follow a whole training's by the share of time."""
+    """A run of some seconds. Learning rates follow a whole training's by the share of time."""
 
-    def __init__(self, seconds, settings, num_images, optimizers, schedule_of, warmup):
+    def __init__(self, settings, num_images, optimizers, schedule_of, warmup):
         super().__init__("trial", settings, {}, num_images, end_epoch=None)
         self.schedules = [schedule_of(each, warmup, settings["steps"]) for each in optimizers]
-        self.limit = seconds
+        self.limit = settings["seconds"]
 
     def __iter__(self):
         start = time.process_time()
@@ -61,7 +61,7 @@ class TimedRun(Run):
             self.step += 1
 
 
-def train_unet(bench, seconds, settings, network=make_unet, optimizers_of=make_optimizers,
+def train_unet(bench, settings, network=make_unet, optimizers_of=make_optimizers,
                weights=loss_weights, draw_t=stratified_timesteps, augment=None):  # fmt: skip
     """As train_ddpm.py with changes: the steps, both losses, and unguided samples measured."""
     (images, _), (validation, _) = map(bench.dataset.load, ("train", "validation"))
@@ -70,7 +70,7 @@ def train_unet(bench, seconds, settings, network=make_unet, optimizers_of=make_o
     ema = EMAModel(unet.parameters(), decay=settings["ema_decay"], foreach=True)
     optimizers = optimizers_of(unet, settings["lr"])
     linear, warmup = optimization.get_linear_schedule_with_warmup, train_ddpm.WARMUP_STEPS
-    run = TimedRun(seconds, settings, len(images), optimizers, linear, warmup)
+    run = TimedRun(settings, len(images), optimizers, linear, warmup)
     train_ddpm.train(run, unet, ema, optimizers, images, weights(), draw_t)
     ema.copy_to(unet.parameters())
     bench.unet = unet.eval().requires_grad_(False)
@@ -84,14 +84,14 @@ def train_unet(bench, seconds, settings, network=make_unet, optimizers_of=make_o
     }  # fmt: skip
 
 
-def train_guide(bench, seconds, settings, channels=32, **changes):
+def train_guide(bench, settings, channels=32, **changes):
     """As train_classifier.py with changes: the steps, cross-entropy and calibration error."""
     (images, labels), validation = map(bench.dataset.load, ("train", "validation"))
     classifier = Classifier(channels)
     adamw = {"lr": settings["lr"], "weight_decay": settings["weight_decay"], "fused": True}
     optimizer = torch.optim.AdamW(classifier.parameters(), **adamw)
     cosine, warmup = optimization.get_cosine_schedule_with_warmup, train_classifier.WARMUP_STEPS
-    run = TimedRun(seconds, settings, len(images), [optimizer], cosine, warmup)
+    run = TimedRun(settings, len(images), [optimizer], cosine, warmup)
     train_classifier.train(run, classifier, optimizer, images, labels, **changes)
     bench.classifier = classifier.eval().requires_grad_(False)
     t = train_classifier.validation_timesteps(len(validation[1]))
@@ -172,12 +172,12 @@ CHANGES = {  # arguments of `train_unet` and `train_guide`
 
 def row_of(bench, name, wanted):
     """Train and measure the network of a row: the row of what is `wanted`."""
-    seed, seconds = int(wanted["training_seed"]), float(wanted["seconds"])
-    settings = SETTINGS[name] | {"seed": seed, "precision": wanted["trained_in"]}
+    settings = SETTINGS[name] | {"precision": wanted["trained_in"]}
+    settings |= {"seconds": float(wanted["seconds"]), "seed": int(wanted["training_seed"])}
     bench.networks.clear()  # those of the row before
-    torch.manual_seed(seed)  # for the initial weights
+    torch.manual_seed(settings["seed"])  # for the initial weights
     train = {"unet": train_unet, "classifier": train_guide}[name]
-    row = wanted | train(bench, seconds, settings, **CHANGES[name][wanted["recipe"]])
+    row = wanted | train(bench, settings, **CHANGES[name][wanted["recipe"]])
     row |= bench.measured(bench.settings(NUM_SAMPLES)).row()
     row |= {key: row.pop(key) for key in bench.made_from if key in row}  # last, as in other tables
     weights = [tensor.numpy() for tensor in getattr(bench, name).state_dict().values()]

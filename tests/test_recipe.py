@@ -145,12 +145,12 @@ def parts_of(run, images, unet=None, classifier=None, ema=None, optimizer=None, 
 
 def trained(given, name, changes):
     """The parts of a training of the table `name`."""
-    settings = recipe.SETTINGS[name] | {"seed": 0}
+    settings = recipe.SETTINGS[name] | {"seed": 0, "seconds": 1}
     settings |= {"precision": "float32"} if name == "unet" else {}
     module, train = {"unet": (train_ddpm, recipe.train_unet),
                      "classifier": (train_classifier, recipe.train_guide)}[name]  # fmt: skip
     torch.manual_seed(0)
-    return given(module, lambda: train(BENCH, 1, settings, **changes))
+    return given(module, lambda: train(BENCH, settings, **changes))
 
 
 @pytest.mark.parametrize("name", recipe.CHANGES)
@@ -229,9 +229,9 @@ def test_learning_rates_follow_the_share_of_the_time(monkeypatch):
     ticks = itertools.count(50)
     monkeypatch.setattr(recipe.time, "process_time", lambda: next(ticks))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
-    settings = {"steps": 100, "batch_size": 1}
+    settings = {"steps": 100, "batch_size": 1, "seconds": 10}
     linear = recipe.optimization.get_linear_schedule_with_warmup
-    run = recipe.TimedRun(10, settings, 1, [optimizer], linear, 20)
+    run = recipe.TimedRun(settings, 1, [optimizer], linear, 20)
     rates = [optimizer.param_groups[0]["lr"] for _ in run]
     assert rates == pytest.approx([1.0, *(2 * (100 - s) / 80 for s in range(20, 100, 10))])
     assert run.step == 9

@@ -1,12 +1,18 @@
-"""The table of rivals, and what they cost."""
+"""The table of rivals, what they cost, and the curves of more training and more calls."""
 
+import itertools
+import json
 import shutil
 
 import pytest
+import torch
 from conftest import ROOT
+from PIL import Image
 
-from benchmarks import costs, rivals
+from benchmarks import costs, curves, rivals
+from evaluation.figures import NAMES
 from evaluation.tables import FAMILIES
+from support.files import sha256
 from support.tables import read_rows
 
 
@@ -53,3 +59,44 @@ def test_every_rival_has_its_costs():
     timed = {row["method"] for row in read_rows(ROOT / "results" / "costs.csv")}
     measured = {row["method"] for row in read_rows(ROOT / "results" / "rivals.csv")}
     assert timed - measured == {"notebook U-Net"} and measured - timed == {"real images"}
+
+
+@pytest.fixture
+def quarter(tmp_path):
+    """A folder of the shipped networks, that says that they took a quarter of the steps."""
+    folder = tmp_path / "quarter"
+    folder.mkdir()
+    for name in curves.TRAININGS:
+        checkpoint = torch.load(ROOT / "models" / name, weights_only=True)
+        checkpoint["training"]["steps"] //= 4
+        torch.save(checkpoint, folder / name)
+    return folder
+
+
+def test_minutes_are_in_proportion_to_the_steps(quarter):
+    assert curves.minutes_of(ROOT / "models") == 19.5
+    assert curves.minutes_of(quarter) == pytest.approx(19.5 / 4, abs=0.01)
+
+
+def test_the_curves_have_each_training_and_each_number_of_calls(quarter, monkeypatch):
+    """The measuring is replaced; a measure is the number of its row."""
+    numbers = itertools.count()
+    ends = [f"{name}{end}" for name in NAMES for end in ("", "_low", "_high")]
+    monkeypatch.setattr(curves.Bench, "row", lambda self, row: {
+        **row, "drawn_by": str(self.models), **dict.fromkeys(ends, str(next(numbers)))
+    })  # fmt: skip
+    curves.main([str(quarter), "--output", str(quarter)])
+    rows = read_rows(quarter / "curves.csv")
+    assert [row["variant"] for row in rows[:2]] == [
+        "other half of the test set",
+        "validation images",
+    ]
+    drawn = [(row["folder"], row["training_minutes"], row["steps"]) for row in rows[2:]]
+    ours = [("models", "19.5", calls) for calls in ("20", "5", "10", "50", "100")]
+    assert drawn == [*ours, ("quarter", "4.88", "20"), ("quarter", "4.88", "10")]
+    for row in rows[2:]:
+        folder = ROOT / "models" if row["folder"] == "models" else quarter
+        assert row["drawn_by"] == str(folder) and row["seed"] == "0" and row["n"] == "1000"
+        assert row["ddpm_unet"] == sha256(folder / "ddpm_unet.pth")
+    info = json.loads(Image.open(quarter / "curves.png").info["provenance"])
+    assert info["weights"]["ddpm_unet.pth"] == sha256(ROOT / "models" / "ddpm_unet.pth")

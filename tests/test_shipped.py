@@ -110,7 +110,7 @@ TABLES = [*(ROOT / "results").glob("*.csv")]
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
 def test_each_table_is_of_the_shipped_weights(path):
-    """But for networks that a row is about: rows of another training seed, and trials.
+    """But for networks that a row is about: those of another folder, and trials.
 
     In the columns `ddpm_unet` and `classifier` are the networks of the row, which some replace.
     """
@@ -121,7 +121,7 @@ def test_each_table_is_of_the_shipped_weights(path):
             own["classifier"] = guide_path(GUIDE_OF[variant]).name
         if variant in RIVAL_OF:
             own["ddpm_unet"] = rival_path(RIVAL_OF[variant]).name
-        if row.get("training_seed", "0") not in ("0", "-"):
+        if row.get("folder", "models") not in ("models", "-"):
             own = {"judge": "judge.pth"}
         own = {column: file for column, file in own.items() if column in row}
         assert own and all(row[column] == shipped_hashes()[file] for column, file in own.items())

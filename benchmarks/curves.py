@@ -1,0 +1,118 @@
+"""What more training would buy, and what more network calls: quality against both.
+
+    python train_classifier.py --steps 750 --models quarter    # a quarter of the default's steps
+    python train_ddpm.py --steps 1575 --models quarter
+    python -m benchmarks.curves quarter half models double            # others are trained likewise
+    python -m benchmarks.curves quarter half models double --resume    # continue it
+
+n = 1,000 against the test set, sampling seed 0, by the judge that ships. Minutes are those of the
+README for the default's steps, and in proportion to the steps for others.
+
+Writes results/curves.csv and results/curves.png.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+import train_classifier
+import train_ddpm
+from evaluation.bench import Bench
+from evaluation.figures import FONT, NAMES, REAL, column, plot_measure
+from evaluation.tables import NUM_SWEEP
+from inference import STEPS
+from mnist import Dataset
+from support.checkpoints import MODELS, read_checkpoint
+from support.cli import one_line_errors
+from support.files import beside
+from support.pictures import save_figure
+from support.tables import fill_table
+
+SEED = 0  # of the samples
+CALLS = (5, 10, 50, 100)  # beside the default's, of the networks that ship
+FEWER = 10  # calls, of all networks
+TRAININGS = {  # checkpoint -> minutes and steps of the default, by the README
+    "ddpm_unet.pth": (16, train_ddpm.TRAIN_STEPS),
+    "classifier.pth": (3.5, train_classifier.STEPS),
+}
+
+
+def minutes_of(folder):
+    """The minutes that both networks of a folder took, by their steps."""
+    steps = {name: read_checkpoint(folder / name, "?")["training"]["steps"] for name in TRAININGS}
+    return sum(minutes * steps[name] / usual for name, (minutes, usual) in TRAININGS.items())
+
+
+def rows_of(folder, bench):
+    """The settings of the rows of a folder, and its minutes."""
+    shared = {"folder": folder.name, "training_minutes": f"{minutes_of(folder):.3g}"}
+    for calls in (STEPS, *(CALLS if folder == MODELS else (FEWER,))):
+        yield shared | bench.settings(NUM_SWEEP, steps=calls) | bench.made_from
+
+
+def plot(path, rows, made_from):
+    """All four measures against minutes of training and against network calls."""
+    real, rows = rows[:2], rows[2:]
+    ours = [row for row in rows if row["folder"] == MODELS.name]
+    by_minutes = {
+        f"{calls} calls": sorted(
+            (row for row in rows if int(row["steps"]) == calls),
+            key=lambda row: float(row["training_minutes"]),
+        )
+        for calls in (STEPS, FEWER)
+    }
+    by_calls = {"the default's training": sorted(ours, key=lambda row: int(row["steps"]))}
+    sides = {
+        "training_minutes": ("minutes of training", by_minutes),
+        "steps": ("network calls per image", by_calls),
+    }
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(4, 2, figsize=(9, 11), layout="constrained", sharey="row")
+        for row_of_axes, name in zip(axes, NAMES):
+            for ax, (x, (xlabel, curves)) in zip(row_of_axes, sides.items()):
+                for label, of in curves.items():
+                    plot_measure(ax, column(of, x), of, name, label)
+                for floor, linestyle in zip(real, ("--", ":")):
+                    style = REAL | {"label": floor["variant"], "linestyle": linestyle}
+                    ax.axhline(float(floor[name]), **style)
+                ticks = sorted({float(row[x]) for of in curves.values() for row in of})
+                ax.set_xscale("log")
+                ax.minorticks_off()
+                ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+                if name == "recall":
+                    ax.set_xlabel(xlabel)
+            row_of_axes[0].set_ylabel(NAMES[name])
+        for ax in axes[0]:
+            ax.legend(fontsize=9)
+        save_figure(path, figure, made_from)
+
+
+@one_line_errors
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="of other trainings")
+    parser.add_argument("--output", type=Path, default=beside("results"), metavar="DIR")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
+    args = parser.parse_args(argv)
+    new_bench = partial(Bench, dataset=Dataset(), split="test", seed=SEED, judge_in=MODELS,
+                        device=torch.device("cpu"))  # fmt: skip
+    benches = {folder.name: new_bench(folder) for folder in (MODELS, *args.folders)}
+    ours = benches["-"] = benches[MODELS.name]
+    wanted = [{"folder": "-", "training_minutes": "-", **row, **ours.made_from}
+              for row in ours.floor_settings(NUM_SWEEP)]  # fmt: skip
+    for folder in (MODELS, *args.folders):
+        wanted += rows_of(folder, benches[folder.name])
+
+    def measure(row):
+        bench = benches[row["folder"]]
+        return row | bench.row({name: row[name] for name in bench.settings(0)})
+
+    rows = fill_table(args.output / "curves.csv", wanted, measure, args.resume)
+    plot(args.output / "curves.png", rows, ours.provenance())
+
+
+if __name__ == "__main__":
+    main()
