@@ -20,7 +20,7 @@ import inference
 from evaluation.bench import Bench
 from evaluation.guides import guide_path
 from evaluation.rivals import DIFFUSERS_DDIM, rival_path
-from evaluation.tables import CONSTANT, FAST, NO_ROOT, NUM_SWEEP
+from evaluation.tables import BEST_CONSTANT, CONSTANT, FAST, NO_ROOT, NUM_SWEEP
 from evaluation.variants import GUIDE_OF, RIVAL_OF
 from mnist import Dataset
 from support.checkpoints import MODELS, read_checkpoint
@@ -37,7 +37,7 @@ METHODS = {  # name -> what differs from the defaults of inference.py
     "ours, 10 calls": FAST,
     "ours, 5 calls": {"steps": 5},
     "ours, unguided": {"guidance_scale": 0.0},
-    "constant s": CONSTANT | {"guidance_scale": 3.0},
+    "constant s": BEST_CONSTANT,
     "classifier-free": FREE,
     "classifier-free, 2 x 10 calls": FREE | {"steps": 10},
     "notebook guidance": CONSTANT | {"variant": NO_ROOT, "guidance_scale": 10.0},

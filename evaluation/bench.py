@@ -12,6 +12,7 @@ from evaluation import measures
 from evaluation.guides import guide_path, load_guide
 from evaluation.judge import load_judge
 from evaluation.rivals import DIFFUSERS_DDIM, course_sampler, load_rival, rival_path
+from evaluation.solvers import SOLVERS, Solver
 from evaluation.variants import GUIDE_OF, RIVAL_OF, brought, variants
 from support.checkpoints import provenance
 from support.errors import require
@@ -104,6 +105,8 @@ class Bench:
         if settings["sampler"] == DIFFUSERS_DDIM:
             return predict_noise, partial(course_sampler, steps, self.device)
         sampler = settings["sampler"]
+        if sampler in SOLVERS:
+            return predict_noise, partial(Solver, sampler, steps, self.device)
         return predict_noise, partial(make_sampler, sampler, steps, self.device, clip=scale == 0)
 
     def networks_of(self, variant):

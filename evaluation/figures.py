@@ -5,6 +5,7 @@ import torch
 from torchvision.utils import make_grid
 
 from diffusion import SAMPLERS
+from evaluation.solvers import SOLVERS
 from support.pictures import save_figure, save_labelled_grid
 
 PICTURE_SCALES = (0, 0.05, 0.25, 1, 10, 100, 1_000, 5_000)
@@ -49,7 +50,7 @@ def plot_samplers(bench, path, rows):
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained", sharex=True)
         for ax, name in zip(axes.flat, NAMES):
-            for k, sampler in enumerate(SAMPLERS):
+            for k, sampler in enumerate((*SAMPLERS, *SOLVERS)):
                 of = sorted(
                     (r for r in rows if r["sampler"] == sampler), key=lambda r: int(r["steps"])
                 )
@@ -66,29 +67,35 @@ def plot_samplers(bench, path, rows):
 
 
 def plot_windows(bench, path, rows):
-    """All four measures against the timestep at which guidance starts or ends."""
-    real, default, unguided, *rows = rows
+    """All four measures against the timestep at which guidance starts or ends, for two scales."""
+    real, unguided, *rows = rows
     sides = {"guided at t ≥ T only": ">=", "guided at t < T only": "<"}
+    families = {
+        "g = 24": (rows[: len(rows) // 2], "-"),
+        "g = 0, w = 3": (rows[len(rows) // 2 :], ":"),
+    }
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
         for ax, name in zip(axes.flat, NAMES):
-            for label, side in sides.items():
-                of = [row for row in rows if f" {side} " in row["variant"]]
-                ends = (default, unguided) if side == ">=" else (unguided, default)
-                times = [0, *(int(row["variant"].split()[3]) for row in of), 1000]
-                plot_measure(ax, times, [ends[0], *of, ends[1]], name, label=label)
+            for family, ((everywhere, *some), linestyle) in families.items():
+                for color, (label, side) in enumerate(sides.items()):
+                    of = [row for row in some if f" {side} " in row["variant"]]
+                    ends = (everywhere, unguided)[:: 1 if side == ">=" else -1]
+                    times = [0, *(int(row["variant"].split()[3]) for row in of), 1000]
+                    plot_measure(ax, times, [ends[0], *of, ends[1]], name, f"{label}, {family}",
+                                 color=f"C{color}", linestyle=linestyle)  # fmt: skip
             ax.axhline(float(real[name]), **REAL)
             ax.set_ylabel(NAMES[name])
         for ax in axes[1]:
             ax.set_xlabel("timestep T")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         save_figure(path, figure, bench.provenance())
 
 
-def plot_measure(ax, x, rows, name, label):
+def plot_measure(ax, x, rows, name, label, **style):
     """A measure of the rows against x, with its interval."""
     ax.errorbar(x, column(rows, name), yerr=interval(rows, name), marker=".", capsize=2,
-                elinewidth=1, label=label)  # fmt: skip
+                elinewidth=1, label=label, **style)  # fmt: skip
 
 
 def interval(rows, name):

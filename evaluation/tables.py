@@ -5,6 +5,7 @@ import torch
 import inference
 from diffusion import SAMPLERS, add_noise, simple_loss, stratified_timesteps
 from evaluation import figures
+from evaluation.solvers import SOLVERS
 from evaluation.variants import WINDOWS
 from support.tables import write_rows
 from support.streams import generator
@@ -13,13 +14,17 @@ FAST = {"sampler": "sde-dpmsolver++", "steps": 10}  # the setting for speed
 NUM_SWEEP = 1_000
 NO_ROOT = "raw-t guide, no root"
 CONSTANT = {"scale_growth": 0.0}
+BEST_CONSTANT = CONSTANT | {"guidance_scale": 3.0}  # of scales.csv
 FAMILIES = {  # label -> what all its rows share, and their guidance scales
     "g = 0 (ADM)": (CONSTANT, (1, 2, 3, 5, 10, 25)),
     f"g = {inference.SCALE_GROWTH:g}": ({}, (0.1, 0.25, 0.5, 1, 2, 4)),
     "classifier-free": (CONSTANT | {"variant": "classifier-free"}, (0, 0.25, 0.5, 1, 2)),
-    "usual notebook": (CONSTANT | {"variant": NO_ROOT}, (1, 3, 10)),
+    "usual notebook": (CONSTANT | {"variant": NO_ROOT}, (1, 3, 10, 25)),
 }
-GROWTHS = (12.0, 48.0)  # beside the default
+OTHER_SCALES = (  # beside the families; the last two have the default's s at low noise
+    *({"scale_growth": growth} for growth in (12.0, 48.0)),
+    *({"guidance_scale": w, "scale_growth": g} for w, g in ((0.5, 48.0), (2.0, 12.0))),
+)
 MORE_STEPS = (5, 10, 50)  # of the default sampler only
 CONTROLS = (  # beside the default
     {"variant": "without sqrt(1 - abar_t)"},
@@ -35,6 +40,8 @@ CONTROLS = (  # beside the default
     {"variant": "clean guide at predicted x_0"},
     {"variant": "raw-t guide"},
     {"variant": "raw-t guide", "guidance_scale": 4.0},
+    {"variant": "projected"},
+    {"variant": "rescaled"},
 )
 QUANTILES = (0.001, 0.01, 0.1, 0.5, 0.9)  # of the distances to training images
 GUIDE_SCALES = (0.5, 1, 1.5, 2, 3, 5)
@@ -80,7 +87,7 @@ def sweep_scales(bench, folder):
     """The guidance scale, constant and growing, and that of classifier-free guidance."""
     rows = [*bench.floor_settings(NUM_SWEEP), bench.settings(NUM_SWEEP)]
     rows.append(bench.settings(NUM_SWEEP, guidance_scale=0.0))
-    rows += [bench.settings(NUM_SWEEP, scale_growth=growth) for growth in GROWTHS]
+    rows += [bench.settings(NUM_SWEEP, **scales) for scales in OTHER_SCALES]
     for shared, scales in FAMILIES.values():
         changes = ({**shared, "guidance_scale": float(scale)} for scale in scales)
         rows += [bench.settings(NUM_SWEEP, **row) for row in changes]
@@ -92,7 +99,7 @@ def sweep_scales(bench, folder):
 def sweep_samplers(bench, folder):
     """Every sampler, and the default by its number of steps."""
     default = {"sampler": inference.SAMPLER}
-    changes = [default, *({"sampler": name} for name in SAMPLERS[:-1])]
+    changes = [default, *({"sampler": name} for name in (*SAMPLERS[:-1], *SOLVERS))]
     changes += [default | {"steps": k} for k in MORE_STEPS]
     rows = bench.fill(folder / "samplers.csv", below_floors(bench, NUM_SWEEP, changes))
     figures.plot_samplers(bench, folder / "samplers.png", rows)
@@ -101,7 +108,9 @@ def sweep_samplers(bench, folder):
 def sweep_windows(bench, folder):
     """The guide at some of the timesteps only: when is the digit decided?"""
     names = [f"guide t {side} {t} only" for side in (">=", "<") for t in WINDOWS]
-    changes = [{}, {"guidance_scale": 0.0}, *({"variant": name} for name in names)]
+    changes = [{"guidance_scale": 0.0}]
+    for scales in ({}, BEST_CONSTANT):
+        changes += [scales, *(scales | {"variant": name} for name in names)]
     rows = bench.fill(folder / "windows.csv", below_floors(bench, NUM_SWEEP, changes))
     figures.plot_windows(bench, folder / "windows.png", rows)
 

@@ -40,6 +40,8 @@ def variants(steps, num_classes=10):
         "ADM Algorithm 1": shift_of_mean,
         "clip after the tilt": clipped_afterwards,
         "no clipping": partial(guided_noise, clip=False),
+        "projected": projected,
+        "rescaled": rescaled,
         "wrong digits": partial(guided_to_other_digits, num_classes=num_classes),
         "gradient at the mean": at_the_mean(guided_noise, timesteps),
         "Algorithm 1 at the mean": at_the_mean(shift_of_mean, timesteps),
@@ -116,6 +118,38 @@ def clipped_afterwards(unet, log_p, x_t, t, y, guidance_scale):
     """The predicted x_0 is clipped after guiding, which is what diffusers' schedulers do."""
     eps_hat = guided_noise(unet, log_p, x_t, t, y, guidance_scale, clip=False)
     return clipped_noise(x_t, t, eps_hat)
+
+
+def projected(unet, log_p, x_t, t, y, guidance_scale):
+    """Adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416), of a classifier.
+
+    The change that guidance makes loses its part along the predicted image, where black is 0: it
+    cannot make the strokes bolder.
+    """
+    eps, eps_hat = without_and_with(unet, log_p, x_t, t, y, guidance_scale)
+    change, image = eps_hat - eps, predicted_x_0(x_t, t, eps) + 1
+    inner = [(a * image).sum(dim=(1, 2, 3), keepdim=True) for a in (change, image)]
+    return eps_hat - inner[0] / inner[1].clamp(min=1e-9) * image
+
+
+def rescaled(unet, log_p, x_t, t, y, guidance_scale, share=0.7):
+    """Guidance rescale (Lin et al. 2023, arXiv 2305.08891, equations 15 and 16).
+
+    The guided x_0, clipped, gets the standard deviation of the unguided one, to that share.
+    """
+    both = without_and_with(unet, log_p, x_t, t, y, guidance_scale)
+    x_0, guided_x_0 = (predicted_x_0(x_t, t, eps) for eps in both)
+    ratio = x_0.std(dim=(1, 2, 3), keepdim=True) / guided_x_0.std(dim=(1, 2, 3), keepdim=True)
+    excess = share * (1 - ratio) * guided_x_0
+    return clipped_noise(x_t, t, both[1]) + (abar(t) / (1 - abar(t))).sqrt() * excess
+
+
+def without_and_with(unet, log_p, x_t, t, y, guidance_scale):
+    """The clipped eps, and eps_hat, from one call of the U-Net."""
+    with torch.no_grad():
+        output = unet(x_t, t)
+    eps = clipped_noise(x_t, t, output.sample)
+    return eps, guided_noise(lambda *_: output, log_p, x_t, t, y, guidance_scale)
 
 
 def guided_sometimes(unet, log_p, x_t, t, y, guidance_scale, where):

@@ -300,8 +300,8 @@ def bench_of_noise(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("sweep, rows, figures", [
-    ("scales", 24, ["scales.png", "scales_grid.png"]), ("samplers", 8, ["samplers.png"]),
-    ("windows", 11, ["windows.png"]), ("controls", 15, ["controls_grid.png"]),
+    ("scales", 27, ["scales.png", "scales_grid.png"]), ("samplers", 10, ["samplers.png"]),
+    ("windows", 20, ["windows.png"]), ("controls", 17, ["controls_grid.png"]),
 ])  # fmt: skip
 def test_a_sweep_writes_its_table_and_figures(bench_of_noise, tmp_path, sweep, rows, figures):
     evaluate.SWEEPS[sweep](bench_of_noise, tmp_path)

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion import IMAGE_SHAPE, abar, clipped_noise, make_sampler
+from diffusion import IMAGE_SHAPE, abar, add_noise, clipped_noise, make_sampler, predicted_x_0
+from diffusion import sampling_timesteps
 from evaluation.rivals import free_noise
+from evaluation.solvers import SOLVERS, Solver
 from evaluation.variants import GUIDE_OF, RIVAL_OF, WINDOWS, variants
-from inference import guided_noise
+from inference import guided_noise, reverse_process
 from support.streams import image_generators
 
 Y = torch.arange(3)
@@ -123,6 +125,42 @@ def test_other_networks_guide_by_the_same_form(name):
     assert torch.equal(same, ours)
 
 
+@pytest.mark.parametrize("t", [100, 600])
+def test_what_is_projected_has_no_part_along_the_image(t):
+    """And differs from what guidance changes along the image only."""
+    x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(t)
+    arguments = unet_of(0.9), log_p, x_t, t, Y, 2.0
+    eps, eps_hat = clipped_noise(x_t, t, 0.9 * x_t), guided_noise(*arguments)
+    ours, image = variants(20)["projected"](*arguments), predicted_x_0(x_t, t, eps) + 1
+    dot = [(a * image).sum(dim=(1, 2, 3)) for a in (ours - eps, eps_hat - eps, image)]
+    assert (dot[0].abs() < 1e-3 * dot[1].abs()).all()
+    expected = eps_hat - (dot[1] / dot[2]).view(-1, 1, 1, 1) * image
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("t", [100, 600])
+def test_what_is_rescaled_has_the_deviation_of_the_unguided_image_to_a_share(t):
+    x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(t)
+    arguments = unet_of(0.9), log_p, x_t, t, Y, 2.0
+    forms = guided_noise, variants(20)["rescaled"]
+    eps = [clipped_noise(x_t, t, 0.9 * x_t), *(form(*arguments) for form in forms)]
+    plain, guided = (predicted_x_0(x_t, t, e) for e in eps[:2])
+    ours = (x_t - (1 - abar(t)).sqrt() * eps[2]) / abar(t).sqrt()  # not clipped
+    ratio = plain.flatten(1).std(dim=1) / guided.flatten(1).std(dim=1)
+    expected = (0.7 * ratio + 0.3).view(-1, 1, 1, 1) * guided
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_ends_at_the_image_if_the_noise_is_known(name):
+    """eps of one image: each step stays on the line between it and the noise."""
+    x_0, eps = torch.rand(2, *IMAGE_SHAPE) * 2 - 1, torch.randn(2, *IMAGE_SHAPE)
+    solver = Solver(name, 20)
+    assert solver.timesteps.tolist() == sampling_timesteps(20)
+    end = reverse_process(lambda *_: eps, solver, add_noise(x_0, eps, torch.tensor(999)), None)
+    torch.testing.assert_close(end, x_0, atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("inside", [False, True])
 def test_one_of_two_windows_guides_at_each_t(window, inside):
@@ -168,5 +206,5 @@ def test_guided_to_other_digits_guides_to_other_digits(unet, classifier):
 
 def test_the_names_of_the_variants_are_those_of_the_tables():
     names = list(variants(7))
-    assert names == list(variants(1)) and "ADM Algorithm 2" in names and len(names) == 23
+    assert names == list(variants(1)) and "ADM Algorithm 2" in names and len(names) == 25
     assert {*GUIDE_OF, *RIVAL_OF} < set(names) and not GUIDE_OF.keys() & RIVAL_OF.keys()
