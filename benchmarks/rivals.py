@@ -7,8 +7,8 @@
 
 n = 1,000 against the test set, sampling seed 0. The scales are those of the lowest Fréchet distance
 in results/scales.csv, which is of the validation set and another seed. A folder of another training
-seed needs the two networks of the README, and rival_*.pth for the rows of that rival; it gets no
-rows of fewer calls. The judge is the one that ships. `python -m benchmarks.costs` has the costs.
+seed needs the two networks of the README, and rival_*.pth for the rows of that rival. The judge is
+the one that ships. `python -m benchmarks.costs` has the costs.
 
 Writes results/rivals.csv.
 """
@@ -51,7 +51,7 @@ def rows_of(folder, bench):
     """The settings of the rows of a folder: the methods whose networks it has."""
     seed = read_checkpoint(folder / inference.NAMES[0], "train_ddpm.py")["seed"]
     for method, changes in METHODS.items():
-        if has_networks(folder, changes.get("variant")) and (seed == 0 or "calls" not in method):
+        if has_networks(folder, changes.get("variant")):
             yield row_of(method, folder, seed, bench, bench.settings(NUM_SWEEP, **changes))
 
 

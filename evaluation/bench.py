@@ -53,7 +53,7 @@ class Bench:
         self.made_from = {"torch": torch.__version__, "device": str(device)}
         self.made_from |= {Path(name).stem: sha256(self.models / name) for name in NAMES[:-1]}
         self.made_from["judge"] = sha256(judge_path)
-        self.dataset, self.info = dataset, dataset.info
+        self.dataset = dataset
         self.networks, self.defaults = {}, {}
         images, labels = dataset.load(split)
         here, there = balanced_parts(labels, 2, self.classes, split)  # (C, M) each
@@ -120,12 +120,12 @@ class Bench:
                 path = rival_path(RIVAL_OF[variant], self.models)
                 unet = load_rival(RIVAL_OF[variant], self.models, self.device)
                 hashes["ddpm_unet"] = sha256(path)
-                check_dataset(unet.dataset, self.info, path)
+                check_dataset(unet.dataset, self.dataset.info, path)
             if variant in GUIDE_OF:
                 path = guide_path(GUIDE_OF[variant], self.models)
                 guide = load_guide(GUIDE_OF[variant], self.models, self.device)
                 hashes["classifier"] = sha256(path)
-                check_dataset(guide.dataset, self.info, path)
+                check_dataset(guide.dataset, self.dataset.info, path)
             self.networks[variant] = unet, guide, hashes
         return self.networks[variant]
 

@@ -1,6 +1,7 @@
 """The guides of the controls: what they see, how they are trained, and which row takes which."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,7 +126,8 @@ def bench(tmp_path, classifier, with_rivals):
     bench = Bench.__new__(Bench)
     bench.models, bench.device, bench.classifier = tmp_path / "models", "cpu", classifier
     bench.seed, bench.split, bench.resume = 0, "validation", False
-    bench.classes, bench.info, bench.unet = MNIST_INFO["classes"], MNIST_INFO, object()
+    bench.classes, bench.unet = MNIST_INFO["classes"], object()
+    bench.dataset = SimpleNamespace(info=MNIST_INFO)
     bench.made_from = {"ddpm_unet": "a", "classifier": "b", "judge": "c"}
     bench.networks, bench.defaults, bench.floors = {}, {}, {"real": None}
     shutil.copytree(with_rivals, bench.models)
@@ -223,6 +225,6 @@ def test_the_bench_takes_the_networks_of_the_variant(bench):
 
 @pytest.mark.parametrize("variant", ["raw-t guide", "course U-Net"])
 def test_networks_of_another_data_set_are_refused(bench, variant):
-    bench.info = MNIST_INFO | {"name": "kmnist"}
+    bench.dataset.info = MNIST_INFO | {"name": "kmnist"}
     with pytest.raises(UserError, match="is of the data set mnist, not kmnist"):
         bench.networks_of(variant)
