@@ -75,7 +75,7 @@ def plot_windows(bench, path, rows):
         "g = 0, w = 3": (rows[len(rows) // 2 :], ":"),
     }
     with plt.rc_context(FONT):
-        figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
+        figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained", sharex=True)
         for ax, name in zip(axes.flat, NAMES):
             for family, ((everywhere, *some), linestyle) in families.items():
                 for color, (label, side) in enumerate(sides.items()):

@@ -18,7 +18,8 @@ PAGES = [README, REPORT, ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md"]
 
 @pytest.mark.parametrize("path, words", [(README, 1_400), (REPORT, 3_500)])
 def test_the_word_budgets(path, words):
-    assert len(path.read_text().split()) <= words
+    """A word has a letter or a digit: the lines of tables do not count."""
+    assert len(re.findall(r"\S*\w\S*", path.read_text())) <= words
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
