@@ -31,7 +31,7 @@ from support.errors import require
 from support.files import check_writable, make_folders, results_folder
 
 NUM_FINAL, NUM_QUICK = 4_300, 500
-SECONDS = {"scales": 1_200, "samplers": 500, "windows": 400, "controls": 600, "guide": 60}
+SECONDS = {"scales": 1_200, "samplers": 500, "windows": 800, "controls": 600, "guide": 80}
 FINAL_SEED, SWEEP_SEED = 0, 1  # what is chosen is reported on noise that it was not chosen on
 
 

@@ -1,5 +1,7 @@
 """The tables of evaluate.py: which rows, against which images, with which figure."""
 
+from functools import partial
+
 import torch
 
 import inference
@@ -123,51 +125,67 @@ def sweep_controls(bench, folder):
 
 
 def sweep_guide(bench, folder):
-    """How the guide changes L_simple, at each scale and in each band of t."""
-    scales = (0, *GUIDE_SCALES)
-    losses, t = conditional_losses(bench, *bench.dataset.load(bench.split), scales)
+    """How the guide changes L_simple, at each scale and in each band of t.
+
+    Beside it, how the label changes that of the classifier-free U-Net, which has learned it.
+    """
+    images = bench.dataset.load(bench.split)
+    scales, (free, _, hashes) = (0, *GUIDE_SCALES), bench.networks_of("classifier-free")
+    losses, t = losses_against_t(bench, *images, partial(eps_at_scales, bench, scales))
+    of_free, _ = losses_against_t(bench, *images, partial(eps_without_and_with_label, free))
     rows, curves = [], {}
     for low, high in GUIDE_BANDS:
-        band = losses[:, (low <= t) & (t < high)].mean(dim=1)  # (1 + len(GUIDE_SCALES),)
+        inside = (low <= t) & (t < high)
+        band = losses[:, inside].mean(dim=1)  # (1 + len(GUIDE_SCALES),)
+        without, told = of_free[:, inside].mean(dim=1)
         curves[f"t {low} to {high - 1}"] = changes = (band / band[0] - 1).tolist()
         for scale, change in zip(GUIDE_SCALES, changes[1:]):
             row = {"t": f"{low}-{high - 1}", "guidance_scale": scale, "n": len(t)}
             row |= {"seed": bench.seed, "against": bench.split}
             row |= {"loss_unguided": f"{band[0]:.5f}", "change": f"{change:.4f}"}
-            rows.append({**row, **bench.made_from})
+            row |= {"change_if_told": f"{told / without - 1:.4f}"}
+            rows.append({**row, **bench.made_from, "classifier_free": hashes["ddpm_unet"]})
     write_rows(folder / "guide.csv", rows)
     figures.plot_guide(bench, folder / "guide.png", scales, curves)
 
 
 @torch.no_grad()
-def conditional_losses(bench, x_0, y, scales, batch_size=250):
-    """L_simple of eps_hat, ADM (14) without clipping, for images with their own digits.
-
-    The best prediction of the noise is E[eps | x_t, y], which is ADM (14) at scale 1 if both
-    networks are exact. So a calibrated guide lowers this loss most at scale 1, an over-confident
-    one at a lower scale or not at all.
+def losses_against_t(bench, x_0, y, predictions, batch_size=250):
+    """L_simple of predicted noise, for images with their own digits at uniform t.
 
     Args:
-        x_0: (N, 1, 28, 28). y: (N,). scales: numbers.
+        x_0: (N, 1, 28, 28). y: (N,). predictions: (x_t, t, y) -> K predictions of eps.
 
     Returns:
-        losses: (len(scales), N). t: (N,).
+        losses: (K, N). t: (N,).
     """
     rng = generator(bench.seed, "calibration", 0)
     t = stratified_timesteps(len(x_0), rng)[torch.randperm(len(x_0), generator=rng)]
     eps = torch.randn(x_0.shape, generator=generator(bench.seed, "calibration", 1))
-    x_t = add_noise(x_0, eps, t)
     losses = []
-    for parts in zip(*(tensor.split(batch_size) for tensor in (x_t, t, y, eps))):
-        x, t_part, y_part, eps_part = (part.to(bench.device) for part in parts)
-        networks = bench.unet, bench.classifier.log_p
-        eps, eps_1 = (
-            inference.guided_noise(*networks, x, t_part, y_part, scale, clip=False)
-            for scale in (0, 1)
-        )
-        predictions = [eps + scale * (eps_1 - eps) for scale in scales]  # ADM (14) is linear in s
-        losses.append(torch.stack([simple_loss(p, eps_part) for p in predictions]).cpu())
+    for parts in zip(*(all.split(batch_size) for all in (add_noise(x_0, eps, t), t, y, eps))):
+        x_t, t_part, y_part, eps_part = (part.to(bench.device) for part in parts)
+        of_part = [simple_loss(p, eps_part) for p in predictions(x_t, t_part, y_part)]
+        losses.append(torch.stack(of_part).cpu())
     return torch.cat(losses, dim=1), t
+
+
+def eps_at_scales(bench, scales, x_t, t, y):
+    """eps_hat of ADM (14) without clipping, at each scale.
+
+    The best prediction of the noise is E[eps | x_t, y], which is ADM (14) at scale 1 if both
+    networks are exact. So a calibrated guide lowers the loss most at scale 1, an over-confident
+    one at a lower scale or not at all.
+    """
+    networks = bench.unet, bench.classifier.log_p
+    eps, eps_1 = (inference.guided_noise(*networks, x_t, t, y, s, clip=False) for s in (0, 1))
+    return [eps + scale * (eps_1 - eps) for scale in scales]  # ADM (14) is linear in s
+
+
+def eps_without_and_with_label(unet, x_t, t, y):
+    """eps of the classifier-free U-Net, which is not told the digit, and is."""
+    no_label = torch.full_like(y, unet.config.num_class_embeds - 1)
+    return [unet(x_t, t, label).sample for label in (no_label, y)]
 
 
 SWEEPS = {

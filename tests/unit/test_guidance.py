@@ -1,5 +1,6 @@
 """The mathematics: noising, the gradient, the timesteps, and cases whose exact answer is known."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +24,7 @@ from diffusion import (
     predicted_x_0,
     sampling_timesteps,
 )
-from evaluation.tables import conditional_losses
+from evaluation.tables import eps_at_scales, losses_against_t
 from evaluation.variants import variants
 from inference import guide_gradient, guided_noise, noise_predictor, reverse_process, scale_at
 from support.streams import generator, image_generators
@@ -266,7 +267,8 @@ def test_an_exact_guide_predicts_the_noise_best_at_scale_1(confidence, best):
     x_0 = (MEANS[y] + SIGMA * torch.randn(len(y), 784)).view(-1, *IMAGE_SHAPE)
     guide = SimpleNamespace(log_p=log_p)
     bench = SimpleNamespace(unet=exact_unet, classifier=guide, seed=0, device="cpu")
-    losses, _ = conditional_losses(bench, x_0, y, (0, 0.5, 1, 1.5, 2))
+    predictions = partial(eps_at_scales, bench, (0, 0.5, 1, 1.5, 2))
+    losses, _ = losses_against_t(bench, x_0, y, predictions)
     assert losses.mean(dim=1).argmin() == best
 
 
