@@ -2,8 +2,8 @@
 
     python train_classifier.py --steps 750 --models quarter    # a quarter of the default's steps
     python train_ddpm.py --steps 1575 --models quarter
-    python -m benchmarks.curves quarter half models double            # others are trained likewise
-    python -m benchmarks.curves quarter half models double --resume    # continue it
+    python -m benchmarks.curves quarter half double            # after 1500 and 3150, 6000 and 12600
+    python -m benchmarks.curves quarter half double --resume    # continue it
 
 n = 1,000 against the test set, sampling seed 0, by the judge that ships. Minutes are those of the
 README for the default's steps, and in proportion to the steps for others.
@@ -27,23 +27,26 @@ from inference import STEPS
 from mnist import Dataset
 from support.checkpoints import MODELS, read_checkpoint
 from support.cli import one_line_errors
-from support.files import beside
+from support.errors import require
+from support.files import beside, check_writable, make_folders
 from support.pictures import save_figure
 from support.tables import fill_table
 
 SEED = 0  # of the samples
 CALLS = (5, 10, 50, 100)  # beside the default's, of the networks that ship
 FEWER = 10  # calls, of all networks
-TRAININGS = {  # checkpoint -> minutes and steps of the default, by the README
-    "ddpm_unet.pth": (16, train_ddpm.TRAIN_STEPS),
-    "classifier.pth": (3.5, train_classifier.STEPS),
+TRAININGS = {  # checkpoint -> what makes it; minutes, by the README, and steps of the default
+    "ddpm_unet.pth": ("train_ddpm.py", 16, train_ddpm.TRAIN_STEPS),
+    "classifier.pth": ("train_classifier.py", 3.5, train_classifier.STEPS),
 }
 
 
 def minutes_of(folder):
     """The minutes that both networks of a folder took, by their steps."""
-    steps = {name: read_checkpoint(folder / name, "?")["training"]["steps"] for name in TRAININGS}
-    return sum(minutes * steps[name] / usual for name, (minutes, usual) in TRAININGS.items())
+    return sum(
+        minutes * read_checkpoint(folder / name, script)["training"]["steps"] / steps
+        for name, (script, minutes, steps) in TRAININGS.items()
+    )
 
 
 def rows_of(folder, bench):
@@ -81,9 +84,8 @@ def plot(path, rows, made_from):
                 ticks = sorted({float(row[x]) for of in curves.values() for row in of})
                 ax.set_xscale("log")
                 ax.minorticks_off()
-                ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
-                if name == "recall":
-                    ax.set_xlabel(xlabel)
+                ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+                ax.set_xlabel(xlabel if ax in axes[-1] else "")
             row_of_axes[0].set_ylabel(NAMES[name])
         for ax in axes[0]:
             ax.legend(fontsize=9)
@@ -99,19 +101,19 @@ def main(argv=None):
     args = parser.parse_args(argv)
     new_bench = partial(Bench, dataset=Dataset(), split="test", seed=SEED, judge_in=MODELS,
                         device=torch.device("cpu"))  # fmt: skip
+    path = args.output / "curves.csv"
+    make_folders(args.output)
+    check_writable(path, path.with_suffix(".png"))
     benches = {folder.name: new_bench(folder) for folder in (MODELS, *args.folders)}
+    require(len(benches) > len(args.folders), "two of the folders have the same name: rename one")
     ours = benches["-"] = benches[MODELS.name]
     wanted = [{"folder": "-", "training_minutes": "-", **row, **ours.made_from}
               for row in ours.floor_settings(NUM_SWEEP)]  # fmt: skip
     for folder in (MODELS, *args.folders):
         wanted += rows_of(folder, benches[folder.name])
-
-    def measure(row):
-        bench = benches[row["folder"]]
-        return row | bench.row({name: row[name] for name in bench.settings(0)})
-
-    rows = fill_table(args.output / "curves.csv", wanted, measure, args.resume)
-    plot(args.output / "curves.png", rows, ours.provenance())
+    rows = fill_table(path, wanted, lambda row: benches[row["folder"]].row(row), args.resume)
+    made_from = {folder.name: benches[folder.name].made_from for folder in args.folders}
+    plot(path.with_suffix(".png"), rows, ours.provenance(other_folders=made_from))
 
 
 if __name__ == "__main__":

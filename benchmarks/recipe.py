@@ -32,6 +32,7 @@ from evaluation.bench import Bench, as_text
 from mnist import Dataset
 from support import cli
 from support.checkpoints import MODELS
+from support.errors import require
 from support.files import beside, check_writable, make_folders
 from support.tables import fill_table
 from support.training import Run, keep_memory
@@ -114,18 +115,19 @@ def library_muon(unet, lr):
     kernels = ours.param_groups[0]["params"]
     matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
 
-    def share_gradient(kernel):
-        matrices[[k is kernel for k in kernels].index(True)].grad = kernel.grad.flatten(1)
+    def take_gradients(*_):
+        for kernel, matrix in zip(kernels, matrices):
+            matrix.grad = kernel.grad.flatten(1)
 
-    for kernel in kernels:
-        kernel.register_post_accumulate_grad_hook(share_gradient)
     same = {name: ours.defaults[name] for name in ("lr", "momentum", "weight_decay")}
-    return torch.optim.Muon(matrices, **same), adamw  # torch >= 2.9
+    muon = torch.optim.Muon(matrices, **same)
+    muon.register_step_pre_hook(take_gradients)
+    return muon, adamw
 
 
 def shifted(images):
     """Images (N, 1, 28, 28) and the same moved by a pixel to each side: (5 N, 1, 28, 28)."""
-    moves = [(1, 2), (-1, 2), (1, 3), (-1, 3)]  # the border is black
+    moves = [(1, 2), (-1, 2), (1, 3), (-1, 3)]  # the border is black, nearly always
     return torch.cat([images, *(images.roll(*move) for move in moves)])
 
 
@@ -211,6 +213,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.resume and not args.table:
         parser.error(f"argument --resume: name the table, {' or '.join(FILES)}")
+    if args.table != "classifier":
+        needed = "the row torch.optim.Muon needs torch 2.9 or newer: pip install --upgrade torch"
+        require(hasattr(torch.optim, "Muon"), needed)
     torch.set_num_threads(1)
     keep_memory()
     paths = {name: args.output / FILES[name] for name in FILES if args.table in (None, name)}

@@ -83,12 +83,7 @@ def main(argv=None):
             wanted += [row_of("real images", folder, "-", bench, row) for row in floors]
         bench_of[folder.name] = bench
         wanted += rows_of(folder, bench)
-
-    def measure(row):
-        bench = bench_of[row["folder"]]
-        return row | bench.row({name: row[name] for name in bench.settings(0)})
-
-    fill_table(args.output, wanted, measure, args.resume)
+    fill_table(args.output, wanted, lambda row: bench_of[row["folder"]].row(row), args.resume)
 
 
 if __name__ == "__main__":

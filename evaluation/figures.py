@@ -54,7 +54,7 @@ def plot_samplers(bench, path, rows):
                 of = sorted(
                     (r for r in rows if r["sampler"] == sampler), key=lambda r: int(r["steps"])
                 )
-                calls = [float(row["steps"]) * 1.03 ** (k - 1.5) for row in of]  # side by side
+                calls = [float(row["steps"]) * 1.03 ** (k - 2.5) for row in of]  # side by side
                 plot_measure(ax, calls, of, name, label=sampler)
             ax.axhline(float(real[name]), **REAL)
             ax.set_xscale("log")
@@ -70,20 +70,21 @@ def plot_windows(bench, path, rows):
     """All four measures against the timestep at which guidance starts or ends, for two scales."""
     real, unguided, *rows = rows
     sides = {"guided at t ≥ T only": ">=", "guided at t < T only": "<"}
-    families = {
-        "g = 24": (rows[: len(rows) // 2], "-"),
-        "g = 0, w = 3": (rows[len(rows) // 2 :], ":"),
-    }
+    scales = dict.fromkeys((row["guidance_scale"], row["scale_growth"]) for row in rows)
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained", sharex=True)
         for ax, name in zip(axes.flat, NAMES):
-            for family, ((everywhere, *some), linestyle) in families.items():
+            for (w, g), linestyle in zip(scales, ("-", ":")):
+                everywhere, *some = (
+                    row for row in rows if (row["guidance_scale"], row["scale_growth"]) == (w, g)
+                )
                 for color, (label, side) in enumerate(sides.items()):
                     of = [row for row in some if f" {side} " in row["variant"]]
                     ends = (everywhere, unguided)[:: 1 if side == ">=" else -1]
                     times = [0, *(int(row["variant"].split()[3]) for row in of), 1000]
-                    plot_measure(ax, times, [ends[0], *of, ends[1]], name, f"{label}, {family}",
-                                 color=f"C{color}", linestyle=linestyle)  # fmt: skip
+                    style = {"color": f"C{color}", "linestyle": linestyle}
+                    of = [ends[0], *of, ends[1]]
+                    plot_measure(ax, times, of, name, f"{label}, w = {w}, g = {g}", **style)
             ax.axhline(float(real[name]), **REAL)
             ax.set_ylabel(NAMES[name])
         for ax in axes[1]:

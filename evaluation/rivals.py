@@ -155,6 +155,8 @@ def main(argv=None):
     unset = argparse.SUPPRESS  # the defaults depend on the rival
     cli.add_training_flags(parser, unset, train_ddpm.BATCH_SIZE, unset)
     add_data_flags(parser)
+    precisions = ("auto", "bfloat16", "float32")
+    parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
     args = parser.parse_args(argv)
     rival = RIVALS[args.rival]
     args.steps, args.lr = (getattr(args, name, rival[name]) for name in ("steps", "lr"))
@@ -171,7 +173,7 @@ def main(argv=None):
     unet = rival["make"](len(dataset.info["classes"])).to(device)
     ema = EMAModel(unet.parameters(), decay=train_ddpm.EMA_DECAY, foreach=True)
     settings = cli.training_settings(args, dataset.info)
-    settings["precision"] = pick_precision("auto", device)
+    settings["precision"] = pick_precision(args.precision, device)
     parts, warmup = {"network": unet, "ema": ema}, min(train_ddpm.WARMUP_STEPS, args.steps // 2)
     optimizers = rival["optimizers"](unet, args.lr)
     for k, optimizer in enumerate(optimizers):

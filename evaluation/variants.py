@@ -121,10 +121,10 @@ def clipped_afterwards(unet, log_p, x_t, t, y, guidance_scale):
 
 
 def projected(unet, log_p, x_t, t, y, guidance_scale):
-    """Adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416), of a classifier.
+    """The projection of adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416).
 
-    The change that guidance makes loses its part along the predicted image, where black is 0: it
-    cannot make the strokes bolder.
+    The change that guidance makes loses its part along the predicted x_0, where black is 0, so it
+    cannot brighten the image as a whole. Their limit on the change, and momentum, are left out.
     """
     eps, eps_hat = without_and_with(unet, log_p, x_t, t, y, guidance_scale)
     change, image = eps_hat - eps, predicted_x_0(x_t, t, eps) + 1
@@ -133,14 +133,15 @@ def projected(unet, log_p, x_t, t, y, guidance_scale):
 
 
 def rescaled(unet, log_p, x_t, t, y, guidance_scale, share=0.7):
-    """Guidance rescale (Lin et al. 2023, arXiv 2305.08891, equations 15 and 16).
+    """Guidance rescale (Lin et al. 2023, arXiv 2305.08891), of the predicted x_0.
 
-    The guided x_0, clipped, gets the standard deviation of the unguided one, to that share.
+    The guided x_0 is clipped, and gets the standard deviation of the unguided one. That is mixed
+    with the guided x_0 by `share`, the paper's phi.
     """
     both = without_and_with(unet, log_p, x_t, t, y, guidance_scale)
     x_0, guided_x_0 = (predicted_x_0(x_t, t, eps) for eps in both)
-    ratio = x_0.std(dim=(1, 2, 3), keepdim=True) / guided_x_0.std(dim=(1, 2, 3), keepdim=True)
-    excess = share * (1 - ratio) * guided_x_0
+    std, guided_std = (x.std(dim=(1, 2, 3), keepdim=True) for x in (x_0, guided_x_0))
+    excess = share * (1 - std / guided_std.clamp(min=1e-3)) * guided_x_0
     return clipped_noise(x_t, t, both[1]) + (abar(t) / (1 - abar(t))).sqrt() * excess
 
 

@@ -326,6 +326,26 @@ def test_the_curves_of_the_families_have_all_their_scales(bench_of_noise, tmp_pa
     plt.close("all")
 
 
+def test_the_label_changes_the_loss_from_our_unguided_one(bench, tmp_path, monkeypatch):
+    """Of U-Nets whose losses are known: that of eps, and more by (y / 9)^2."""
+    monkeypatch.setattr(tables, "GUIDE_BANDS", ((0, 1000),))
+    monkeypatch.setattr(figures, "plot_guide", lambda *_: None)
+    free = lambda x_t, t, y: SimpleNamespace(  # noqa: E731
+        sample=torch.ones_like(x_t) * y.view(-1, 1, 1, 1) / 9
+    )
+    nothing = lambda x_t, _: SimpleNamespace(sample=torch.zeros_like(x_t))  # noqa: E731
+    monkeypatch.setattr(bench, "unet", nothing)
+    monkeypatch.setattr(bench, "networks", {"classifier-free": (free, None, {"ddpm_unet": "f"})})
+    tables.sweep_guide(bench, tmp_path)
+    row, *_ = read_rows(tmp_path / "guide.csv")
+    _, labels = bench.dataset.load(bench.split)
+    expected = (labels / 9).square().mean().item()
+    assert float(row["change_by_label"]) == pytest.approx(expected, abs=0.01)
+    assert row["classifier_free"] == "f" and float(row["loss_unguided"]) == pytest.approx(
+        1, abs=0.01
+    )
+
+
 def test_copies_are_the_samples_nearest_to_training_images(bench_of_noise, tmp_path, monkeypatch):
     shown, make_grid = [], figures.make_grid
     monkeypatch.setattr(

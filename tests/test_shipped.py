@@ -187,8 +187,8 @@ def guide_rows(rows):
         curvature = (change["5"] - 5 * change["1"]) / 20  # change(s) = slope s + curvature s^2
         lowest = -(change["1"] - curvature) / (2 * curvature)
         shown = {f"scale {s}": f"{100 * value:+.1f}" for s, value in change.items()}
-        [told] = {row["change_if_told"] for row in rows if row["t"] == t}
-        shown["told the digit"] = f"{100 * float(told):+.1f}"
+        [by_label] = {row["change_by_label"] for row in rows if row["t"] == t}
+        shown["given the digit"] = f"{100 * float(by_label):+.1f}"
         yield {"t": t, **shown, "lowest at": f"{lowest:.2f}" if abs(change["1"]) >= 0.001 else "-"}
 
 

@@ -267,8 +267,8 @@ def test_an_exact_guide_predicts_the_noise_best_at_scale_1(confidence, best):
     x_0 = (MEANS[y] + SIGMA * torch.randn(len(y), 784)).view(-1, *IMAGE_SHAPE)
     guide = SimpleNamespace(log_p=log_p)
     bench = SimpleNamespace(unet=exact_unet, classifier=guide, seed=0, device="cpu")
-    predictions = partial(eps_at_scales, bench, (0, 0.5, 1, 1.5, 2))
-    losses, _ = losses_against_t(bench, x_0, y, predictions)
+    predict = partial(eps_at_scales, bench, (0, 0.5, 1, 1.5, 2))
+    losses, _ = losses_against_t(bench, x_0, y, predict)
     assert losses.mean(dim=1).argmin() == best
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from diffusion import IMAGE_SHAPE, abar, clipped_noise, make_unet, stratified_timesteps
 from evaluation import rivals
 from evaluation.rivals import RIVALS, free_noise, load_rival, rival_path, train_free
-from evaluation.tables import eps_without_and_with_label
 from mnist import Dataset
 from support.checkpoints import read_checkpoint
 from support.errors import UserError
@@ -52,13 +51,6 @@ def test_free_noise_is_equation_6(scale, t):
     assert not eps_hat.requires_grad
     [(x, _, labels)] = unet.seen  # one call for both
     assert labels.tolist() == [7, 0, 3, *[NO_LABEL] * 3] and torch.equal(x, x_t.repeat(2, 1, 1, 1))
-
-
-def test_the_label_is_told_or_not():
-    unet, x_t, y = Labelled(), torch.randn(3, *IMAGE_SHAPE), torch.tensor([7, 0, 3])
-    eps_none, eps_y = eps_without_and_with_label(unet, x_t, torch.tensor([20, 400, 990]), y)
-    assert [labels.tolist() for *_, labels in unet.seen] == [[NO_LABEL] * 3, [7, 0, 3]]
-    assert (eps_none - eps_y)[1].mean().item() == pytest.approx(NO_LABEL / 50)
 
 
 def train_labelled(steps=80, batch_size=32):
