@@ -151,7 +151,8 @@ FORMATS = {  # a column of the report, from those of a CSV file
     "L_simple": "{validation_loss:.4f}", "weighted loss": "{weighted_loss:.4f}",
     "unguided Fréchet": "{frechet_unguided:.3f}±{frechet_unguided_half:.3f}",
     "cross-entropy": "{cross_entropy:.3f}", "calibration error": "{calibration_error:.3f}",
-    "minutes": "{training_minutes}", "seconds": "{seconds_an_image}", "training": "{training_minutes:g} min",
+    "minutes": "{training_minutes}", "seconds": "{seconds_an_image}",
+    "training": "{training_minutes:g} min",
 }  # fmt: skip
 RESULTS = ("accuracy [95 %]", "Fréchet", "precision", "recall")
 
