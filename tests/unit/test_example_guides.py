@@ -40,7 +40,7 @@ def test_a_guide_is_finite_and_differentiable(unet, classifier, name):
     assert (grad.flatten(1).norm(dim=1) > 0).all()
     for k in range(3):
         alone = guide_gradient(log_p, x_t[k : k + 1], T[k : k + 1], y[k : k + 1])[0]
-        torch.testing.assert_close(grad[k], alone, rtol=1e-3, atol=1e-5)
+        assert (grad[k] - alone).norm() < 1e-3 * alone.norm() + 1e-4
 
 
 def test_the_ambigram_guide_is_the_sum_of_both_ways():
