@@ -3,7 +3,7 @@
     python -m benchmarks.costs
 
 Run it on an otherwise idle machine: three minutes on two cores. Everything is timed in turn, round
-after round, and the mean is taken, so the rows compare with each other. A training is timed for
+after round, and the median is taken, so the rows compare with each other. A training is timed for
 some steps of its own loop and scaled to all of them. The precision is float32.
 
 "notebook U-Net" is what the usual MNIST notebook trains: 63.5 million parameters on 32x32 images,

@@ -102,9 +102,9 @@ class Bench:
         form = brought(name) if ":" in name else variants(steps, len(self.classes))[name]
         unet, guide, _ = self.networks_of(name)
         predict_noise = inference.noise_predictor(unet, guide.log_p, scale, growth, form)
-        if settings["sampler"] == DIFFUSERS_DDIM:
-            return predict_noise, partial(course_sampler, steps, self.device)
         sampler = settings["sampler"]
+        if sampler == DIFFUSERS_DDIM:
+            return predict_noise, partial(course_sampler, steps, self.device)
         if sampler in SOLVERS:
             return predict_noise, partial(Solver, sampler, steps, self.device)
         return predict_noise, partial(make_sampler, sampler, steps, self.device, clip=scale == 0)

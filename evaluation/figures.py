@@ -174,11 +174,5 @@ def nearest_distances(images, train_images, chunk=500):
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
-def nearest_images(images, train_images, k):
-    """The k nearest training images of each image: all the nearest ones, then all the 2nd, ..."""
-    distance = torch.cdist(images.flatten(1), train_images.flatten(1))  # (10, 55000)
-    return train_images[distance.topk(k, largest=False).indices.T.flatten()]
-
-
 def column(rows, name):
     return [float(row[name]) for row in rows]

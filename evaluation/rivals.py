@@ -155,8 +155,7 @@ def main(argv=None):
     unset = argparse.SUPPRESS  # the defaults depend on the rival
     cli.add_training_flags(parser, unset, train_ddpm.BATCH_SIZE, unset)
     add_data_flags(parser)
-    precisions = ("auto", "bfloat16", "float32")
-    parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
+    cli.add_precision_flag(parser)
     args = parser.parse_args(argv)
     rival = RIVALS[args.rival]
     args.steps, args.lr = (getattr(args, name, rival[name]) for name in ("steps", "lr"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from evaluation.bench import check_dataset
-from evaluation.figures import nearest_images
+from evaluation.figures import nearest_distances
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import MEASURES, accuracy, measure, see, shuffled_classes
 from evaluation.samples import SIZE, read_samples
@@ -185,7 +185,8 @@ def draw_samples(args, yardstick, files):
             labels, mark = yardstick.reads(in_range(samples.images))[0], "?"
         shown = spread(labels)
         some = in_range(samples.images[shown])
-        images += [some, nearest_images(some, yardstick.train_images, 1)]
+        nearest = nearest_distances(some, yardstick.train_images)[1]
+        images += [some, yardstick.train_images[nearest]]
         names.append(str(samples.path).replace("$", r"\$"))  # no mathematics
         digits.append([f"{label}{mark}" for label in labels[shown].tolist()])
     columns = digits[0]

@@ -1,7 +1,5 @@
 """The tables of evaluate.py: which rows, against which images, with which figure."""
 
-from functools import partial
-
 import torch
 
 import inference
@@ -134,14 +132,16 @@ def sweep_guide(bench, folder):
     """
     images = bench.dataset.load(bench.split)
     scales, (free, _, hashes) = (0, *GUIDE_SCALES), bench.networks_of("classifier-free")
-    losses, t = losses_against_t(bench, *images, partial(eps_at_scales, bench, scales))
-    of_free, _ = losses_against_t(bench, *images, lambda *given: [free(*given).sample])
+
+    def predict(*given):
+        return [*eps_at_scales(bench, scales, *given), free(*given).sample]
+
+    losses, t = losses_against_t(bench, *images, predict)
     rows, curves = [], {}
     for low, high in GUIDE_BANDS:
-        inside = (low <= t) & (t < high)
-        band = losses[:, inside].mean(dim=1)  # (1 + len(GUIDE_SCALES),)
-        by_label = of_free[0, inside].mean() / band[0] - 1
-        curves[f"t {low} to {high - 1}"] = changes = (band / band[0] - 1).tolist()
+        band = losses[:, (low <= t) & (t < high)].mean(dim=1)  # (len(scales) + 1,)
+        *changes, by_label = (band / band[0] - 1).tolist()
+        curves[f"t {low} to {high - 1}"] = changes
         for scale, change in zip(GUIDE_SCALES, changes[1:]):
             row = {"t": f"{low}-{high - 1}", "guidance_scale": scale, "n": len(t)}
             row |= {"seed": bench.seed, "against": bench.split}

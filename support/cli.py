@@ -156,6 +156,12 @@ def add_training_flags(parser, steps, batch_size, lr):
     parser.add_argument("--resume", action="store_true", help="continue a stopped training")
 
 
+def add_precision_flag(parser):
+    """The precision of a U-Net's layers in training, for `support.training.pick_precision`."""
+    precisions = ("auto", "bfloat16", "float32")
+    parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
+
+
 def training_settings(args, dataset):
     """What the weights of every training depend on: a dict, for `Run`.
 
