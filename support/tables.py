@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from support.errors import UserError
-from support.files import atomic_write
+from support.files import atomic_write, check_writable
 
 
 def fill_table(path, wanted, measure, resume=False):
@@ -21,9 +21,12 @@ def fill_table(path, wanted, measure, resume=False):
         resume: take the rows of the partial file as measured.
 
     Raises:
-        UserError: with `resume`, there is no partial file, or it has other rows.
+        UserError: the file cannot be written; with `resume`, there is no partial file, or it has
+            other rows.
     """
     partial = path and Path(path).with_suffix(".partial.csv")
+    if path:
+        check_writable(path, partial)
     rows = resumed_rows(partial, wanted) if resume else []
     try:
         for settings in wanted[len(rows) :]:

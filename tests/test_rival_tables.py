@@ -55,6 +55,14 @@ def test_the_scales_of_the_rivals_are_the_best_on_the_validation_set():
         assert float(best["guidance_scale"]) == rivals.METHODS[method]["guidance_scale"], family
 
 
+def test_an_unwritable_table_is_refused_before_its_first_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rivals.Bench, "row", lambda *_: pytest.fail("a row was measured"))
+    with pytest.raises(SystemExit) as stop:
+        rivals.main(["--output", str(tmp_path / "none" / "rivals.csv")])
+    [line] = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "none does not exist; create it" in line
+
+
 def test_every_rival_has_its_costs():
     timed = {row["method"] for row in read_rows(ROOT / "results" / "costs.csv")}
     measured = {row["method"] for row in read_rows(ROOT / "results" / "rivals.csv")}
