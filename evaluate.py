@@ -60,6 +60,8 @@ def parse_args(argv):
         parser.error("argument --output: only with --samples")
     if args.resume and (args.quick or args.samples or args.sweep == "guide"):
         parser.error("argument --resume: only for tables of several rows that are written")
+    if args.guidance_scale != GUIDANCE_SCALE and not args.guide:
+        parser.error("argument --guidance-scale: only with --guide")
     if args.guide and (args.sweep or args.samples):
         parser.error("argument --guide: not with --sweep or --samples")
     return args

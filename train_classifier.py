@@ -107,9 +107,9 @@ def measure_epoch(run, classifier, validation, device):
     return {"bands": bands}
 
 
-def accuracy_against_t(classifier, images, labels, device="cpu", every=100):
+def accuracy_against_t(classifier, images, labels, device="cpu"):
     """Accuracy on noised images at t = 0, 100, ... 900 and 999: two lists, t and accuracy."""
-    timesteps = [*range(0, NUM_TRAIN_TIMESTEPS, every), NUM_TRAIN_TIMESTEPS - 1]
+    timesteps = [*range(0, NUM_TRAIN_TIMESTEPS, 100), NUM_TRAIN_TIMESTEPS - 1]
     accuracy = []
     for t in timesteps:
         probabilities = predict_noised(classifier, images, torch.full((len(images),), t), device)
@@ -138,8 +138,6 @@ def fit(args, name, network, made_by, train, seconds, outputs=()):
     dataset = open_dataset(args)
     (images, labels), validation = dataset.load("train"), dataset.load("validation")
     weights, state = args.models / f"{name}.pth", args.models / f"{name}.state.pth"
-    make_folders(args.models, *(path.parent for path in outputs))
-    check_writable(weights, *outputs, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
     classifier = network(num_classes=len(dataset.info["classes"])).to(device)
@@ -153,6 +151,8 @@ def fit(args, name, network, made_by, train, seconds, outputs=()):
 
     run = Run(name, settings, parts, len(images),
               lambda run: measure_epoch(run, classifier, validation, device))  # fmt: skip
+    make_folders(args.models, *(path.parent for path in outputs))
+    check_writable(weights, *outputs, state)
     run.keep_state(state, args.resume, made_by)
     cli.say_start(args.dataset, device, args.steps * args.batch_size * seconds)
     train(run, classifier, optimizer, images, labels)

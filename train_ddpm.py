@@ -66,13 +66,13 @@ def train(run, unet, ema, optimizers, images, weights, draw_t=stratified_timeste
         ema.step(unet.parameters())
 
 
-def loss_weights(alphas_cumprod=ALPHAS_CUMPROD, max_weight=MAX_LOSS_WEIGHT):
+def loss_weights():
     """The weight of L_simple at each t: (1000,).
 
     1 / abar_t makes it the squared error of v, which the layers predict, up to the maximum, which
     is reached at t = 396. Low noise counts half. benchmarks/recipe.py tries none.
     """
-    weights = (1 / alphas_cumprod).clamp(max=max_weight)
+    weights = (1 / ALPHAS_CUMPROD).clamp(max=MAX_LOSS_WEIGHT)
     weights[:LOW_NOISE] /= 2
     return weights
 
@@ -147,8 +147,6 @@ def main(argv=None):
     figure = results_folder(args.models) / "ddpm_loss.png"
     place = beside if is_shipped(args.models) else args.models.joinpath
     samples, previews = place("sample_ddpm_output.png"), place("previews")
-    make_folders(args.models, figure.parent, previews)
-    check_writable(weights, samples, figure, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
     unet = make_unet().to(device)
@@ -163,6 +161,8 @@ def main(argv=None):
 
     run = Run("U-Net", settings, parts, len(images),
               lambda run: measure_epoch(run, unet, ema, validation, previews))  # fmt: skip
+    make_folders(args.models, figure.parent, previews)
+    check_writable(weights, samples, figure, state)
     run.keep_state(state, args.resume, "train_ddpm.py")
     cli.say_start(args.dataset, device, args.steps * args.batch_size * 2.4e-3)
     ema.to(device)

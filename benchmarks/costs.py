@@ -35,8 +35,9 @@ from evaluation.bench import Bench
 from evaluation.rivals import RIVALS
 from evaluation.variants import RIVAL_OF
 from mnist import Dataset, load_mnist
+from support import cli
 from support.checkpoints import MODELS
-from support.files import beside
+from support.files import beside, check_writable
 from support.tables import write_rows
 from support.training import keep_memory
 
@@ -47,7 +48,10 @@ NOTEBOOK = {"in_channels": 1, "out_channels": 1, "block_out_channels": (64, 128,
 NOTEBOOK_CALLS, NOTEBOOK_BATCH, NOTEBOOK_TRAIN_STEPS = 1_000, 128, 10 * 60_000 // 128
 
 
-def main():
+@cli.one_line_errors
+def main(argv=None):
+    cli.ArgumentParser(__doc__).parse_args(argv)
+    check_writable(OUTPUT)
     bench = Bench(MODELS, Dataset(), "test", 0, torch.device("cpu"))
     keep_memory()
     images, labels = load_mnist("train")

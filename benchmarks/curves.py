@@ -2,8 +2,8 @@
 
     python train_classifier.py --steps 750 --models quarter    # a quarter of the default's steps
     python train_ddpm.py --steps 1575 --models quarter
-    python -m benchmarks.curves quarter half double            # after 1500 and 3150, 6000 and 12600
-    python -m benchmarks.curves quarter half double --resume    # continue it
+    python -m benchmarks.curves quarter half double triple    # of 1500 and 3150 steps, and so on
+    python -m benchmarks.curves quarter half double triple --resume    # continue it
 
 n = 1,000 against the test set, sampling seed 0, by the judge that ships. Minutes are those of the
 README for the default's steps, and in proportion to the steps for others.
@@ -11,7 +11,6 @@ README for the default's steps, and in proportion to the steps for others.
 Writes results/curves.csv and results/curves.png.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from evaluation.tables import NUM_SWEEP
 from inference import STEPS
 from mnist import Dataset
 from support.checkpoints import MODELS, read_checkpoint
-from support.cli import one_line_errors
+from support.cli import ArgumentParser, one_line_errors
 from support.errors import require
 from support.files import beside, check_writable, make_folders
 from support.pictures import save_figure
@@ -34,7 +33,7 @@ from support.tables import fill_table
 
 SEED = 0  # of the samples
 CALLS = (5, 10, 50, 100)  # beside the default's, of the networks that ship
-FEWER = 10  # calls, of all networks
+CALLS_OF_ALL = (10, 100)  # of the other networks
 TRAININGS = {  # checkpoint -> what makes it; minutes, by the README, and steps of the default
     "ddpm_unet.pth": ("train_ddpm.py", 16, train_ddpm.TRAIN_STEPS),
     "classifier.pth": ("train_classifier.py", 3.5, train_classifier.STEPS),
@@ -52,7 +51,7 @@ def minutes_of(folder):
 def rows_of(folder, bench):
     """The settings of the rows of a folder, and its minutes."""
     shared = {"folder": folder.name, "training_minutes": f"{minutes_of(folder):.3g}"}
-    for calls in (STEPS, *(CALLS if folder == MODELS else (FEWER,))):
+    for calls in (STEPS, *(CALLS if folder == MODELS else CALLS_OF_ALL)):
         yield shared | bench.settings(NUM_SWEEP, steps=calls) | bench.made_from
 
 
@@ -65,7 +64,7 @@ def plot(path, rows, made_from):
             (row for row in rows if int(row["steps"]) == calls),
             key=lambda row: float(row["training_minutes"]),
         )
-        for calls in (STEPS, FEWER)
+        for calls in (STEPS, *CALLS_OF_ALL)
     }
     by_calls = {"the default's training": sorted(ours, key=lambda row: int(row["steps"]))}
     sides = {
@@ -94,18 +93,19 @@ def plot(path, rows, made_from):
 
 @one_line_errors
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="of other trainings")
     parser.add_argument("--output", type=Path, default=beside("results"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
     args = parser.parse_args(argv)
     new_bench = partial(Bench, dataset=Dataset(), split="test", seed=SEED, judge_in=MODELS,
                         device=torch.device("cpu"))  # fmt: skip
+    names = [folder.name for folder in (MODELS, *args.folders)]
+    require(len(set(names)) == len(names), "two of the folders have the same name: rename one")
+    benches = {folder.name: new_bench(folder) for folder in (MODELS, *args.folders)}
     path = args.output / "curves.csv"
     make_folders(args.output)
     check_writable(path, path.with_suffix(".png"))
-    benches = {folder.name: new_bench(folder) for folder in (MODELS, *args.folders)}
-    require(len(benches) > len(args.folders), "two of the folders have the same name: rename one")
     ours = benches["-"] = benches[MODELS.name]
     wanted = [{"folder": "-", "training_minutes": "-", **row, **ours.made_from}
               for row in ours.floor_settings(NUM_SWEEP)]  # fmt: skip

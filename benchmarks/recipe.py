@@ -12,6 +12,7 @@ the spread of the three is no difference. A U-Net is guided by the classifier th
 classifier guides the U-Net that ships.
 """
 
+import argparse
 import hashlib
 import re
 import time
@@ -181,7 +182,7 @@ def row_of(bench, name, wanted):
     train = {"unet": train_unet, "classifier": train_guide}[name]
     row = wanted | train(bench, settings, **CHANGES[name][wanted["recipe"]])
     row |= bench.measured(bench.settings(NUM_SAMPLES)).row()
-    row |= {key: row.pop(key) for key in bench.made_from if key in row}  # last, as in other tables
+    row |= {key: row.pop(key) for key in bench.made_from if key in row}  # last
     weights = [tensor.numpy() for tensor in getattr(bench, name).state_dict().values()]
     row["parameters"] = sum(weight.size for weight in weights)
     row["weights"] = hashlib.sha256(b"".join(weight.tobytes() for weight in weights)).hexdigest()
@@ -207,7 +208,8 @@ def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("table", nargs="?", choices=[*FILES], help="one of them only")
     seconds = f"of training, each row (default: {SECONDS})"
-    parser.add_argument("--seconds", type=cli.number(float, 0, exclusive=True), help=seconds)
+    parser.add_argument("--seconds", type=cli.number(float, 0, exclusive=True), help=seconds,
+                        default=argparse.SUPPRESS)  # fmt: skip
     parser.add_argument("--output", type=Path, default=beside("results"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
     args = parser.parse_args(argv)
@@ -222,7 +224,7 @@ def main(argv=None):
     make_folders(args.output)
     check_writable(*paths.values())
     for name, path in paths.items():
-        fill(name, path, args.seconds or SECONDS[name], args.resume)
+        fill(name, path, getattr(args, "seconds", SECONDS[name]), args.resume)
 
 
 if __name__ == "__main__":

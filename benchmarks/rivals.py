@@ -13,7 +13,6 @@ the one that ships. `python -m benchmarks.costs` has the costs.
 Writes results/rivals.csv.
 """
 
-import argparse
 from pathlib import Path
 
 import inference
@@ -24,7 +23,8 @@ from evaluation.tables import BEST_CONSTANT, CONSTANT, FAST, NO_ROOT, NUM_SWEEP
 from evaluation.variants import GUIDE_OF, RIVAL_OF
 from mnist import Dataset
 from support.checkpoints import MODELS, read_checkpoint
-from support.cli import one_line_errors, pick_device
+from support.cli import ArgumentParser, one_line_errors, pick_device
+from support.errors import require
 from support.files import beside
 from support.tables import fill_table
 
@@ -70,11 +70,13 @@ def has_networks(folder, variant):
 
 @one_line_errors
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[MODELS], metavar="DIR")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="CSV")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
     args = parser.parse_args(argv)
+    names = [folder.name for folder in args.folders]
+    require(len(set(names)) == len(names), "two of the folders have the same name: rename one")
     device, dataset, bench_of, wanted = pick_device("auto"), Dataset(), {}, []
     for folder in args.folders:
         bench = Bench(folder, dataset, "test", SEED, device, judge_in=MODELS)

@@ -126,6 +126,8 @@ class Bench:
                 guide = load_guide(GUIDE_OF[variant], self.models, self.device)
                 hashes["classifier"] = sha256(path)
                 check_dataset(guide.dataset, self.dataset.info, path)
+            if ":" in variant:  # a guide of the user's own, see `brought`
+                hashes["classifier"] = sha256(variant.rpartition(":")[0])
             self.networks[variant] = unet, guide, hashes
         return self.networks[variant]
 

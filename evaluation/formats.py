@@ -24,21 +24,13 @@ def read_arrays(path):
     Raises:
         UserError: it is missing, damaged, of an unknown kind, or does not say what is what.
     """
-    with readable(path):
-        images, labels = read_folder(path) if path.is_dir() else read_file(path)
-    return as_tensor(images, "images"), as_tensor(labels, "labels")
-
-
-@contextlib.contextmanager
-def readable(path):
-    """Whatever numpy, zipfile, PIL or the unpickler raise on a bad file, as a UserError."""
     try:
-        yield
+        images, labels = read_folder(path) if path.is_dir() else read_file(path)
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError("there is no such file or folder") from None
-    except Exception as error:
+    except Exception as error:  # of numpy, zipfile, PIL or the unpickler
         if is_out_of_memory(error):
             raise UserError("not enough memory for what it holds; split it") from None
         if isinstance(error, OSError) and error.strerror:
@@ -46,6 +38,7 @@ def readable(path):
         if "allow_pickle" in str(error):
             raise UserError("holds pickled objects, which are not read; save arrays") from None
         raise UserError(f"is damaged, or not what its name says ({path.suffix})") from error
+    return as_tensor(images, "images"), as_tensor(labels, "labels")
 
 
 def read_file(path):

@@ -146,8 +146,6 @@ def main(argv=None):
     dataset = open_dataset(args)
     (images, labels), validation = dataset.load("train"), dataset.load("validation")
     weights, state = args.models / "judge.pth", args.models / "judge.state.pth"
-    make_folders(args.models)
-    check_writable(weights, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
     num_classes = len(dataset.info["classes"])
@@ -164,6 +162,8 @@ def main(argv=None):
 
     run = Run("judge", settings, parts, len(images),
               lambda run: measure_epoch(run, ema, best, validation, device))  # fmt: skip
+    make_folders(args.models)
+    check_writable(weights, state)
     run.keep_state(state, args.resume, "-m evaluation.judge")
     cli.say_start(args.dataset, device, args.steps * args.batch_size * 1.3e-3)
     train(run, judge, ema, optimizer, images, labels)

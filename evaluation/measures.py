@@ -140,9 +140,9 @@ def mcnemar(only_this, only_default):
     return binomtest(only_this, total).pvalue if total else 1.0
 
 
-def wilson_interval(correct, n, z=Z):
+def wilson_interval(correct, n):
     """The 95 % interval of a share (Wilson 1927): low and high."""
-    share = correct / n
+    share, z = correct / n, Z
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(centre - half, 0.0), min(centre + half, 1.0)

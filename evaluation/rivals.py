@@ -49,14 +49,15 @@ COURSE_CONFIG = {
 }
 
 
-def free_noise(unet, x_t, t, y, guidance_scale):
+def free_noise(unet, _, x_t, t, y, guidance_scale):
     """eps_hat of classifier-free guidance, (6) of the paper: (B, 1, 28, 28).
 
     (1 + w) eps(x_t, t, y) - w eps(x_t, t, no label). At scale w = 0 it is eps of the digit alone,
     and still takes both calls.
 
     Args:
-        unet: of "classifier_free". x_t: (B, 1, 28, 28). t: () or (B,). y: (B,), digits.
+        unet: of "classifier_free". _: a guide, not used. x_t: (B, 1, 28, 28). t: () or (B,).
+        y: (B,), digits.
     """
     both = torch.cat([y, torch.full_like(y, unet.config.num_class_embeds - 1)])
     two_t = t.expand(len(y)).repeat(2)
@@ -141,7 +142,7 @@ def rival_path(name, folder=MODELS):
 
 
 def measure_epoch(run):
-    """The mean loss since the last epoch: a dict for the history."""
+    """The mean loss of as many steps as an epoch has: a dict for the history."""
     recent = run.losses[-run.steps_per_epoch :]
     loss = sum(recent) / len(recent)
     run.log(f"loss {loss:.4f}")
@@ -165,8 +166,6 @@ def main(argv=None):
     images, labels = dataset.load("train")
     path = rival_path(args.rival, args.models)
     state = path.with_suffix(".state.pth")
-    make_folders(args.models)
-    check_writable(path, state)
 
     torch.manual_seed(args.seed)  # for the initial weights
     unet = rival["make"](len(dataset.info["classes"])).to(device)
@@ -180,6 +179,8 @@ def main(argv=None):
         parts |= {f"optimizer_{k}": optimizer, f"optimizer_{k}_lr": lr_scheduler}
 
     run = Run(args.rival, settings, parts, len(images), measure_epoch)
+    make_folders(args.models)
+    check_writable(path, state)
     run.keep_state(state, args.resume, f"-m evaluation.rivals {args.rival}")
     cli.say_start(args.dataset, device, args.steps * args.batch_size * SECONDS[args.rival])
     ema.to(device)

@@ -2,11 +2,9 @@
 
 import hashlib
 import sys
-from pathlib import Path
 
 import torch
 
-from evaluation.bench import check_dataset
 from evaluation.figures import nearest_distances
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import MEASURES, accuracy, measure, see, shuffled_classes
@@ -34,7 +32,6 @@ class Yardstick:
 
     def __init__(self, models, dataset, device):
         self.judge, self.device = load_judge(models, device), device
-        check_dataset(self.judge.dataset, dataset.info, Path(models, "judge.pth"))
         self.train_images, _ = dataset.load("train")
         self.real = see(self.judge, *dataset.load("test"), device)
         self.others = see(self.judge, *dataset.load("validation"), device)

@@ -87,12 +87,10 @@ def copies(bench, n, folder):
 
 def sweep_scales(bench, folder):
     """The guidance scale, constant and growing, and that of classifier-free guidance."""
-    rows = [*bench.floor_settings(NUM_SWEEP), bench.settings(NUM_SWEEP)]
-    rows.append(bench.settings(NUM_SWEEP, guidance_scale=0.0))
-    rows += [bench.settings(NUM_SWEEP, **scales) for scales in OTHER_SCALES]
+    changes = [{}, {"guidance_scale": 0.0}, *OTHER_SCALES]
     for shared, scales in FAMILIES.values():
-        changes = ({**shared, "guidance_scale": float(scale)} for scale in scales)
-        rows += [bench.settings(NUM_SWEEP, **row) for row in changes]
+        changes += [shared | {"guidance_scale": float(scale)} for scale in scales]
+    rows = below_floors(bench, NUM_SWEEP, changes)
     rows = bench.fill(folder / "scales.csv", list({str(row): row for row in rows}.values()))
     figures.plot_families(bench, folder / "scales.png", rows, FAMILIES)
     figures.draw_scales(bench, folder / "scales_grid.png")

@@ -1,11 +1,12 @@
 """Variants of `guided_noise`, the controls of the method.
 
 A variant is a function (unet, log_p, x_t, t, y, guidance_scale) -> eps_hat. To add one, write it
-here and name it in `variants`; `python evaluate.py --sweep controls` then measures it.
+here and name it in `variants`, and in `CONTROLS` of tables.py, which
+`python evaluate.py --sweep controls` measures.
 """
 
 import functools
-import importlib.util
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,7 @@ def variants(steps, num_classes=10):
         "clean guide at predicted x_0": at_predicted_x_0,
         "raw-t guide": guided_noise,
         "raw-t guide, no root": without_root,
-        "classifier-free": classifier_free,
+        "classifier-free": free_noise,
         "course U-Net": guided_noise,
         **{
             f"guide t >= {t} only": partial(guided_sometimes, where=range(t, 1000)) for t in WINDOWS
@@ -69,13 +70,11 @@ def brought(text):
     path, _, name = text.rpartition(":")
     require(Path(path).is_file(), f"--guide {text}: there is no file {path!r}; write FILE.py:NAME")
     sys.path.append(str(Path(path).resolve().parent))  # for what it imports
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        names = runpy.run_path(path)
     except (Exception, SystemExit) as error:  # the user's code can raise anything
         raise UserError(f"--guide {text}: {type(error).__name__}: {error}") from error
-    log_p = getattr(module, name, None)
+    log_p = names.get(name)
     require(callable(log_p), f"--guide {text}: {path} has no function {name!r}")
 
     def own_log_p(x_t, t, y):
@@ -158,11 +157,6 @@ def guided_sometimes(unet, log_p, x_t, t, y, guidance_scale, where):
     if int(t) in where:
         return guided_noise(unet, log_p, x_t, t, y, guidance_scale)
     return clipped_noise(x_t, t, guided_noise(unet, log_p, x_t, t, y, 0))
-
-
-def classifier_free(unet, _, x_t, t, y, guidance_scale):
-    """Classifier-free guidance, without a guide. At scale 0 it is still told the digit."""
-    return free_noise(unet, x_t, t, y, guidance_scale)
 
 
 def guided_to_other_digits(unet, log_p, x_t, t, y, guidance_scale, num_classes):

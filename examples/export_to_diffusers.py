@@ -10,8 +10,8 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch.nn.init import dirac_
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from inference import load_models, make_sampler  # noqa: E402
-from support import cli, files  # noqa: E402
+from inference import load_models, make_sampler
+from support import cli, files
 
 
 def stock_pipeline(unet):

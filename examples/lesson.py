@@ -10,14 +10,14 @@ from support.pictures import grid_image
 PITCH = 30  # pixels from one image of the grid to the next
 
 
-def show(images, columns, titles=(), rows=(), size=0.72):
+def show(images, columns, titles=(), rows=()):
     """Draw images (N, 1, 28, 28) in [-1, 1], row by row.
 
     Args:
-        titles: labels above the columns. rows: labels left of the rows. size: inches per image.
+        titles: labels above the columns. rows: labels left of the rows.
     """
     height = -(-len(images) // columns)
-    figure, axes = plt.subplots(figsize=(size * columns + 0.2, size * height + 0.2))
+    figure, axes = plt.subplots(figsize=(0.72 * columns + 0.2, 0.72 * height + 0.2))
     axes.imshow(grid_image(images, columns), cmap="gray", vmin=0, vmax=255)
     axes.xaxis.tick_top()
     for set_ticks, labels in ((axes.set_xticks, titles), (axes.set_yticks, rows)):

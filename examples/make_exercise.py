@@ -12,6 +12,9 @@ from pathlib import Path
 
 import nbformat
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from support import cli, errors, files
+
 NOTEBOOK = Path(__file__).resolve().parent.parent / "quick_demo_CGD.ipynb"
 SOLUTION = re.compile(r"^( *\w+) = .*  # BLANK", re.MULTILINE)
 
@@ -26,8 +29,18 @@ def make_exercise(notebook):
     return notebook
 
 
+@cli.one_line_errors
+def main(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("output", metavar="FILE.ipynb", type=Path)
+    output = parser.parse_args(argv).output
+    errors.require(output.resolve() != NOTEBOOK, f"{output} has the solutions: name another file")
+    files.check_writable(output)
+    notebook = make_exercise(nbformat.read(NOTEBOOK, as_version=4))
+    with files.atomic_write(output) as file:
+        file.write(nbformat.writes(notebook).encode())
+    print(f"{output}: the lecturer's copy")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    nbformat.write(make_exercise(nbformat.read(NOTEBOOK, as_version=4)), sys.argv[1])
-    print(f"{sys.argv[1]}: the lecturer's copy")
+    main()

@@ -1,6 +1,8 @@
 """Classifier guidance in stock diffusers, where only the guide is ours: ten of each digit.
 
-python examples/export_to_diffusers.py digits && python examples/stock_diffusers.py digits
+    python examples/export_to_diffusers.py digits && python examples/stock_diffusers.py digits
+
+Writes stock.png.
 """
 
 import sys
@@ -9,9 +11,9 @@ import torch
 from diffusers import DDPMPipeline, DPMSolverMultistepScheduler as Solver
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from evaluation.judge import accuracy_of, load_judge  # noqa: E402
-from inference import MODELS, NAMES, load_models, provenance  # noqa: E402
-from support import cli, errors, pictures  # noqa: E402
+from evaluation.judge import accuracy_of, load_judge
+from inference import MODELS, NAMES, load_models, provenance
+from support import cli, errors, pictures
 
 
 @cli.one_line_errors

@@ -22,17 +22,15 @@ def to_uint8(images):
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
-def grid_image(images, columns, zoom=1):
+def grid_image(images, columns):
     """A PIL image of images (N, 1, H, W), row by row.
 
     Args:
         images: float in [-1, 1], or uint8.
         columns: images per row.
-        zoom: repeats every pixel that often in both directions.
     """
     images = images if images.dtype == torch.uint8 else to_uint8(images)
-    grid = make_grid(images, nrow=columns)[0].numpy()  # (H, W), uint8
-    return Image.fromarray(grid.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    return Image.fromarray(make_grid(images, nrow=columns)[0].numpy())  # (H, W), uint8
 
 
 def save_grid(path, images, columns, made_from):

@@ -193,11 +193,12 @@ def keep_memory():
 def pick_precision(name, device):
     """What the layers compute in during training; the weights are always float32.
 
-    "auto" is bfloat16 on a CPU with instructions for it, which saves a quarter of the time.
+    "auto" is bfloat16 on a CPU that has instructions for it, if torch can tell. It saves a quarter
+    of the time.
     """
     if name != "auto":
         return name
-    known = device.type == "cpu" and hasattr(torch.cpu, "get_capabilities")  # torch >= 2.6
-    capabilities = torch.cpu.get_capabilities() if known else {}
+    told = getattr(torch.cpu, "get_capabilities", dict)  # not in torch 2.6
+    capabilities = told() if device.type == "cpu" else {}
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bfloat16" if fast else "float32"

@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 
 import inference
 from examples.make_exercise import SOLUTION, make_exercise
+from examples.make_exercise import main as make_exercise_main
 
 NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
@@ -102,6 +103,13 @@ def test_each_blank_has_its_check(checked):
 def test_a_blank_stops_at_its_check(checked, name):
     with pytest.raises(AssertionError, match=f"{name}: still blank"):
         run_check(checked, name, blank)
+
+
+def test_the_notebook_is_not_replaced_by_its_copy(fails, tmp_path):
+    before = (ROOT / "quick_demo_CGD.ipynb").read_bytes()
+    assert "has the solutions" in fails(make_exercise_main, ROOT / "quick_demo_CGD.ipynb")
+    assert "does not exist" in fails(make_exercise_main, tmp_path / "none" / "copy.ipynb")
+    assert (ROOT / "quick_demo_CGD.ipynb").read_bytes() == before
 
 
 def test_the_copy_is_the_notebook_but_for_its_blanks():

@@ -106,8 +106,6 @@ def test_the_weights_of_the_loss():
     assert weights[0] == pytest.approx(0.5, abs=1e-3) and weights[149] < 0.7
     assert weights[150] == pytest.approx(1 / ALPHAS_CUMPROD[150].item())
     assert weights[395] < 5 and (weights[396:] == 5).all()
-    assert loss_weights(max_weight=20).max() == 20
-    assert loss_weights(torch.full((1000,), 0.5))[-1] == 2
 
 
 def test_the_optimizers_of_the_unet():

@@ -11,6 +11,7 @@ from evaluation.variants import brought
 from inference import guided_noise, sample
 from mnist import MNIST_INFO
 from support.errors import UserError
+from support.files import sha256
 
 Y = torch.tensor([3, 1])
 
@@ -93,7 +94,8 @@ FILES = {
     "bad syntax": ("bad.py:log_p", "SyntaxError"),
     "an error": ("error.py:log_p", "ZeroDivisionError"),
     "exits": ("exits.py:log_p", "SystemExit"),
-    "no Python": ("folder:log_p", "there is no file"),
+    "a folder": ("folder:log_p", "there is no file"),
+    "no Python": ("mine.txt:log_p", "SyntaxError"),
 }
 
 
@@ -103,8 +105,24 @@ def test_a_file_without_a_guide_is_one_line(fails, monkeypatch, tmp_path, kind):
     (tmp_path / "folder").mkdir()
     for name, text in {"mine": GOOD, "bad": "def", "error": "1 / 0", "exits": "exit(0)"}.items():
         (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "mine.txt").write_text("no Python")
     text, said = FILES[kind]
     assert said in fails(evaluate.main, "--quick", "--guide", text)
+
+
+def test_the_row_of_a_guide_records_its_file(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(GOOD)
+    bench = Bench.__new__(Bench)
+    bench.unet, bench.classifier, bench.networks = None, None, {}
+    bench.made_from = {"ddpm_unet": "that of the U-Net", "classifier": "that of ours"}
+    of_mine = bench.made_from_of(f"{mine}:log_p")
+    assert of_mine == bench.made_from | {"classifier": sha256(mine)}
+    assert bench.made_from_of("ADM Algorithm 2") == bench.made_from
+
+
+def test_the_scale_of_a_guide_needs_a_guide(fails):
+    assert "only with --guide" in fails(evaluate.main, "--quick", "--guidance-scale", "5")
 
 
 @pytest.mark.parametrize("flags", [["--sweep", "scales"], ["--samples", "x.npz"]])

@@ -45,7 +45,7 @@ def test_free_noise_is_equation_6(scale, t):
         unet(x_t, t.expand(3), label).sample for label in (y, torch.full_like(y, NO_LABEL))
     )
     unet.seen.clear()
-    eps_hat = free_noise(unet, x_t, t, y, scale)
+    eps_hat = free_noise(unet, None, x_t, t, y, scale)
     expected = clipped_noise(x_t, t, (1 + scale) * eps_y - scale * eps_none)
     torch.testing.assert_close(eps_hat, expected)
     assert not eps_hat.requires_grad

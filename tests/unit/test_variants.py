@@ -7,7 +7,6 @@ import torch
 
 from diffusion import IMAGE_SHAPE, abar, add_noise, clipped_noise, make_sampler, predicted_x_0
 from diffusion import sampling_timesteps
-from evaluation.rivals import free_noise
 from evaluation.solvers import SOLVERS, Solver
 from evaluation.variants import GUIDE_OF, RIVAL_OF, WINDOWS, variants
 from inference import guided_noise, reverse_process
@@ -173,19 +172,6 @@ def test_one_of_two_windows_guides_at_each_t(window, inside):
     for side, on in ((">=", inside), ("<", not inside)):
         eps_hat = variants(20)[f"guide t {side} {window} only"](*arguments, 2.0)
         assert torch.equal(eps_hat, guided if on else clipped)
-
-
-def test_the_classifier_free_variant_takes_no_guide():
-    class Labelled:
-        config = SimpleNamespace(num_class_embeds=4)
-
-        def __call__(self, x_t, t, y):
-            return SimpleNamespace(sample=x_t * (0.9 - y.view(-1, 1, 1, 1) / 10))
-
-    x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(400)
-    for scale in (0, 2.0):
-        eps_hat = variants(20, 3)["classifier-free"](Labelled(), None, x_t, t, Y, scale)
-        assert torch.equal(eps_hat, free_noise(Labelled(), x_t, t, Y, scale))
 
 
 def test_guided_to_other_digits_guides_to_other_digits(unet, classifier):
