@@ -5,8 +5,9 @@
     python -m benchmarks.curves quarter half double triple    # of 1500 and 3150 steps, and so on
     python -m benchmarks.curves quarter half double triple --resume    # continue it
 
-n = 1,000 against the test set, sampling seed 0, by the judge that ships. Minutes are those of the
-README for the default's steps, and in proportion to the steps for others.
+n = 1,000 against the test set, sampling seed 0, by the judge that ships. Changes are from the
+default of the networks that ship. Minutes are those of the README for the default's steps, and in
+proportion to the steps for others.
 
 Writes results/curves.csv and results/curves.png.
 """
@@ -64,7 +65,7 @@ def plot(path, rows, made_from):
             (row for row in rows if int(row["steps"]) == calls),
             key=lambda row: float(row["training_minutes"]),
         )
-        for calls in (STEPS, *CALLS_OF_ALL)
+        for calls in sorted((STEPS, *CALLS_OF_ALL))
     }
     by_calls = {"the default's training": sorted(ours, key=lambda row: int(row["steps"]))}
     sides = {
@@ -107,6 +108,8 @@ def main(argv=None):
     make_folders(args.output)
     check_writable(path, path.with_suffix(".png"))
     ours = benches["-"] = benches[MODELS.name]
+    for bench in benches.values():
+        bench.compared = ours
     wanted = [{"folder": "-", "training_minutes": "-", **row, **ours.made_from}
               for row in ours.floor_settings(NUM_SWEEP)]  # fmt: skip
     for folder in (MODELS, *args.folders):

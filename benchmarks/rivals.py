@@ -3,7 +3,8 @@
     python -m evaluation.rivals classifier_free    # trains one; so does course
     python -m benchmarks.rivals                    # the weights that ship
     python -m benchmarks.rivals models seed1       # and those of another training seed
-    python -m benchmarks.rivals models seed1 --resume    # continue it
+    python -m benchmarks.rivals models seed1 again    # and those of the README's commands, again
+    python -m benchmarks.rivals models seed1 again --resume    # continue it
 
 n = 1,000 against the test set, sampling seed 0. The scales are those of the lowest Fréchet distance
 in results/scales.csv, which is of the validation set and another seed. A folder of another training

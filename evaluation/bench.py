@@ -37,6 +37,8 @@ class Bench:
         resume: continue the tables that were interrupted.
         judge_in: folder of the judge, if that is another.
 
+    Rows say how far they are from the default of the bench `compared`, which is itself unless set.
+
     Raises:
         UserError: a checkpoint is missing, or of another data set; there are too few real images.
     """
@@ -54,7 +56,7 @@ class Bench:
         self.made_from |= {Path(name).stem: sha256(self.models / name) for name in NAMES[:-1]}
         self.made_from["judge"] = sha256(judge_path)
         self.dataset = dataset
-        self.networks, self.defaults = {}, {}
+        self.networks, self.defaults, self.compared = {}, {}, self
         images, labels = dataset.load(split)
         here, there = balanced_parts(labels, 2, self.classes, split)  # (C, M) each
         self.real_images = images[here.flatten()]
@@ -134,11 +136,9 @@ class Bench:
     def row(self, settings):
         """Draw and measure: the settings, the measures, and what made the row."""
         n, real = int(settings["n"]), settings["variant"] in self.floors
-        measured = self.measured(settings)
-        if real or settings.items() >= self.settings(n).items():
-            changes = dict.fromkeys(measures.CHANGES, "-")
-        else:
-            changes = measured.changes_from(self.default(n)[1])
+        measured, changes = self.measured(settings), dict.fromkeys(measures.CHANGES, "-")
+        if not real and measured is not (default := self.compared.default(n)[1]):
+            changes = measured.changes_from(default)
         row = {**settings, **measured.row(), **changes, **self.made_from_of(settings["variant"])}
         print_row(row)
         return row

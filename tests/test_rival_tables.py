@@ -99,12 +99,33 @@ def test_minutes_are_in_proportion_to_the_steps(quarter):
     assert curves.minutes_of(quarter) == pytest.approx(19.5 / 4, abs=0.01)
 
 
+def test_what_the_report_says_of_more_training_and_calls():
+    """Only less of them is told apart from the default; none is as good as real digits."""
+    _, others, *rows = read_rows(ROOT / "results" / "curves.csv")
+    apart = {}
+    for row in rows:
+        assert float(row["frechet"]) > float(others["frechet"])
+        assert float(row["precision"]) < float(others["precision"])
+        if row["mcnemar_p"] == "-":  # the default itself
+            continue
+        told = {"accuracy"} if float(row["mcnemar_p"]) < 0.05 else set()
+        for name in ("frechet", "precision", "recall"):
+            low, high = (float(row[f"{name}_change_{end}"]) for end in ("low", "high"))
+            told |= set() if low <= 0 <= high else {name}
+        apart[row["folder"], row["steps"]] = told
+    more = [key for key in apart if key[0] in ("models", "double", "triple") and int(key[1]) >= 20]
+    assert len(more) == 6 and not any(apart[key] for key in more)
+    assert apart["half", "20"] == {"frechet"}
+    assert apart["quarter", "20"] == {"accuracy", "frechet", "precision"}
+
+
 def test_the_curves_have_each_training_and_each_number_of_calls(quarter, monkeypatch):
     """The measuring is replaced; a measure is the number of its row."""
     numbers = itertools.count()
     ends = [f"{name}{end}" for name in NAMES for end in ("", "_low", "_high")]
     monkeypatch.setattr(curves.Bench, "row", lambda self, row: {
-        **row, "drawn_by": str(self.models), **dict.fromkeys(ends, str(next(numbers)))
+        **row, "drawn_by": str(self.models), "compared": str(self.compared.models),
+        **dict.fromkeys(ends, str(next(numbers)))
     })  # fmt: skip
     curves.main([str(quarter), "--output", str(quarter)])
     rows = read_rows(quarter / "curves.csv")
@@ -117,6 +138,7 @@ def test_the_curves_have_each_training_and_each_number_of_calls(quarter, monkeyp
     assert drawn == [*ours, *(("quarter", "4.88", calls) for calls in ("20", "10", "100"))]
     for row in rows[2:]:
         folder = ROOT / "models" if row["folder"] == "models" else quarter
+        assert row["compared"] == str(ROOT / "models")
         assert row["drawn_by"] == str(folder) and row["seed"] == "0" and row["n"] == "1000"
         assert row["ddpm_unet"] == sha256(folder / "ddpm_unet.pth")
     info = json.loads(Image.open(quarter / "curves.png").info["provenance"])

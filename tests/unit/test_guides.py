@@ -130,6 +130,7 @@ def bench(tmp_path, classifier, with_rivals):
     bench.dataset = SimpleNamespace(info=MNIST_INFO)
     bench.made_from = {"ddpm_unet": "a", "classifier": "b", "judge": "c"}
     bench.networks, bench.defaults, bench.floors = {}, {}, {"real": None}
+    bench.compared = bench
     shutil.copytree(with_rivals, bench.models)
     return bench
 
@@ -180,6 +181,12 @@ def test_a_row_is_told_from_the_default_of_as_many_images(bench, monkeypatch):
     assert [row["mcnemar_p"] for row in rows] == ["1", "-", "-", "1"]
     assert bench.default(20)[0] == default + "20" and drawn.count(default) == 3
     assert rows[0]["classifier"] == sha256(guide_path("raw_t", bench.models))
+
+    bench.compared = SimpleNamespace(default=lambda n: (None, Measured("theirs", None)))
+    compared.clear()
+    rows = [bench.row(bench.settings(20, variant=v)) for v in (other, default, "real")]
+    assert compared == [(other + "20", "theirs"), (default + "20", "theirs")]
+    assert [row["mcnemar_p"] for row in rows] == ["1", "1", "-"]
 
 
 @pytest.mark.parametrize("name", [*GUIDES, *RIVALS])
