@@ -13,7 +13,8 @@ precision and recall compare the judge's features of samples and of half of the 
 other half gets a row. The sweeps, which choose, are of validation images and seed 1.
 
 Needs requirements-dev.txt. Every command measures all of its rows. Tables and figures go to
-results/, of other seeds to results/seedN/; with --models DIR, to DIR instead of results/.
+results/, of other seeds to results/seedN/; with --models DIR, to DIR instead of results/. The row
+of --guide has the SHA-256 of its file as that of the classifier.
 """
 
 import argparse

@@ -2,12 +2,13 @@
 
     python train_classifier.py --steps 750 --models quarter    # a quarter of the default's steps
     python train_ddpm.py --steps 1575 --models quarter
-    python -m benchmarks.curves quarter half double triple    # of 1500 and 3150 steps, and so on
+    python -m benchmarks.curves quarter half double triple    # the others as below
     python -m benchmarks.curves quarter half double triple --resume    # continue it
 
 n = 1,000 against the test set, sampling seed 0, by the judge that ships. Changes are from the
-default of the networks that ship. Minutes are those of the README for the default's steps, and in
-proportion to the steps for others.
+default of the networks that ship. `half` is trained for 1,500 and 3,150 steps, `double` for 6,000
+and 12,600, `triple` for 9,000 and 18,900. Minutes are those of the README for the default's steps,
+and in proportion to the steps for others.
 
 Writes results/curves.csv and results/curves.png.
 """
@@ -95,7 +96,7 @@ def plot(path, rows, made_from):
 @one_line_errors
 def main(argv=None):
     parser = ArgumentParser(__doc__)
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="of other trainings")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, default=beside("results"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
     args = parser.parse_args(argv)

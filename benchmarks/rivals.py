@@ -2,14 +2,15 @@
 
     python -m evaluation.rivals classifier_free    # trains one; so does course
     python -m benchmarks.rivals                    # the weights that ship
-    python -m benchmarks.rivals models seed1       # and those of another training seed
-    python -m benchmarks.rivals models seed1 again    # and those of the README's commands, again
+    python -m benchmarks.rivals models seed1 again    # and those of other trainings
     python -m benchmarks.rivals models seed1 again --resume    # continue it
 
 n = 1,000 against the test set, sampling seed 0. The scales are those of the lowest Fréchet distance
-in results/scales.csv, which is of the validation set and another seed. A folder of another training
-seed needs the two networks of the README, and rival_*.pth for the rows of that rival. The judge is
-the one that ships. `python -m benchmarks.costs` has the costs.
+in results/scales.csv, which is of the validation set and another seed. The folder of another
+training needs our two networks, and rival_*.pth for the rows of that rival: all of `seed1` are
+trained with `--seed 1 --models seed1`, ours of `again` with `--models again`, on another machine.
+Changes are from the default of the same folder. The judge is the one that ships.
+`python -m benchmarks.costs` has the costs.
 
 Writes results/rivals.csv.
 """

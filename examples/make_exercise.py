@@ -38,7 +38,7 @@ def main(argv=None):
     files.check_writable(output)
     notebook = make_exercise(nbformat.read(NOTEBOOK, as_version=4))
     with files.atomic_write(output) as file:
-        file.write(nbformat.writes(notebook).encode())
+        file.write(f"{nbformat.writes(notebook)}\n".encode())
     print(f"{output}: the lecturer's copy")
 
 

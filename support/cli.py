@@ -15,7 +15,7 @@ from support.files import check_writable
 from support.streams import MAX_SEED
 
 BYTES_PER_IMAGE, BYTES_IN_BATCH = 12_000, 1_200_000  # measured: 10,000 images, batches of 100
-LESS_MEMORY = "use a lower --batch-size, --num-samples or --n, whichever it has"
+LESS_MEMORY = "use a lower --batch-size, --num-samples or --n, where there is one"
 
 
 def one_line_errors(main):

@@ -105,11 +105,16 @@ def test_a_blank_stops_at_its_check(checked, name):
         run_check(checked, name, blank)
 
 
-def test_the_notebook_is_not_replaced_by_its_copy(fails, tmp_path):
-    before = (ROOT / "quick_demo_CGD.ipynb").read_bytes()
-    assert "has the solutions" in fails(make_exercise_main, ROOT / "quick_demo_CGD.ipynb")
+def test_the_copy_does_not_replace_the_notebook(fails, tmp_path, monkeypatch):
+    notebook, made = tmp_path / "original.ipynb", tmp_path / "copy.ipynb"
+    nbformat.write(NOTEBOOK, notebook)
+    before = notebook.read_bytes()
+    monkeypatch.setattr("examples.make_exercise.NOTEBOOK", notebook)
+    assert "has the solutions" in fails(make_exercise_main, notebook)
     assert "does not exist" in fails(make_exercise_main, tmp_path / "none" / "copy.ipynb")
-    assert (ROOT / "quick_demo_CGD.ipynb").read_bytes() == before
+    make_exercise_main([str(made)])
+    assert notebook.read_bytes() == before
+    assert nbformat.read(made, as_version=4) == make_exercise(copy.deepcopy(NOTEBOOK))
 
 
 def test_the_copy_is_the_notebook_but_for_its_blanks():

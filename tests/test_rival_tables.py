@@ -100,7 +100,7 @@ def test_minutes_are_in_proportion_to_the_steps(quarter):
 
 
 def test_what_the_report_says_of_more_training_and_calls():
-    """Only less of them is told apart from the default; none is as good as real digits."""
+    """Only less of them is told apart from the default; real digits are better (estimates)."""
     _, others, *rows = read_rows(ROOT / "results" / "curves.csv")
     apart = {}
     for row in rows:
