@@ -20,7 +20,7 @@ from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, stratified_times
 from mnist import add_data_flags, open_dataset
 from support import cli
 from support.checkpoints import provenance, save_checkpoint
-from support.files import check_writable, make_folders, results_folder
+from support.files import results_folder
 from support.pictures import line_plot, save_figure
 from support.streams import batch_indices, generator
 from support.training import Run, keep_memory
@@ -151,9 +151,7 @@ def fit(args, name, network, made_by, train, seconds, outputs=()):
 
     run = Run(name, settings, parts, len(images),
               lambda run: measure_epoch(run, classifier, validation, device))  # fmt: skip
-    make_folders(args.models, *(path.parent for path in outputs))
-    check_writable(weights, *outputs, state)
-    run.keep_state(state, args.resume, made_by)
+    run.keep_state(state, args.resume, made_by, weights, *outputs)
     cli.say_start(args.dataset, device, args.steps * args.batch_size * seconds)
     train(run, classifier, optimizer, images, labels)
     summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}

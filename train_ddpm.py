@@ -25,7 +25,7 @@ from diffusion import stratified_timesteps
 from mnist import add_data_flags, open_dataset
 from support import cli
 from support.checkpoints import provenance, save_checkpoint
-from support.files import beside, check_writable, is_shipped, make_folders, results_folder
+from support.files import beside, is_shipped, results_folder
 from support.muon import Muon
 from support.pictures import line_plot, save_figure, save_grid
 from support.streams import batch_indices, generator
@@ -161,9 +161,8 @@ def main(argv=None):
 
     run = Run("U-Net", settings, parts, len(images),
               lambda run: measure_epoch(run, unet, ema, validation, previews))  # fmt: skip
-    make_folders(args.models, figure.parent, previews)
-    check_writable(weights, samples, figure, state)
-    run.keep_state(state, args.resume, "train_ddpm.py")
+    outputs = weights, samples, figure, previews / "step.png"
+    run.keep_state(state, args.resume, "train_ddpm.py", *outputs)
     cli.say_start(args.dataset, device, args.steps * args.batch_size * 2.4e-3)
     ema.to(device)
     train(run, unet, ema, optimizers, images, loss_weights())

@@ -23,7 +23,6 @@ from inference import AGREED
 from mnist import add_data_flags, open_dataset
 from support import cli
 from support.checkpoints import MODELS, load_checkpoint, save_checkpoint
-from support.files import check_writable, make_folders
 from support.streams import batch_indices, generator
 from support.training import Run
 
@@ -162,9 +161,7 @@ def main(argv=None):
 
     run = Run("judge", settings, parts, len(images),
               lambda run: measure_epoch(run, ema, best, validation, device))  # fmt: skip
-    make_folders(args.models)
-    check_writable(weights, state)
-    run.keep_state(state, args.resume, "-m evaluation.judge")
+    run.keep_state(state, args.resume, "-m evaluation.judge", weights)
     cli.say_start(args.dataset, device, args.steps * args.batch_size * 1.3e-3)
     train(run, judge, ema, optimizer, images, labels)
     chosen = max(reversed(run.history), key=lambda entry: entry["validation_accuracy"])

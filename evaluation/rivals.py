@@ -31,7 +31,6 @@ from mnist import add_data_flags, open_dataset
 from support import cli
 from support.checkpoints import MODELS, load_checkpoint, save_checkpoint
 from support.errors import require
-from support.files import check_writable, make_folders
 from support.streams import batch_indices, generator
 from support.training import Run, keep_memory, pick_precision
 
@@ -179,9 +178,7 @@ def main(argv=None):
         parts |= {f"optimizer_{k}": optimizer, f"optimizer_{k}_lr": lr_scheduler}
 
     run = Run(args.rival, settings, parts, len(images), measure_epoch)
-    make_folders(args.models)
-    check_writable(path, state)
-    run.keep_state(state, args.resume, f"-m evaluation.rivals {args.rival}")
+    run.keep_state(state, args.resume, f"-m evaluation.rivals {args.rival}", path)
     cli.say_start(args.dataset, device, args.steps * args.batch_size * SECONDS[args.rival])
     ema.to(device)
     rival["train"](run, unet, ema, optimizers, images, labels)

@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from support.checkpoints import read_checkpoint, save_tensors
-from support.errors import UserError
+from support.errors import UserError, require
+from support.files import check_writable, make_folders
 
 SAVED = ("step", "losses", "history", "seconds")
 
@@ -63,20 +64,22 @@ class Run:
         self.path, self.interrupted = None, False
         self._clock = self._last_save = time.monotonic()
 
-    def keep_state(self, path, resume, made_by):
+    def keep_state(self, path, resume, made_by, *outputs):
         """Save the state to `path` at least once a minute and at Ctrl-C; with `resume`, load it.
 
-        Without `resume`, a state that is there is kept beside it as .bak.
+        Without `resume`, a state that is there is kept beside it as .bak. Before that, the folders
+        of the `outputs` of the training are made.
 
         Raises:
-            UserError: there is nothing to resume, the file is damaged, or the flags differ.
+            UserError: there is nothing to resume, the file is damaged, or the flags differ; an
+                output cannot be written.
         """
         self.path = Path(path)
+        there = self.path.exists() or not resume
+        require(there, f"--resume: there is no {self.path} to resume from; start without --resume")
+        make_folders(self.path.parent, *(Path(output).parent for output in outputs))
+        check_writable(*outputs, self.path)
         if resume:
-            if not self.path.exists():
-                raise UserError(
-                    f"--resume: there is no {self.path} to resume from; start without --resume"
-                )
             self._restore(read_checkpoint(self.path, made_by))
         elif self.path.is_file():
             kept = self.path.with_name(f"{self.path.name}.bak")

@@ -588,6 +588,8 @@ def test_a_script_finds_its_defaults_beside_itself(tmp_path):
         ["train_ddpm.py", "--data", "nowhere", "--models", "new"],
         ["train_ddpm.py", "--batch-size", "60000", "--models", "new"],
         ["train_classifier.py", "--batch-size", "60000", "--models", "new"],
+        ["train_ddpm.py", "--resume", "--models", "nowhere"],
+        ["train_classifier.py", "--resume", "--models", "nowhere"],
         ["evaluate.py", "--models", "nowhere"],
         ["inference.py", "--models", "nowhere"],
     ],
