@@ -13,7 +13,6 @@ and in proportion to the steps for others.
 Writes results/curves.csv and results/curves.png.
 """
 
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,19 +20,16 @@ import torch
 
 import train_classifier
 import train_ddpm
-from evaluation.bench import Bench
+from benchmarks.rivals import benches_of
 from evaluation.figures import FONT, NAMES, REAL, column, plot_measure
 from evaluation.tables import NUM_SWEEP
 from inference import STEPS
-from mnist import Dataset
 from support.checkpoints import MODELS, read_checkpoint
 from support.cli import ArgumentParser, one_line_errors
-from support.errors import require
 from support.files import beside, check_writable, make_folders
 from support.pictures import save_figure
 from support.tables import fill_table
 
-SEED = 0  # of the samples
 CALLS = (5, 10, 50, 100)  # beside the default's, of the networks that ship
 CALLS_OF_ALL = (10, 100)  # of the other networks
 TRAININGS = {  # checkpoint -> what makes it; minutes, by the README, and steps of the default
@@ -100,20 +96,16 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, default=beside("results"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
     args = parser.parse_args(argv)
-    new_bench = partial(Bench, dataset=Dataset(), split="test", seed=SEED, judge_in=MODELS,
-                        device=torch.device("cpu"))  # fmt: skip
-    names = [folder.name for folder in (MODELS, *args.folders)]
-    require(len(set(names)) == len(names), "two of the folders have the same name: rename one")
-    benches = {folder.name: new_bench(folder) for folder in (MODELS, *args.folders)}
-    path = args.output / "curves.csv"
+    folders, path = (MODELS, *args.folders), args.output / "curves.csv"
+    benches = benches_of(folders, torch.device("cpu"))
     make_folders(args.output)
-    check_writable(path, path.with_suffix(".png"))
+    check_writable(path.with_suffix(".png"))
     ours = benches["-"] = benches[MODELS.name]
     for bench in benches.values():
         bench.compared = ours
     wanted = [{"folder": "-", "training_minutes": "-", **row, **ours.made_from}
               for row in ours.floor_settings(NUM_SWEEP)]  # fmt: skip
-    for folder in (MODELS, *args.folders):
+    for folder in folders:
         wanted += rows_of(folder, benches[folder.name])
     rows = fill_table(path, wanted, lambda row: benches[row["folder"]].row(row), args.resume)
     made_from = {folder.name: benches[folder.name].made_from for folder in args.folders}

@@ -70,6 +70,20 @@ def has_networks(folder, variant):
     return all(path.exists() for path in needed)
 
 
+def benches_of(folders, device):
+    """The bench of each folder of networks, by its name: the test set, the judge that ships.
+
+    Raises UserError if two folders have the same name, or as `Bench`.
+    """
+    differ = len({folder.name for folder in folders}) == len(folders)
+    require(differ, "two of the folders have the same name: rename one")
+    dataset = Dataset()
+    return {
+        folder.name: Bench(folder, dataset, "test", SEED, device, judge_in=MODELS)
+        for folder in folders
+    }
+
+
 @one_line_errors
 def main(argv=None):
     parser = ArgumentParser(__doc__)
@@ -77,17 +91,12 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="CSV")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted table")
     args = parser.parse_args(argv)
-    names = [folder.name for folder in args.folders]
-    require(len(set(names)) == len(names), "two of the folders have the same name: rename one")
-    device, dataset, bench_of, wanted = pick_device("auto"), Dataset(), {}, []
+    benches, first = benches_of(args.folders, pick_device("auto")), args.folders[0]
+    floors = benches[first.name].floor_settings(NUM_SWEEP)
+    wanted = [row_of("real images", first, "-", benches[first.name], row) for row in floors]
     for folder in args.folders:
-        bench = Bench(folder, dataset, "test", SEED, device, judge_in=MODELS)
-        if not bench_of:
-            floors = bench.floor_settings(NUM_SWEEP)
-            wanted += [row_of("real images", folder, "-", bench, row) for row in floors]
-        bench_of[folder.name] = bench
-        wanted += rows_of(folder, bench)
-    fill_table(args.output, wanted, lambda row: bench_of[row["folder"]].row(row), args.resume)
+        wanted += rows_of(folder, benches[folder.name])
+    fill_table(args.output, wanted, lambda row: benches[row["folder"]].row(row), args.resume)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import nbformat
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support import cli, errors, files
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "quick_demo_CGD.ipynb"
+NOTEBOOK = files.beside("quick_demo_CGD.ipynb")
 SOLUTION = re.compile(r"^( *\w+) = .*  # BLANK", re.MULTILINE)
 
 

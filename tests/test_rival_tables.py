@@ -123,7 +123,7 @@ def test_the_curves_have_each_training_and_each_number_of_calls(quarter, monkeyp
     """The measuring is replaced; a measure is the number of its row."""
     numbers = itertools.count()
     ends = [f"{name}{end}" for name in NAMES for end in ("", "_low", "_high")]
-    monkeypatch.setattr(curves.Bench, "row", lambda self, row: {
+    monkeypatch.setattr(rivals.Bench, "row", lambda self, row: {
         **row, "drawn_by": str(self.models), "compared": str(self.compared.models),
         **dict.fromkeys(ends, str(next(numbers)))
     })  # fmt: skip
