@@ -4,6 +4,8 @@ Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images a
 (B, 1, 28, 28) in [-1, 1]; timesteps t are integers 0 .. 999, where x_999 is almost pure noise.
 """
 
+import inspect
+
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.models.upsampling import Upsample2D
@@ -30,7 +32,16 @@ UNET_CONFIG = {
     "resnet_time_scale_shift": "scale_shift",  # t scales and shifts the normalised features
     "add_attention": False,  # at 7x7 the convolutions see the whole digit
 }
-SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++")
+SAMPLERS = {  # name -> a scheduler of diffusers, and its settings
+    # ancestral sampling, DDPM Algorithm 2, with variance beta_tilde_t
+    "ddpm": (DDPMScheduler, {"variance_type": "fixed_small", "clip_sample": False}),
+    # DDIM (eta = 0) is first-order DPM-Solver++, for any list of timesteps
+    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
+    # second order, multistep (Lu et al. 2022)
+    "dpmsolver++": (DPMSolverMultistepScheduler, {"solver_order": 2}),
+    # the same for the reverse SDE, with new noise at each step
+    "sde-dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+}
 
 
 def abar(t):
@@ -63,13 +74,13 @@ def simple_loss(eps_theta, eps):
     return (eps_theta - eps).square().mean(dim=(1, 2, 3))
 
 
-def stratified_timesteps(batch_size, rng):
-    """t uniform over 0 .. 999, one from each of B equal slices: (B,).
+def stratified_timesteps(batch_size, rng, max_t=NUM_TRAIN_TIMESTEPS - 1):
+    """t uniform over 0 .. max_t, one from each of B equal slices: (B,).
 
     Stratifying lowers the variance of the loss and leaves its mean.
     """
     u = (torch.arange(batch_size) + torch.rand(batch_size, generator=rng)) / batch_size
-    return (u * NUM_TRAIN_TIMESTEPS).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
+    return (u * (max_t + 1)).long().clamp(max=max_t)
 
 
 class UNet(UNet2DModel):
@@ -121,27 +132,23 @@ def sampling_timesteps(num_steps):
     return [round(total * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
 
 
-def make_sampler(name, num_steps, device="cpu", clip=False):
+def make_sampler(name, num_steps, device="cpu"):
     """A diffusers scheduler with its timesteps set; the next x_t is step(eps, t, x_t).prev_sample.
 
     Args:
         name: one of `SAMPLERS`.
-            "ddpm": ancestral sampling, DDPM Algorithm 2, with variance beta_tilde_t.
-            "ddim": as first-order DPM-Solver++, which is DDIM (eta = 0) for any list of timesteps.
-            "dpmsolver++": second order, multistep (Lu et al. 2022).
-            "sde-dpmsolver++": the same for the reverse SDE, with fresh noise at each step.
         num_steps: network calls per image, 1 .. 1000.
-        clip: clip the predicted x_0 to [-1, 1] at each step and continue from it.
     """
-    if name == "ddpm":
-        scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=clip)
-    else:
-        solver = {
-            "solver_order": 1 if name == "ddim" else 2,
-            "algorithm_type": "sde-dpmsolver++" if name == "sde-dpmsolver++" else "dpmsolver++",
-            "thresholding": clip,  # with a maximum of 1, thresholding is clipping
-            "sample_max_value": 1.0,
-        }
-        scheduler = DPMSolverMultistepScheduler(**SCHEDULE, **solver)
-    scheduler.set_timesteps(timesteps=sampling_timesteps(num_steps), device=device)
+    scheduler_class, settings = SAMPLERS[name]
+    scheduler = scheduler_class(**SCHEDULE, **settings)
+    if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+        scheduler.set_timesteps(timesteps=sampling_timesteps(num_steps), device=device)
+    else:  # such as UniPC, which has its own
+        scheduler.set_timesteps(num_steps, device=device)
     return scheduler
+
+
+def step_noise(scheduler, generators):
+    """The generators as an argument of the scheduler's step; none where a step adds no noise."""
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": generators} if takes_noise else {}

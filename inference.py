@@ -10,70 +10,66 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
 
-from functools import partial
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from classifier import Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, UNet, abar, clipped_noise
-from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps
-from mnist import MNIST_INFO, class_numbers
+from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps, step_noise
+from mnist import MNIST_INFO, check_same_dataset, class_numbers
 from support import cli, pictures
-from support.autograd import gradient_of_sum
-from support.checkpoints import MODELS, load_checkpoint, provenance
-from support.errors import require
-from support.streams import in_batches
+from support.cli import MODELS, require
+from support.files import load_checkpoint, prepare_outputs, provenance
+from support.streams import image_generators
 
 GUIDANCE_SCALE = 1.0  # w: s where x_t is pure noise
 SCALE_GROWTH = 24.0  # g; at 0, s is ADM's, the same at every t
 SAMPLER = "sde-dpmsolver++"
 STEPS = 20  # network calls per image
 BATCH_SIZE = 100
-NAMES = ("ddpm_unet.pth", "classifier.pth")
-AGREED = {"schedule": SCHEDULE, "dataset": MNIST_INFO}  # the latter if a checkpoint does not say
+MAX_SHOWN = 20  # images of a digit in a picture
 
 
-def reverse_process(predict_noise, scheduler, x_T, generators):
-    """From noise to images: DDPM Algorithm 2, or the same loop with another scheduler's step.
-
-    Args:
-        predict_noise: (x_t, t) -> eps (B, 1, 28, 28). Pass another function for a variant.
-        scheduler: from `make_sampler`, not used before. x_T: (B, 1, 28, 28), standard normal.
-        generators: B torch.Generators on the CPU, for the noise that the scheduler adds.
-    """
-    x_t = x_T
-    for t in scheduler.timesteps:
-        x_t = scheduler.step(predict_noise(x_t, t), t, x_t, generator=generators).prev_sample
-    return x_t
-
-
-def guided_noise(unet, log_p, x_t, t, y, guidance_scale, clip=True):
-    """eps_hat of ADM (14): (B, 1, 28, 28). At scale 0 it is the U-Net's eps, and no guide runs.
+def guided_noise(unet, log_p, x_t, t, y, s, clip=True):
+    """eps_hat of ADM (14): (B, 1, 28, 28). At s = 0, no guide runs, and it is the U-Net's eps.
 
     Args:
+        unet: its `sample` of (x_t, t) is eps (B, 1, 28, 28).
         log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`.
         x_t: (B, 1, 28, 28). t: () or (B,). y: (B, ...), what is asked for.
         clip: clip the predicted x_0 to [-1, 1] before guiding it, as openai/guided-diffusion does.
     """
     with torch.no_grad():
         eps = unet(x_t, t).sample
-    if guidance_scale == 0:
+    if clip:
+        eps = clipped_noise(x_t, t, eps)
+    if s == 0:
         return eps
-    eps = clipped_noise(x_t, t, eps) if clip else eps
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
-    return eps - guidance_scale * (1 - abar(t)).sqrt() * grad  # ADM (14)
+    return eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14), scaled by s
 
 
 def guide_gradient(log_p, x_t, t, y):
     """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, 1, 28, 28).
 
     The gradient of the sum is the batch of gradients: log p of an image depends on no other image.
-    Raises UserError for a log_p that is not (B,), or whose gradient is not finite or not there.
+
+    Raises:
+        UserError: log_p is not (B,), does not depend on x_t, or its gradient is not finite.
     """
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
-        return gradient_of_sum(log_p(x_t, t, y), x_t)
+        log_p_y = log_p(x_t, t, y)  # (B,)
+        found = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
+        wanted = (len(x_t),)
+        require(found == wanted, f"the guide returned {found}, one number per image is {wanted}")
+        require(log_p_y.requires_grad, "the guide cannot be differentiated")
+        [grad] = torch.autograd.grad(log_p_y.sum(), x_t, allow_unused=True)
+    require(grad is not None, "the guide does not depend on x_t")
+    require(grad.isfinite().all(), "the gradient of the guide is not finite")
+    return grad
 
 
 def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
@@ -84,92 +80,161 @@ def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
     return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
 
 
-def sample(unet, log_p, y, *, guidance_scale=GUIDANCE_SCALE, scale_growth=SCALE_GROWTH,
-           sampler=SAMPLER, steps=STEPS, seed=0, batch_size=BATCH_SIZE):  # fmt: skip
-    """Draw an image of each y (N, ...): (N, 1, 28, 28) in [-1, 1]. At scale 0, log_p may be None.
+def sample(
+    unet,
+    log_p,
+    y,
+    *,
+    guidance_scale=GUIDANCE_SCALE,
+    scale_growth=SCALE_GROWTH,
+    sampler=SAMPLER,
+    steps=STEPS,
+    seed=0,
+    batch_size=BATCH_SIZE,
+    predict_noise=guided_noise,
+    watch=None,
+):
+    """Draw an image for each y: DDPM Algorithm 2, or the same loop with another scheduler's step.
 
-    The noise depends on the seed, the digit and its number among those; for other y, on its number.
-    See `guided_noise`, `scale_at` and `make_sampler`. Raises UserError if an image is not finite.
+    The noise of an image depends on the seed, its digit and its number among those of the digit.
+
+    Args:
+        log_p: the guide, see `guided_noise`. At scale 0 it may be None.
+        y: what is asked for: digits (N,), or anything else that log_p understands (N, ...).
+        guidance_scale, scale_growth: w and g of `scale_at`.
+        sampler: one of `diffusion.SAMPLERS`. steps: network calls per image, 1 .. 1000.
+        predict_noise: a variant of `guided_noise`, with the same arguments.
+        watch: called with t, x_t (B, 1, 28, 28) and eps_hat at each step of each batch.
+
+    Returns:
+        images: (N, 1, 28, 28) in [-1, 1].
+
+    Raises:
+        UserError: the guide is wrong, see `guide_gradient`, or an image is not finite.
     """
-    predict_noise = noise_predictor(unet, log_p, guidance_scale, scale_growth)
-    new_sampler = partial(make_sampler, sampler, steps, unet.device, clip=guidance_scale == 0)
-    return sample_with(predict_noise, new_sampler, y, seed, batch_size)
-
-
-def noise_predictor(unet, log_p, guidance_scale, scale_growth=SCALE_GROWTH, form=guided_noise):
-    """predict_noise(x_t, t, y) by `guided_noise`, or another form of it, at the s of `scale_at`."""
-    return lambda x_t, t, y: form(unet, log_p, x_t, t, y, scale_at(t, guidance_scale, scale_growth))
-
-
-def sample_with(predict_noise, new_sampler, y, seed=0, batch_size=BATCH_SIZE):
-    """As `sample`, by any predict_noise(x_t, t, y), with the scheduler that new_sampler() makes."""
-
-    def draw(y, generators, step_done):
-        def predict(x_t, t):
-            step_done(x_t, t)
-            return predict_noise(x_t, t, y)
-
-        scheduler = new_sampler()  # a new one for each batch, since DPM-Solver++ keeps a state
-        device = scheduler.timesteps.device
-        x_T, y = initial_noise(generators).to(device), y.to(device)
-        return reverse_process(predict, scheduler, x_T, generators).cpu()
-
-    return in_batches(draw, y, seed, batch_size, steps=len(new_sampler().timesteps)).clamp(-1, 1)
+    generators = image_generators(seed, y)
+    starts = range(0, len(y), batch_size)
+    bar = tqdm(total=len(starts) * steps, desc="sampling", unit="call", disable=None)
+    images = []
+    for start in starts:
+        batch = slice(start, start + batch_size)
+        y_batch, rngs = y[batch].to(unet.device), generators[batch]
+        scheduler = make_sampler(sampler, steps, unet.device)  # new, as DPM-Solver++ keeps a state
+        noise = step_noise(scheduler, rngs)
+        x_t = initial_noise(rngs).to(unet.device)
+        for t in scheduler.timesteps:
+            s = scale_at(t, guidance_scale, scale_growth)
+            eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s)
+            if watch:
+                watch(t, x_t, eps_hat)
+            x_t = scheduler.step(eps_hat, t, x_t, **noise).prev_sample
+            bar.update()
+        images.append(x_t.cpu())
+    bar.close()
+    images = torch.cat(images)
+    require(images.isfinite().all(), "the samples are not finite: use a lower --guidance-scale")
+    return images.clamp(-1, 1)
 
 
 def load_models(folder=MODELS, device="cpu", guide=True):
     """The U-Net and the classifier (None unless `guide`) of a folder. Raises UserError."""
-    load, folder = partial(load_checkpoint, **AGREED, device=device), Path(folder)
-    unet = load(folder / NAMES[0], UNet, made_by="train_ddpm.py")
-    guide = load(folder / NAMES[1], Classifier, made_by="train_classifier.py") if guide else None
-    one = guide is None or guide.dataset == unet.dataset
-    require(one, f"{' and '.join(NAMES)} in {folder} are of two data sets: train both on one")
-    return unet, guide
+    path = Path(folder, "ddpm_unet.pth")
+    unet = load_checkpoint(path, UNet, SCHEDULE, MNIST_INFO, "train_ddpm.py", device)
+    if not guide:
+        return unet, None
+    path = Path(folder, "classifier.pth")
+    classifier = load_checkpoint(
+        path, Classifier, SCHEDULE, MNIST_INFO, "train_classifier.py", device
+    )
+    check_same_dataset(classifier.dataset, unet.dataset, path)
+    return unet, classifier
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
-    add, number = parser.add_argument, cli.number
-    add("--digits", "--classes", nargs="+", default=["1"], metavar="NAME",
-        help="one row each: names of classes, their numbers from 0, or all")  # fmt: skip
-    add("--num-samples", type=number(int, 1), default=8, help="images of each digit")
-    add("--guidance-scale", type=number(float, 0), nargs="+", default=[GUIDANCE_SCALE], metavar="W",
-        help="s in pure noise; 0: unguided; several: one row each, same noise")  # fmt: skip
-    add("--scale-growth", type=number(float, 0), default=SCALE_GROWTH, metavar="G",
-        help="s = W (1 + G * SNR); 0: ADM's s, the same at every t")  # fmt: skip
+    add, w, g = parser.add_argument, cli.number(float, 0), cli.number(float, 0)
+    one_or_more, steps = cli.number(int, 1), cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
+    add("--digits", "--classes", nargs="+", default=["1"], help="names or numbers, or all")
+    add("--num-samples", type=one_or_more, default=8, help="images of each digit")
+    w_help = "w, s in pure noise; 0: unguided; several: one row each, same noise"
+    add("--guidance-scale", type=w, nargs="+", default=[GUIDANCE_SCALE], help=w_help)
+    g_help = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
+    add("--scale-growth", type=g, default=SCALE_GROWTH, help=g_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="a scheduler of diffusers")
-    add("--steps", type=number(int, 1, NUM_TRAIN_TIMESTEPS), default=STEPS, help="calls per image")
-    add("--batch-size", type=number(int, 1), default=BATCH_SIZE, help="images at a time")
+    add("--steps", type=steps, default=STEPS, help="network calls per image")
+    add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
     add("--compare", action="store_true", help="unguided above guided, from the same noise")
-    cli.add_output_flags(parser, "guided_output.png")
+    png, npz, gif = (cli.file_name(suffix) for suffix in (".png", ".npz", ".gif"))
+    png_help = f"the grid, with up to {MAX_SHOWN} images of each digit"
+    add("--output", type=png, default=Path("guided_output.png"), help=png_help)
+    add("--npz", type=npz, help="also write all images of the last scale, and their labels")
+    add("--gif", type=gif, help="also write a film of x_t beside predicted x_0, of the last scale")
     cli.add_common_flags(parser)
-    args = parser.parse_args(argv)
-    if len(args.guidance_scale) > 1 and (args.npz or args.gif or args.compare):
-        parser.error("argument --guidance-scale: --npz, --gif and --compare take one scale")
-    args.guidance_scales = [0.0] * args.compare + args.guidance_scale
-    return args
+    return parser.parse_args(argv)
+
+
+def save_picture(path, rows, scales, num_samples, names, made_from):
+    """Write the first images of each digit: a labelled row per scale, or else a row per digit.
+
+    Args:
+        rows: images (N, 1, 28, 28) of each scale, `num_samples` for each of the `names`.
+    """
+    columns = min(num_samples, MAX_SHOWN)
+    parts = [images.unflatten(0, (len(names), num_samples))[:, :columns] for images in rows]
+    images = torch.cat(parts).flatten(0, 1)
+    if len(scales) > 1:
+        labels = [f"w = {scale:g}" if scale else "unguided" for scale in scales]
+        pictures.save_labelled_grid(path, images, labels, names, made_from)
+    elif num_samples == 1:  # all digits in one row
+        pictures.save_grid(path, images, len(names), made_from)
+    else:
+        pictures.save_grid(path, images, columns, made_from)
 
 
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    device, guided = cli.pick_device(args.device), max(args.guidance_scales) > 0
-    unet, classifier = load_models(args.models, device, guided)
-    args.digits = class_numbers(args.digits, unet.dataset["classes"])
-    args.names = [unet.dataset["classes"][y] for y in args.digits]
-    cli.check_outputs(args, len(args.digits) * args.num_samples)
-    y = torch.tensor(args.digits).repeat_interleave(args.num_samples)
-    flags = ("digits", "num_samples", "guidance_scales", "compare", "scale_growth", "sampler")
-    settings = {name: getattr(args, name) for name in (*flags, "steps", "seed", "batch_size")}
-    cli.say_start(args.models, device, 2 + len(y) * len(args.guidance_scales) * args.steps * 0.002)
-    rows, film = [], pictures.Film(sampling_timesteps(args.steps) if args.gif else [])
-    for scale in args.guidance_scales:
-        predict_noise = noise_predictor(unet, guided and classifier.log_p, scale, args.scale_growth)
-        predict_noise = film.watch(predict_noise, beside=predicted_x_0)
-        new_sampler = partial(make_sampler, args.sampler, args.steps, device, clip=scale == 0)
-        rows.append(sample_with(predict_noise, new_sampler, y, args.seed, args.batch_size))
-    made_from = provenance(args.models, NAMES[: 1 + guided], device, **settings)
-    pictures.save_samples(args, rows, y, film, made_from)
+    outputs = [path for path in (args.output, args.npz, args.gif) if path]
+    prepare_outputs(*outputs)
+    device = cli.pick_device(args.device)
+    scales = [0.0, *args.guidance_scale] if args.compare else args.guidance_scale
+    unet, classifier = load_models(args.models, device, guide=max(scales) > 0)
+    log_p = classifier.log_p if classifier else None
+    digits = class_numbers(args.digits, unet.dataset["classes"])
+    y = torch.tensor(digits).repeat_interleave(args.num_samples)
+    print(f"reads {args.models}; device: {device}", flush=True)
+
+    film = pictures.Film(sampling_timesteps(args.steps))
+
+    def watch(t, x_t, eps_hat):
+        film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
+
+    settings = {
+        "scale_growth": args.scale_growth,
+        "sampler": args.sampler,
+        "steps": args.steps,
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+    }
+    rows = []
+    for k, scale in enumerate(scales):
+        last = k == len(scales) - 1
+        see = watch if args.gif and last else None
+        rows.append(sample(unet, log_p, y, guidance_scale=scale, watch=see, **settings))
+
+    weights = [args.models / "ddpm_unet.pth"]
+    if classifier:
+        weights.append(args.models / "classifier.pth")
+    settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
+    made_from = provenance(weights, device, **settings)
+    names = [unet.dataset["classes"][digit] for digit in digits]
+    save_picture(args.output, rows, scales, args.num_samples, names, made_from)
+    if args.npz:
+        pictures.save_npz(args.npz, rows[-1], y)
+    if args.gif:
+        film.save(args.gif, rows[-1], args.num_samples, made_from)
+    count = len(y) * len(scales)
+    print(f"{' and '.join(map(str, outputs))}: {count} {'image' if count == 1 else 'images'}")
 
 
 if __name__ == "__main__":

@@ -1,123 +1,138 @@
-"""The data: MNIST, data sets of its form, or a folder of images, as tensors in [-1, 1].
+"""The data: MNIST, a data set of its form, or a folder of images, as tensors in [-1, 1].
 
 Everything is chosen on the validation images; the test images are only reported. The validation
-images of MNIST, Fashion-MNIST and KMNIST are the last 5,000 of the training file.
+images of MNIST, Fashion-MNIST and KMNIST are the last 5,000 of the training file. Of a folder, a
+random tenth, always the same, is for validation, and another tenth for the test.
 """
 
 from pathlib import Path
 
 import torch
-from torchvision import datasets
+from torchvision import datasets, transforms
 
-from support.checkpoints import recorded
-from support.datasets import Folder, read_idx
-from support.errors import UserError, require
-from support.files import beside
+from support.cli import ROOT, UserError, require
+from support.files import load_tensors
+from support.streams import generator
 
-DATA = beside("data")
-MNIST_INFO = {"name": "mnist", "classes": [*"0123456789"], "invert": False}
-KIN = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}
-NUM_VALIDATION = 5_000
-SPLITS = {
-    "train": ("train", slice(0, -NUM_VALIDATION)),
-    "validation": ("train", slice(-NUM_VALIDATION, None)),
-    "test": ("t10k", slice(None)),
+DATA = ROOT / "data"
+MNIST_INFO = {"name": "mnist", "classes": list("0123456789")}  # what its checkpoints carry
+TORCHVISION = {
+    "mnist": datasets.MNIST,
+    "fashion-mnist": datasets.FashionMNIST,
+    "kmnist": datasets.KMNIST,
 }
+NUM_VALIDATION = 5_000
+SPLITS = ("train", "validation", "test")
+FOLDER_TRANSFORM = transforms.Compose(
+    [transforms.Grayscale(), transforms.Resize((28, 28)), transforms.PILToTensor()]
+)
 
 
 class Dataset:
     """A data set: `load(split)`, and `info`, a dict that its checkpoints carry.
 
     Args:
-        name: one of `KIN`, or a folder of one folder of images per class.
-        data_dir: where MNIST/raw/*.gz, FashionMNIST/raw/*.gz or KMNIST/raw/*.gz are.
-        invert: exchange black and white; strokes should be bright, as in MNIST.
-        download: let torchvision fetch the files of `KIN` that are missing.
+        name: one of `TORCHVISION`, which downloads what is missing, or a folder of one folder of
+            images per class. Strokes should be bright on black, as in MNIST.
+        data_dir: where torchvision finds, unpacks and downloads MNIST/raw/*.gz and the like.
 
     Raises:
-        UserError: there is no such data set, or it cannot be downloaded.
+        UserError: there is no such data set, or it cannot be read or downloaded.
     """
 
-    def __init__(self, name="mnist", data_dir=DATA, invert=False, download=False):
-        if name in KIN:
-            self.source = KinFiles(KIN[name], data_dir, download)
-        elif Path(name).is_dir():
-            self.source, name = Folder(name, (28, 28)), Path(name).resolve().name
-        else:
-            raise UserError(f"--dataset {name}: it is not {', '.join(KIN)}, nor a folder")
-        self.info = {"name": name, "classes": self.source.classes, "invert": invert}
+    def __init__(self, name="mnist", data_dir=DATA):
+        try:
+            if name in TORCHVISION:
+                self.splits, classes = read_torchvision(TORCHVISION[name], data_dir)
+            else:
+                self.splits, classes = read_folder(name)
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            if name not in TORCHVISION:
+                raise UserError(f"--dataset {name}: {error}") from error
+            raise UserError(
+                f"cannot read {name} in {data_dir}: {error}; delete its folder there: "
+                "`git checkout -- data` restores MNIST, torchvision downloads the others"
+            ) from error
+        self.info = {"name": Path(name).resolve().name, "classes": classes}
 
     def load(self, split):
         """Read "train", "validation" or "test"; of MNIST, 55,000, 5,000 and 10,000 images.
 
         Returns:
             images: float (N, 1, 28, 28) in [-1, 1]. labels: int64 (N,), 0 .. len(classes) - 1.
-
-        Raises:
-            UserError: a file is missing, damaged or cannot be read.
         """
-        assert split in SPLITS, f"split is one of {list(SPLITS)}, not {split!r}"
-        images, labels = self.source.load(split)
-        images = images.float().div(127.5).sub(1)
-        return -images if self.info["invert"] else images, labels.long()
+        images, labels = self.splits[split]
+        return images.float().div(127.5).sub(1), labels
 
 
-class KinFiles:
-    """The four original files of MNIST or its kin, with torchvision's names and checksums."""
-
-    def __init__(self, kin, data_dir, download):
-        self.kin, self.raw = kin, Path(data_dir, kin.__name__, "raw")
-        self.classes = [label.split(" - ")[0] for label in kin.classes]  # MNIST's: "3 - three"
-        if download and not all((self.raw / name).exists() for name, _ in kin.resources):
-            try:
-                kin(data_dir, download=True)
-            except (OSError, RuntimeError) as error:
-                raise UserError(f"--download: {error}; put the files in {self.raw}") from error
-
-    def load(self, split):
-        name, part = SPLITS[split]
-        images = self.read(f"{name}-images-idx3-ubyte.gz", (28, 28))
-        labels = self.read(f"{name}-labels-idx1-ubyte.gz", ())
-        if len(images) != len(labels) or labels.max() >= len(self.classes):
-            raise UserError(f"images and labels in {self.raw} do not fit: get them again")
-        return images[part, None], labels[part]
-
-    def read(self, name, shape):
-        restore = f"get it from {self.kin.mirrors[0]}{name}, or use --download"
-        if self.raw == DATA / "MNIST" / "raw":
-            restore = "restore it with `git checkout -- data`"
-        content = read_idx(self.raw / name, shape, dict(self.kin.resources)[name], restore)
-        return torch.from_numpy(content)
+def read_torchvision(source, data_dir):
+    """A data set of torchvision: split -> (uint8 (N, 1, 28, 28), int64 (N,)), and its classes."""
+    train, test = (source(data_dir, train=is_train, download=True) for is_train in (True, False))
+    images, labels = train.data[:, None], train.targets
+    splits = {
+        "train": (images[:-NUM_VALIDATION], labels[:-NUM_VALIDATION]),
+        "validation": (images[-NUM_VALIDATION:], labels[-NUM_VALIDATION:]),
+        "test": (test.data[:, None], test.targets),
+    }
+    return splits, [name.split(" - ")[0] for name in train.classes]  # MNIST has "3 - three"
 
 
-def load_mnist(split, data_dir=DATA):
+def read_folder(folder):
+    """The images of a folder of one folder per class, as `read_torchvision`."""
+    known = f"{', '.join(TORCHVISION)}, nor a folder of one folder of images per class"
+    require(Path(folder).is_dir(), f"--dataset {folder}: it is not {known}")
+    pictures = datasets.ImageFolder(folder, FOLDER_TRANSFORM)
+    images = torch.stack([image for image, _ in pictures])
+    labels = torch.tensor(pictures.targets)
+    order = torch.randperm(len(images), generator=generator(0, "split"))
+    tenth = len(images) // 10
+    require(tenth > 0, f"--dataset {folder}: it has {len(images)} images, 10 are the least")
+    parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
+    splits = {name: (images[part], labels[part]) for name, part in zip(SPLITS, parts)}
+    return splits, pictures.classes
+
+
+def load_mnist(split):
     """One split of MNIST: see `Dataset.load`."""
-    return Dataset(data_dir=data_dir).load(split)
+    return Dataset().load(split)
 
 
 def class_numbers(words, classes):
-    """The classes that are named, or numbered from 0, or "all": ints. Raises UserError."""
-    numbers = {str(y): y for y in range(len(classes))} | {name: y for y, name in enumerate(classes)}
-    unknown = [word for word in words if word not in numbers and words != ["all"]]
-    names = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all, alone"
-    require(not unknown, f"argument --digits: {[*unknown, ''][0]!r} is not one of {names}")
-    return [*range(len(classes))] if words == ["all"] else [numbers[word] for word in words]
+    """The classes that are named, or numbered from 0; "all" for all: ints. Raises UserError."""
+    numbers = {str(y): y for y in range(len(classes))}
+    numbers |= {name: y for y, name in enumerate(classes)}
+    found = []
+    for word in words:
+        known = word in numbers or word == "all"
+        names = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
+        require(known, f"argument --digits: {word!r} is not one of {names}; separate by spaces")
+        found += range(len(classes)) if word == "all" else [numbers[word]]
+    return found
 
 
 def add_data_flags(parser):
     """The flags of every script that reads a data set."""
-    add = parser.add_argument
-    add("--dataset", default="mnist", metavar="NAME",
-        help=f"{', '.join(KIN)}, or a folder of one folder of images per class")  # fmt: skip
-    add("--data", type=Path, default=DATA, metavar="DIR", help="where MNIST/raw/*.gz is")
-    add("--download", action="store_true", help="let torchvision fetch missing files")
-    add("--invert", action="store_true", help="for images that are dark on white")
+    names = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
+    parser.add_argument("--dataset", default="mnist", metavar="NAME", help=names)
+    data_help = "where torchvision keeps its files"
+    parser.add_argument("--data", type=Path, default=DATA, metavar="DIR", help=data_help)
 
 
-def open_dataset(args):
-    """The data set of the flags. Raises UserError, also where --models has networks of another."""
-    dataset = Dataset(args.dataset, args.data, args.invert, args.download)
-    for path, trained in recorded(args.models, "dataset", MNIST_INFO):
-        require(trained == dataset.info, f"{path} is of the data set {trained['name']}: name that, "
-                "or another folder with --models; --invert as it was trained")  # fmt: skip
+def training_data(args):
+    """The `Dataset` of the flags, to train a network for the folder --models.
+
+    Raises UserError if networks in that folder are of another data set.
+    """
+    dataset = Dataset(args.dataset, args.data)
+    for path in sorted(args.models.glob("*.pth")):
+        checkpoint = load_tensors(path, "delete it")
+        if "network" in checkpoint:  # not the state of a training
+            check_same_dataset(checkpoint.get("dataset", MNIST_INFO), dataset.info, path)
     return dataset
+
+
+def check_same_dataset(trained, given, path):
+    """Raises UserError if the network of a file was trained on another data set, both `info`."""
+    same = trained["name"] == given["name"] and trained["classes"] == given["classes"]
+    remedy = "name another folder with --models, or the data set with --dataset"
+    require(same, f"{path} was trained on {trained['name']}, not on {given['name']}: {remedy}")

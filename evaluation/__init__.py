@@ -1,1 +1,1 @@
-"""The measurements behind evaluate.py: judge, measures, variants of the method, tables, figures."""
+"""What measures samples: judge, measures, rows of a table, variants of the method, rivals."""

@@ -4,26 +4,25 @@
     python -m evaluation.judge --steps 300 --models trial    # a short trial in another folder
     python -m evaluation.judge --resume                      # continue after Ctrl-C
 
-Writes models/judge.pth; with --models DIR, DIR/judge.pth. The weights that are kept are those of
-the epoch with the best validation accuracy; test accuracy is only reported.
+Writes models/judge.pth; with --models DIR, DIR/judge.pth. Test accuracy is only reported.
 """
 
-import math
+if __name__ == "__main__" and not __package__:
+    raise SystemExit("run this as `python -m evaluation.judge`, in the top folder")
+
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms import InterpolationMode, RandomAffine
 
 from diffusion import SCHEDULE
-from inference import AGREED
-from mnist import add_data_flags, open_dataset
+from mnist import MNIST_INFO, add_data_flags, training_data
 from support import cli
-from support.checkpoints import MODELS, load_checkpoint, save_checkpoint
-from support.streams import batch_indices, generator
+from support.cli import MODELS
+from support.files import load_checkpoint, prepare_outputs, save_checkpoint
 from support.training import Run
 
 STEPS = 5_148  # twelve epochs
@@ -31,11 +30,10 @@ BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.02
 LABEL_SMOOTHING = 0.05
-EMA_DECAY = 0.999
 
 
 class Judge(nn.Module):
-    """Plain convolutions, BatchNorm, ReLU and max-pooling: built unlike the guide on purpose.
+    """Plain convolutions, BatchNorm, ReLU and max-pooling: unlike the guide on purpose.
 
     Args:
         num_features: width of the features before the last layer, in which distances are measured.
@@ -75,8 +73,8 @@ def block(in_channels, out_channels, size):
 
 def load_judge(folder=MODELS, device="cpu"):
     """The judge of a folder, in eval mode. Raises UserError."""
-    path, made_by = Path(folder, "judge.pth"), "-m evaluation.judge"
-    return load_checkpoint(path, Judge, **AGREED, made_by=made_by, device=device)
+    path = Path(folder, "judge.pth")
+    return load_checkpoint(path, Judge, SCHEDULE, MNIST_INFO, "-m evaluation.judge", device)
 
 
 @torch.no_grad()
@@ -91,48 +89,19 @@ def accuracy_of(judge, images, labels, device="cpu"):
     return (judge_images(judge, images, device)[1] == labels).float().mean().item()
 
 
-def train(run, judge, ema, optimizer, images, labels):
-    """Minimise the cross-entropy of randomly transformed images (N, 1, 28, 28), labels (N,)."""
+def train(run, judge, optimizer, lr_scheduler):
+    """Minimise the cross-entropy of images that are rotated, shifted, scaled and sheared."""
     device = next(judge.parameters()).device
-    batch_size, seed = run.settings["batch_size"], run.settings["seed"]
-    for step in run:
-        torch.manual_seed(seed + step)  # for dropout
-        index = batch_indices(len(images), batch_size, seed, step)
-        x_0 = random_affine(images[index], generator(seed, "judge", step))
-        logits, y = judge(x_0.to(device)), labels[index].to(device)
-        loss = F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING)
+    augment = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINEAR, fill=-1)
+    for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
+        torch.manual_seed(rng.initial_seed() % 2**32)  # for `augment` and dropout
+        logits = judge(augment(x_0).to(device))
+        loss = F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()
         loss.backward()
-        run.record(loss, clip_grad_norm_(judge.parameters(), math.inf))  # not clipped
         optimizer.step()
-        ema.update_parameters(judge)
-
-
-def random_affine(images, rng, degrees=12.0, scale=0.12, shear=0.15, shift=0.1):
-    """Rotate, scale, shear and shift each image at random: (B, 1, 28, 28) in [-1, 1], to the same.
-
-    Args:
-        rng: a generator. degrees, scale, shear, shift: the largest amounts; scale is logarithmic,
-            shift a share of the width.
-    """
-    u = torch.rand(5, len(images), generator=rng) * 2 - 1
-    angle, zoom, shear = u[0] * math.radians(degrees), (u[1] * scale).exp(), u[2] * shear
-    cos, sin = angle.cos(), angle.sin()
-    rows = [
-        torch.stack([zoom * cos, zoom * (shear * cos - sin), u[3] * 2 * shift], 1),
-        torch.stack([zoom * sin, zoom * (shear * sin + cos), u[4] * 2 * shift], 1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, dim=1), images.shape, align_corners=False)
-    return F.grid_sample(images + 1, grid, align_corners=False) - 1  # the border is background, -1
-
-
-def measure_epoch(run, ema, best, validation, device):
-    """Validate the averaged weights and keep the best so far: a dict for the history."""
-    accuracy = accuracy_of(ema.module.eval(), *validation, device)
-    if accuracy >= max((entry["validation_accuracy"] for entry in run.history), default=0):
-        best.load_state_dict(ema.module.state_dict())
-    run.log(f"validation accuracy {accuracy:.4f}")
-    return {"validation_accuracy": accuracy}
+        lr_scheduler.step()
+        run.record(loss)
 
 
 @cli.one_line_errors
@@ -141,38 +110,36 @@ def main(argv=None):
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add_data_flags(parser)
     args = parser.parse_args(argv)
+    checkpoint = args.models / "judge.pth"
+    prepare_outputs(checkpoint)
     device = cli.pick_device(args.device)
-    dataset = open_dataset(args)
-    (images, labels), validation = dataset.load("train"), dataset.load("validation")
-    weights, state = args.models / "judge.pth", args.models / "judge.state.pth"
+    dataset = training_data(args)
+    print(f"reads {args.dataset}; device: {device}", flush=True)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    num_classes = len(dataset.info["classes"])
-    judge, best = (Judge(num_classes=num_classes).to(device) for _ in range(2))
-    multi_avg_fn = get_ema_multi_avg_fn(EMA_DECAY)
-    ema = AveragedModel(judge, multi_avg_fn=multi_avg_fn, use_buffers=True)
+    judge = Judge(num_classes=len(dataset.info["classes"])).to(device)
     optimizer = torch.optim.AdamW(
         judge.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
     )
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
-    settings = cli.training_settings(args, dataset.info)
-    parts = {"network": judge, "ema": ema, "best": best}
-    parts |= {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
-    run = Run("judge", settings, parts, len(images),
-              lambda run: measure_epoch(run, ema, best, validation, device))  # fmt: skip
-    run.keep_state(state, args.resume, "-m evaluation.judge", weights)
-    cli.say_start(args.dataset, device, args.steps * args.batch_size * 1.3e-3)
-    train(run, judge, ema, optimizer, images, labels)
-    chosen = max(reversed(run.history), key=lambda entry: entry["validation_accuracy"])
-    test_accuracy = accuracy_of(best.eval(), *dataset.load("test"), device)
-    seconds = run.elapsed()
-    summary = {**settings, "seconds": seconds, "chosen": chosen, "test_accuracy": test_accuracy}
-    save_checkpoint(weights, best, SCHEDULE, dataset.info, args.seed, summary)
-    run.done()
-    print(f"{weights}: {args.steps} steps in {seconds:.0f} s; step {chosen['step']} is kept: "
-          f"validation accuracy {chosen['validation_accuracy']:.4f}, "
-          f"test accuracy {test_accuracy:.4f}")  # fmt: skip
+    def validate(run):
+        accuracy = accuracy_of(judge.eval(), *dataset.load("validation"), device)
+        judge.train()
+        run.log(f"validation accuracy {accuracy:.4f}")
+        return {"validation_accuracy": accuracy}
+
+    settings = cli.training_settings(args, dataset=dataset.info["name"])
+    parts = {"network": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+    run = Run("judge", checkpoint, settings, dataset.load("train"), parts, validate, args.resume)
+    with run:
+        train(run, judge, optimizer, lr_scheduler)
+        test_accuracy = accuracy_of(judge.eval(), *dataset.load("test"), device)
+        summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
+        summary["test_accuracy"] = test_accuracy
+        save_checkpoint(checkpoint, judge, SCHEDULE, dataset.info, summary)
+    took = f"{args.steps} steps in {run.elapsed():.0f} s"
+    print(f"{checkpoint}: {took}; test accuracy {test_accuracy:.4f}")
 
 
 if __name__ == "__main__":

@@ -12,19 +12,15 @@ from support.streams import generator
 try:
     from scipy.stats import binomtest
     from torchmetrics.image.fid import FrechetInceptionDistance
-except ModuleNotFoundError:  # evaluate.py reports it
+except ModuleNotFoundError:  # they are in requirements-dev.txt, and evaluate.py says so
     FrechetInceptionDistance = None
 
 MEASURES = ("frechet", "precision", "recall", "boldness", "boldness_spread")
-NUM_CHANGES = 3  # of these, how far a row differs from the default is told too
+COMPARED = MEASURES[:3]  # of these, the change from the first row is told too
+MOST = {"precision": 1.0, "recall": 1.0}  # where an interval ends; none goes below 0
 NUM_NEIGHBOURS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 50
-NUM_LEAST = 2 * (NUM_NEIGHBOURS + 1)  # images of a set: its halves have neighbours enough
 Z = 1.96  # standard errors in half of a 95 % interval
-CHANGES = (
-    "only_default_right", "only_this_right", "mcnemar_p",
-    *(f"{name}_change{end}" for name in MEASURES[:NUM_CHANGES] for end in ("", "_low", "_high")),
-)  # fmt: skip
 
 
 class Seen(NamedTuple):
@@ -46,19 +42,47 @@ def see(judge, images, labels=None, device="cpu"):
     return Seen(features, prediction, labels, images.mean(dim=(1, 2, 3)) / 2 + 0.5)
 
 
-def accuracy(seen):
-    """The share that the judge reads as its label, with its 95 % interval: a dict of strings."""
-    correct = seen.prediction == seen.labels
-    low, high = wilson_interval(correct.sum().item(), len(correct))
-    parts = [correct[seen.labels == y].float() for y in range(int(seen.labels.max()) + 1)]
-    return {
-        "accuracy": f"{correct.float().mean():.4f}",
-        "accuracy_low": f"{low:.4f}",
-        "accuracy_high": f"{high:.4f}",
-        "accuracy_per_digit": " ".join(
-            f"{part.mean():.3f}" if len(part) else "-" for part in parts
-        ),
-    }
+class Measured:
+    """Samples, measured against real images, both `Seen`."""
+
+    def __init__(self, seen, real):
+        self.labels, self.correct = seen.labels, seen.prediction == seen.labels
+        self.values, self.halves = measure(seen, real), over_halves(seen, real)
+
+    def row(self):
+        """All measures and their 95 % intervals: a dict of strings."""
+        low, high = wilson_interval(int(self.correct.sum()), len(self.correct))
+        share = self.correct.float().mean().item()
+        row = with_interval("accuracy", share, low, high)
+        of_digit = [self.correct[self.labels == y].float().mean() for y in self.labels.unique()]
+        row["accuracy_per_digit"] = " ".join(f"{accuracy:.3f}" for accuracy in of_digit)
+        errors = self.halves.std(dim=0).tolist()
+        for name, value, error in zip(MEASURES, self.values.tolist(), errors):
+            low, high = max(value - Z * error, 0), min(value + Z * error, MOST.get(name, math.inf))
+            row |= with_interval(name, value, low, high)
+        return row
+
+    def changes_from(self, first):
+        """How far samples are from other `Measured` ones, drawn from the same noise: strings.
+
+        In how many images only one of both is right, with the p of McNemar's exact test; and the
+        difference of the measures `COMPARED`, whose interval is over the same halves.
+        """
+        only_this = int((self.correct & ~first.correct).sum())
+        only_first = int((first.correct & ~self.correct).sum())
+        row = {"only_first_right": str(only_first), "only_this_right": str(only_this)}
+        row["mcnemar_p"] = f"{mcnemar(only_this, only_first):.4f}"
+        errors = (self.halves - first.halves).std(dim=0).tolist()
+        changes = (self.values - first.values).tolist()
+        for name, change, error in zip(COMPARED, changes, errors):
+            low, high = change - Z * error, change + Z * error
+            row |= with_interval(f"{name}_change", change, low, high)
+        return row
+
+
+def with_interval(name, value, low, high):
+    """A value and the ends of its interval: a dict of strings."""
+    return {name: f"{value:.4f}", f"{name}_low": f"{low:.4f}", f"{name}_high": f"{high:.4f}"}
 
 
 def measure(seen, real):
@@ -85,58 +109,21 @@ def over_halves(seen, real):
     rows = []
     for k in range(NUM_HALVES):
         rng = generator(0, "halves", k)
-        rows.append(measure(*(part.part(random_half(part.labels, rng)) for part in (seen, real))))
+        some, some_real = (part.part(random_half(part.labels, rng)) for part in (seen, real))
+        rows.append(measure(some, some_real))
     return torch.stack(rows)
 
 
 def random_half(labels, rng):
     """The indices of a random half of each class of labels (N,)."""
     order = torch.randperm(len(labels), generator=rng)
-    return order[labels[order].argsort(stable=True)][::2]
+    by_class = order[labels[order].argsort(stable=True)]
+    return by_class[::2]
 
 
-class Measured:
-    """Samples, measured against real images, both `Seen`."""
-
-    def __init__(self, seen, real):
-        self.correct = seen.prediction == seen.labels
-        self.accuracy = accuracy(seen)
-        self.values, self.halves = measure(seen, real), over_halves(seen, real)
-
-    def row(self):
-        """All measures and their 95 % intervals: a dict of strings."""
-        row, errors = dict(self.accuracy), self.halves.std(dim=0).tolist()
-        for name, value, error in zip(MEASURES, self.values.tolist(), errors):
-            most = 1 if name in ("precision", "recall") else math.inf
-            row |= with_interval(name, value, error, 0, most)
-        return row
-
-    def changes_from(self, default):
-        """How far samples are from those of `default`, drawn from the same noise: by `CHANGES`.
-
-        In how many images only one of both is right, with the p of McNemar's exact test; and the
-        difference of other measures, whose interval is over the same halves.
-        """
-        this, other = self.correct, default.correct
-        only_this, only_default = int((this & ~other).sum()), int((other & ~this).sum())
-        counts = only_default, only_this, f"{mcnemar(only_this, only_default):.4f}"
-        row = dict(zip(CHANGES, map(str, counts)))
-        errors = (self.halves - default.halves).std(dim=0).tolist()
-        for k, name in enumerate(MEASURES[:NUM_CHANGES]):
-            change = (self.values - default.values)[k].item()
-            row |= with_interval(f"{name}_change", change, errors[k])
-        return row
-
-
-def with_interval(name, value, error, least=-math.inf, most=math.inf):
-    """A value and its 95 % interval, from its standard error: a dict of strings."""
-    low, high = max(value - Z * error, least), min(value + Z * error, most)
-    return {name: f"{value:.4f}", f"{name}_low": f"{low:.4f}", f"{name}_high": f"{high:.4f}"}
-
-
-def mcnemar(only_this, only_default):
+def mcnemar(only_this, only_first):
     """p of McNemar's exact test (1947), by how often one setting is right and the other is not."""
-    total = only_this + only_default
+    total = only_this + only_first
     return binomtest(only_this, total).pvalue if total else 1.0
 
 
@@ -146,6 +133,13 @@ def wilson_interval(correct, n):
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def share(right):
+    """The share of a boolean (N,) that is true, with its 95 % interval and N, as text."""
+    k, n = int(right.sum()), len(right)
+    low, high = wilson_interval(k, n)
+    return f"{k / n:.3f} [{low:.3f}, {high:.3f}] of {n:,}"
 
 
 def frechet_distance(real, fake):
@@ -179,10 +173,11 @@ def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=1_000):
     return torch.cat(inside).float().mean().item()
 
 
-def shuffled_classes(labels, classes):
-    """The indices of each of these classes among labels (N,), in random order: a list."""
-    order = torch.randperm(len(labels), generator=generator(0, "subset"))
-    return [order[labels[order] == y] for y in classes]
+def nearest_distances(images, train_images, chunk=500):
+    """The Euclidean distance of each image (N, 1, 28, 28) to its nearest training image: (N,)."""
+    train = train_images.flatten(1)
+    parts = [torch.cdist(part.flatten(1), train).amin(dim=1) for part in images.split(chunk)]
+    return torch.cat(parts)
 
 
 def balanced_parts(labels, num_parts):
@@ -190,6 +185,7 @@ def balanced_parts(labels, num_parts):
 
     M is as large as the smallest class allows.
     """
-    of_class = shuffled_classes(labels, labels.unique())
+    order = torch.randperm(len(labels), generator=generator(0, "subset"))
+    of_class = [order[labels[order] == y] for y in labels.unique()]
     size = min(map(len, of_class)) // num_parts
     return torch.stack([index[: num_parts * size].view(num_parts, size) for index in of_class], 1)

@@ -1,17 +1,18 @@
-"""Digits that read as another digit upside down: the sum of two guides, for all 100 pairs.
+"""Digits that read as another digit upside down: the sum of two guides.
 
-    python examples/ambigram.py    # results/ambigrams.csv, ambigrams.png; ambigram.png (6 and 9)
+    python -m examples.ambigram    # results/ambigrams.png, all pairs; results/ambigram.png, 6 and 9
 
 At t > 0 the sum of two noisy guides is not exact; it works for about half of the pairs.
 """
 
-import sys
-from pathlib import Path
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from evaluation.examples import one_line_errors, parse_args, read, save_rows, save_table, share
+from evaluation.measures import share
+from examples.shared import read, save_rows
 from inference import load_models, sample
+from support.cli import one_line_errors
+
+N = 10  # of each pair
 
 
 def both_ways(log_p):
@@ -21,19 +22,18 @@ def both_ways(log_p):
 
 @one_line_errors
 def main(argv=None):
-    args = parse_args(__doc__, argv, "ambigrams.csv", "ambigrams.png", "ambigram.png", n=10)
-    (unet, classifier), n = load_models(), args.n
-    y = torch.cartesian_prod(torch.arange(10), torch.arange(10), torch.arange(n))[:, :2]
-    images = sample(unet, both_ways(classifier.log_p), y)  # n of each pair
+    unet, classifier = load_models()
+    digits = torch.arange(10)
+    y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)
+    images = sample(unet, both_ways(classifier.log_p), y)
     right = (read(images) == y[:, 0]) & (read(images.flip(2, 3)) == y[:, 1])
-    counts = right.view(100, n).sum(dim=1)
-    print(f"both ways: {share(right)}; of {n}, upright down, turned across:", counts.view(10, 10))
-    table = [{"pair": f"{k // 10}/{k % 10}", "right": int(c), "n": n} for k, c in enumerate(counts)]
-    save_table(args.folder / "ambigrams.csv", table)
-    grid = dict(zip(range(10), images[::n].split(10)))
-    save_rows(args.folder / "ambigrams.png", grid, [f"{b}↻" for b in range(10)], n=n)
-    pair = images[69 * n : 70 * n]
-    save_rows(args.folder / "ambigram.png", {"6": pair, "turned: 9": pair.flip(2, 3)}, [], n=n)
+    print(f"read as asked both ways up: {share(right)}")
+    print(f"of {N}, a row per digit, a column per digit upside down:")
+    print(right.view(10, 10, N).sum(dim=2))
+    first = images[::N].view(10, 10, 1, 28, 28)  # one of each pair
+    save_rows("ambigrams", dict(zip("0123456789", first)), [f"{digit}↻" for digit in range(10)])
+    pair = images[69 * N : 70 * N]  # 6 and 9
+    save_rows("ambigram", {"6": pair, "turned: 9": pair.flip(2, 3)})
 
 
 if __name__ == "__main__":

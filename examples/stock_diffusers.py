@@ -1,41 +1,61 @@
-"""Classifier guidance in stock diffusers, where only the guide is ours: ten of each digit.
+"""Classifier guidance in stock diffusers, where only the guide is ours.
 
-    python examples/export_to_diffusers.py digits && python examples/stock_diffusers.py digits
+    python -m examples.stock_diffusers    # the folder digits/, and results/stock.png
 
-Writes stock.png.
+`DDPMPipeline.from_pretrained("digits")()` then draws anywhere, without this repository.
 """
 
-import sys
-from pathlib import Path
 import torch
-from diffusers import DDPMPipeline, DPMSolverMultistepScheduler as Solver
+from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from evaluation.judge import accuracy_of, load_judge
-from inference import MODELS, NAMES, load_models, provenance
-from support import cli, errors, pictures
+from diffusion import SCHEDULE
+from evaluation.measures import share
+from examples.shared import read, save_rows
+from inference import load_models
+from support.cli import one_line_errors
+
+FOLDER = "digits"
 
 
-@cli.one_line_errors
-def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("folder", metavar="DIR", help="made by export_to_diffusers.py")
-    folder, classifier = parser.parse_args(argv).folder, load_models()[1]
-    errors.require(Path(folder, "unet").is_dir(), f"{folder} is not an exported folder")
-    pipe = DDPMPipeline.from_pretrained(folder)
-    scheduler = Solver.from_config(pipe.scheduler.config, prediction_type="epsilon")
-    scheduler.set_timesteps(20)
-    x_t, y = torch.randn(100, 1, 28, 28, generator=torch.manual_seed(0)), torch.arange(100) // 10
+def export(unet, folder):
+    """Write our U-Net as a DDPMPipeline. Its UNet2DModel has the same layers: it returns v."""
+    stock = UNet2DModel.from_config(unet.config).eval()
+    for name, weight in stock.named_parameters():
+        if ".upsamplers." in name:  # the convolution that ours leaves out is the identity
+            torch.nn.init.dirac_(weight) if weight.ndim == 4 else torch.nn.init.zeros_(weight)
+    stock.load_state_dict(unet.state_dict(), strict=False)
+    schedule = SCHEDULE | {"prediction_type": "v_prediction"}
+    scheduler = DDPMScheduler(**schedule, timestep_spacing="trailing")
+    DDPMPipeline(stock, scheduler).save_pretrained(folder)
+
+
+def guide(pipe, classifier, y, num_steps=20):
+    """Images (N, 1, 28, 28) of the digits y (N,), with nothing but diffusers and the guide."""
+    x_t = torch.randn(len(y), 1, 28, 28, generator=torch.manual_seed(0))
+    scheduler = DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="trailing")
+    scheduler.set_timesteps(num_steps)
     for t in scheduler.timesteps:
-        a, x_t = scheduler.alphas_cumprod[t], x_t.detach().requires_grad_()
-        grad = torch.autograd.grad(classifier.log_p(x_t, t.expand(100), y).sum(), x_t)[0]
+        abar = scheduler.alphas_cumprod[t]
+        x_t = x_t.detach().requires_grad_()
+        grad = torch.autograd.grad(classifier.log_p(x_t, t.expand(len(y)), y).sum(), x_t)[0]
         with torch.no_grad():
-            x_0 = a.sqrt() * x_t - (1 - a).sqrt() * pipe.unet(x_t, t).sample  # it returns v
-            eps = (x_t - a.sqrt() * x_0.clamp(-1, 1)) / (1 - a).sqrt()
-            eps -= (1 + 24 * a / (1 - a)) * (1 - a).sqrt() * grad  # ADM (14), a growing scale
-            x_t = scheduler.step(eps, t, x_t).prev_sample
-    print(f"the judge reads {accuracy_of(load_judge(), x_t, y):.0%} of 100 as asked")
-    pictures.save_grid("stock.png", x_t, 10, provenance(MODELS, NAMES[1:], "cpu", seed=0))
+            v = pipe.unet(x_t, t).sample
+            x_0 = (abar.sqrt() * x_t - (1 - abar).sqrt() * v).clamp(-1, 1)
+            eps = (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
+            s = 1 + 24 * abar / (1 - abar)  # a growing scale
+            eps_hat = eps - s * (1 - abar).sqrt() * grad  # ADM (14)
+            x_t = scheduler.step(eps_hat, t, x_t).prev_sample
+    return x_t
+
+
+@one_line_errors
+def main(argv=None):
+    unet, classifier = load_models()
+    export(unet, FOLDER)
+    y = torch.arange(10).repeat_interleave(10)
+    images = guide(DDPMPipeline.from_pretrained(FOLDER), classifier, y)
+    print(f"{FOLDER}/ is written; read as asked: {share(read(images) == y)}")
+    save_rows("stock", {str(digit): images[y == digit] for digit in range(10)})
 
 
 if __name__ == "__main__":

@@ -1,21 +1,29 @@
-"""Flags shared by the scripts, one-line errors, and the choice of the device."""
+"""Flags that the scripts share, and errors in one line."""
 
 import argparse
 import functools
 import math
-import os
 import sys
 from pathlib import Path
 
 import torch
 
-from support.checkpoints import MODELS
-from support.errors import UserError
-from support.files import check_writable
-from support.streams import MAX_SEED
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
+MODELS = ROOT / "models"
+MAX_SEED = 2**32 - 1
 
-BYTES_PER_IMAGE, BYTES_IN_BATCH = 12_000, 1_200_000  # measured: 10,000 images, batches of 100
-LESS_MEMORY = "use a lower --batch-size, --num-samples or --n, where there is one"
+
+class UserError(Exception):
+    """An error that the user can fix: a script prints it as one line and exits with status 2.
+
+    Every other exception is a bug of ours and keeps its traceback.
+    """
+
+
+def require(good, message):
+    """Raises UserError with the message unless `good`."""
+    if not good:
+        raise UserError(message)
 
 
 def one_line_errors(main):
@@ -23,153 +31,98 @@ def one_line_errors(main):
 
     @functools.wraps(main)
     def wrapped(argv=None):
-        name = Path(main.__code__.co_filename).name
+        script = Path(main.__code__.co_filename).name
         try:
             return main(argv)
         except UserError as error:
             message = " ".join(str(error).split())
-            print(f"{name}: error: {message}", file=sys.stderr)
+            print(f"{script}: error: {message}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print(f"\n{name}: interrupted", file=sys.stderr)
+            print(f"\n{script}: stopped", file=sys.stderr)
             raise SystemExit(130) from None
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            print(f"{name}: error: not enough memory: {LESS_MEMORY}", file=sys.stderr)
-            raise SystemExit(2) from None
 
     return wrapped
 
 
-def is_out_of_memory(error):
-    """Whether torch, on any device, or Python has run out of memory."""
-    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return out_of_memory or "allocate memory" in str(error) or "out of memory" in str(error)
-
-
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults of flags, and the examples line by line."""
+    """Shows the defaults of flags, and the docstring of the script as it is."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with the first line and the examples of a docstring; a bad flag is a UserError."""
+    """argparse's parser with the docstring of a script; a bad flag is a UserError."""
 
-    def __init__(self, description):
-        lines = description.strip().split("\n")
-        examples = [line.strip() for line in lines if line.startswith("    python")]
-        super().__init__(
-            description=lines[0],
-            epilog="\n  ".join(["examples:", *examples]),
-            formatter_class=HelpFormatter,
-            allow_abbrev=False,
-        )
+    def __init__(self, docstring):
+        super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False)
 
     def error(self, message):
         raise UserError(message)
 
 
-def number(kind, low, high=math.inf, exclusive=False):
-    """An argparse type: a finite int or float from `low` (itself out if `exclusive`) to `high`."""
+def number(kind, low, high=math.inf):
+    """An argparse type: a finite int or float from `low` to `high`."""
 
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        inside = low <= value <= high and math.isfinite(value)
-        if not inside or (exclusive and value == low):
-            name = {int: "a whole number", float: "a number"}[kind]
+        if not (low <= value <= high and math.isfinite(value)):
+            name = "a whole number" if kind is int else "a number"
             bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
-            bounds = f"above {low}" if exclusive else bounds
             raise argparse.ArgumentTypeError(f"{text!r} is not {name} {bounds}")
         return value
 
     return parse
 
 
-def add_models_flag(parser):
-    """The flag of every script that reads or writes checkpoints."""
-    parser.add_argument(
-        "--models",
-        type=Path,
-        default=MODELS,
-        metavar="DIR",
-        help="folder of the checkpoints",
-    )
+def file_name(suffix):
+    """An argparse type: the path of an output that ends in `suffix`."""
+
+    def parse(text):
+        if not text.endswith(suffix):
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+        return Path(text)
+
+    return parse
 
 
-def add_common_flags(parser, seed=0):
-    """Flags of the scripts that train, draw or measure."""
-    add_models_flag(parser)
-    parser.add_argument(
-        "--seed", type=number(int, 0, MAX_SEED), default=seed, help="seed of all random streams"
-    )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="auto: cuda, else mps, else cpu",
-    )
+def add_common_flags(parser):
+    """Flags of every script that trains, draws or measures with one folder of checkpoints."""
+    models_help = "folder of the checkpoints"
+    parser.add_argument("--models", type=Path, default=MODELS, metavar="DIR", help=models_help)
+    add_run_flags(parser)
 
 
-def add_output_flags(parser, default):
-    """Flags for the files that samples are written to."""
-    path = {"type": Path, "metavar": "FILE"}
-    parser.add_argument("--output", **path, default=Path(default), help="the grid, a PNG")
-    parser.add_argument("--npz", **path, help="also write all images and their labels")
-    parser.add_argument("--gif", **path, help="also write the images as they form")
-
-
-def check_outputs(args, num_images):
-    """Fail before the work starts if the outputs cannot be written, or the images not be held.
-
-    Raises UserError.
-    """
-    check_writable(*[path for path in (args.output, args.npz, args.gif) if path])
-    needed = num_images * BYTES_PER_IMAGE + min(num_images, args.batch_size) * BYTES_IN_BATCH
-    memory = physical_memory()
-    if needed > memory:
-        raise UserError(
-            f"{num_images} images in batches of {args.batch_size} need about "
-            f"{needed / 2**30:.0f} GiB of memory, and there are {memory / 2**30:.0f}: {LESS_MEMORY}"
-        )
-
-
-def physical_memory():
-    """The memory of this machine in bytes; infinity where the system does not say."""
-    if not hasattr(os, "sysconf"):
-        return math.inf
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def add_run_flags(parser):
+    """The seed and the device."""
+    seed = number(int, 0, MAX_SEED)
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all random streams")
+    devices = ("auto", "cpu", "cuda", "mps")
+    device_help = "auto: cuda, else mps, else cpu"
+    parser.add_argument("--device", choices=devices, default="auto", help=device_help)
 
 
 def add_training_flags(parser, steps, batch_size, lr):
     """Flags of every training script, with the script's own defaults."""
     add_common_flags(parser)
     parser.add_argument("--steps", type=number(int, 1), default=steps, help="optimizer steps")
-    parser.add_argument(
-        "--batch-size", type=number(int, 1), default=batch_size, help="images per step"
-    )
-    parser.add_argument(
-        "--lr", type=number(float, 0, exclusive=True), default=lr, help="peak learning rate"
-    )
+    size = number(int, 1)
+    parser.add_argument("--batch-size", type=size, default=batch_size, help="images per step")
+    parser.add_argument("--lr", type=number(float, 1e-9), default=lr, help="peak learning rate")
     parser.add_argument("--resume", action="store_true", help="continue a stopped training")
+
+
+def training_settings(args, **others):
+    """What the weights of a training depend on: the flags of every training, and others; a dict."""
+    flags = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
+    return flags | others
 
 
 def add_precision_flag(parser):
     """The precision of a U-Net's layers in training, for `support.training.pick_precision`."""
     precisions = ("auto", "bfloat16", "float32")
     parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
-
-
-def training_settings(args, dataset):
-    """What the weights of every training depend on: a dict, for `Run`.
-
-    Args:
-        dataset: a dict with its `name`, and whether its images are taken with `invert`.
-    """
-    flags = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
-    return flags | {"dataset": dataset["name"], "invert": dataset["invert"]}
 
 
 def pick_device(name):
@@ -181,16 +134,5 @@ def pick_device(name):
     }
     if name == "auto":
         name = next(device for device, there in available.items() if there)
-    if not available[name]:
-        raise UserError(
-            f"--device {name}: torch {torch.__version__} finds no such device here; "
-            "use --device cpu or auto"
-        )
+    require(available[name], f"--device {name}: torch finds no such device; use --device cpu")
     return torch.device(name)
-
-
-def say_start(reads, device, seconds):
-    """The first line of a script: what it reads, on which device, about how long it takes."""
-    untested = "" if device.type == "cpu" else " (this project is tested on the CPU only)"
-    about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-    print(f"reads {reads}; device: {device}{untested}; about {about} on two cores", flush=True)

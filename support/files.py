@@ -1,39 +1,30 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, checkpoints, and what made a file."""
 
 import contextlib
-import glob
 import hashlib
+import json
 import os
+import platform
 import tempfile
-import time
 from pathlib import Path
 
-from safetensors import SafetensorError
+import diffusers
+import torch
 
-from support.errors import UserError, require
-
-ROOT = Path(__file__).resolve().parent.parent
-LEFTOVER_SECONDS = 3_600  # a temporary file older than this belongs to a process that was killed
+from support.cli import MODELS, ROOT, UserError, require
 
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Open a temporary file beside `path` for writing bytes, and rename it when all is on disk.
+    """Open a temporary file beside `path` for writing bytes, and rename it when it is whole.
 
-    If anything fails, `path` stays as it was. Raises UserError if the disk is full or the folder
-    cannot be written.
+    If anything fails, `path` stays as it was. Raises UserError if it cannot be written.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-                leftover.unlink()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -41,68 +32,129 @@ def atomic_write(path):
         temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def atomic_folder(path):
-    """The name of a folder to make and fill, which becomes `path` when all is in it.
+def prepare_outputs(*paths):
+    """Make the folders of outputs, and fail before the work starts if one cannot be written.
 
-    Raises UserError if `path` exists, the disk is full or the place cannot be written.
+    Raises UserError.
     """
-    path = Path(path).absolute()
-    require(not os.path.lexists(path), f"cannot write {path}: it exists; name a new folder")
-    check_writable(path)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as temporary:
-            yield Path(temporary, path.name)
-            os.replace(Path(temporary, path.name), path)
-    except (OSError, SafetensorError) as error:  # the latter where safetensors meets a full disk
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path}: {reason}") from error
-
-
-def check_writable(*paths):
-    """Fail before the work starts if an output could not be written. Raises UserError."""
-    paths = [Path(path) for path in paths]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError(f"{' and '.join(map(str, paths))} must be different files")
-    for path in paths:
-        folder = path.parent
-        if os.path.isdir(path):
-            raise UserError(f"cannot write {path}: it is a directory; name a file")
-        if not folder.is_dir():
-            raise UserError(f"cannot write {path}: the folder {folder} does not exist; create it")
-        try:  # os.access is wrong for root and on read-only file systems
-            with tempfile.TemporaryFile(dir=folder):
+    for path in map(Path, paths):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
                 pass
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; name another place") from error
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        require(not path.is_dir(), f"cannot write {path}: it is a folder; name a file")
 
 
-def make_folders(*folders):
-    """Create folders of outputs where they are missing. Raises UserError."""
-    for folder in folders:
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot make the folder {folder}: {error.strerror}; name another place"
-            ) from error
+def output_folders(models):
+    """Where a training puts its pictures, and its figures: the top folder, and results/.
 
-
-def beside(name):
-    """A file or folder of the repository, wherever the script was started."""
-    return ROOT / name
-
-
-def is_shipped(models):
-    """Whether `models` is the repository's own folder of checkpoints, however it is written."""
-    return Path(models).resolve() == ROOT / "models"
-
-
-def results_folder(models):
-    """The folder of tables and figures: results/, or `models` itself in a trial run elsewhere."""
-    return beside("results") if is_shipped(models) else Path(models)
+    A trial with --models elsewhere puts both there.
+    """
+    models = Path(models)
+    return (ROOT, ROOT / "results") if models.resolve() == MODELS else (models, models)
 
 
 def sha256(path):
     """The SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def provenance(paths, device, **settings):
+    """What made a file, as one line of JSON: SHA-256 of the weights, settings, versions, device.
+
+    Args:
+        paths: the files that it was made from, such as checkpoints.
+    """
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions["diffusers"] = diffusers.__version__
+    weights = {Path(path).name: sha256(path) for path in paths}
+    made_from = {"weights": weights, "settings": settings, "versions": versions}
+    return json.dumps(made_from | {"device": str(device)}, default=str)
+
+
+# --- checkpoints: tensors and plain values, from which a network is rebuilt ---
+
+
+def save_checkpoint(path, network, schedule, dataset, training):
+    """Write a checkpoint from which `load_checkpoint` rebuilds the network.
+
+    Args:
+        path: the file.
+        network: a module whose `config` holds its constructor arguments.
+        schedule, dataset: dicts of plain values that checkpoints used together must share.
+        training: a dict of plain values: seed, steps, seconds, other settings, final metrics.
+    """
+    # diffusers marks its own bookkeeping in the config with a leading underscore
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    checkpoint = {
+        "network": type(network).__name__,
+        "config": config,
+        "schedule": schedule,
+        "dataset": dataset,
+        "seed": training["seed"],
+        "training": training,
+        "state_dict": {key: value.cpu() for key, value in network.state_dict().items()},
+    }
+    save_tensors(path, checkpoint)
+
+
+def load_checkpoint(path, network_class, schedule, dataset, made_by, device="cpu"):
+    """Rebuild a network from its checkpoint alone.
+
+    Args:
+        path: a file that `save_checkpoint` wrote.
+        network_class: the class that the checkpoint must hold.
+        schedule: the noise schedule that it must have been trained on.
+        dataset: what it was trained on, if it does not say.
+        made_by: the script that makes it, for error messages.
+        device: where the network goes.
+
+    Returns:
+        network: in eval mode, without parameter gradients; `network.dataset` is a dict.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another network or schedule.
+    """
+    name, make_it = network_class.__name__, how_to_make(path, made_by)
+    checkpoint = load_tensors(path, make_it)
+    require(checkpoint.get("network") == name, f"{path} holds no {name}: {make_it}")
+    same = checkpoint.get("schedule") == schedule
+    require(same, f"{path} was trained on another noise schedule: {make_it}")
+    try:
+        network = network_class(**checkpoint["config"])
+        network.load_state_dict(checkpoint["state_dict"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit the {name} of this code: {make_it}") from error
+    network.dataset = checkpoint.get("dataset", dataset)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def save_tensors(path, content):
+    """torch.save, whole or not at all."""
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def load_tensors(path, remedy):
+    """A dict of tensors and plain values. `weights_only`: no code in the file is run.
+
+    Raises UserError, with a `remedy`, if the file is missing, or is no such dict.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {remedy}") from None
+    except Exception as error:  # the unpickler can raise anything on a damaged file
+        raise UserError(f"{path} is damaged, or is no checkpoint: {remedy}") from error
+    require(isinstance(content, dict), f"{path} is no checkpoint of this project: {remedy}")
+    return content
+
+
+def how_to_make(path, made_by):
+    """The remedy for a checkpoint that is missing or wrong."""
+    folder = Path(path).parent
+    if folder.resolve() == MODELS:
+        return "restore it with `git checkout -- models`"
+    return f"make it with `python {made_by} --models {folder}`"

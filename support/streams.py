@@ -2,16 +2,12 @@
 
 import functools
 from collections import Counter
-from itertools import islice
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from support.errors import UserError
+from support.cli import MAX_SEED
 
-
-MAX_SEED = 2**32 - 1
 PURPOSES = {  # of a stream -> how many numbers follow in its key
     "batches": 1,  # epoch
     "classifier": 1,  # step
@@ -35,7 +31,7 @@ def generator(seed, purpose, *numbers):
     Args:
         seed: 0 .. 2^32 - 1. purpose: one of `PURPOSES`. numbers: integers, of the same range.
     """
-    key = np.array([seed, [*PURPOSES].index(purpose), *numbers])
+    key = np.array([seed, list(PURPOSES).index(purpose), *numbers])
     assert len(numbers) == PURPOSES[purpose] and key.min() >= 0 and key.max() <= MAX_SEED, key
     state = np.random.SeedSequence(key.tolist()).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
@@ -57,44 +53,16 @@ def batch_indices(num_images, batch_size, seed, step):
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def image_generators(seed, labels):
-    """Yield one generator per image, keyed by its label and its number among those of the label.
+def image_generators(seed, y):
+    """One generator per image, keyed by its label and its number among those of the label: a list.
 
-    So the noise of an image does not depend on what else is drawn. Conditions that are not whole
+    So the noise of an image does not depend on what else is drawn. Conditions y that are not whole
     numbers (N,), such as pixels (N, ...), all count as label 0.
     """
-    whole = labels.ndim == 1 and not labels.is_floating_point()
-    seen = Counter()
-    for label in labels.tolist() if whole else [0] * len(labels):
-        yield generator(seed, "samples", label, seen[label])
+    are_labels = y.ndim == 1 and not y.is_floating_point()
+    labels = y.tolist() if are_labels else [0] * len(y)
+    generators, seen = [], Counter()
+    for label in labels:
+        generators.append(generator(seed, "samples", label, seen[label]))
         seen[label] += 1
-
-
-def check_finite(images, when):
-    """Raises UserError if an image is not finite."""
-    if not images.isfinite().all():
-        raise UserError(f"the samples are not finite {when}: use a lower --guidance-scale")
-
-
-def in_batches(draw, labels, seed, batch_size, steps):
-    """Draw an image for each label, in batches, with a progress bar: (N, ...).
-
-    Args:
-        draw: (labels (B, ...), generators, step_done) -> (B, ...), one generator per image. It
-            calls step_done(images, time) at each of `steps` steps.
-        labels: (N,), or other conditions (N, ...); see `image_generators`.
-
-    Raises:
-        UserError: an image is not finite.
-    """
-    batches, generators, images = labels.split(batch_size), image_generators(seed, labels), []
-    with tqdm(total=len(batches) * steps, desc="sampling", unit="step", disable=None) as bar:
-
-        def step_done(x, time):
-            check_finite(x, f"at t = {int(time)}")
-            bar.update()
-
-        for batch in batches:
-            images.append(draw(batch, list(islice(generators, len(batch))), step_done))
-            check_finite(images[-1], "after the last step")
-    return torch.cat(images)
+    return generators

@@ -1,196 +1,141 @@
-"""A training that can be stopped at any step and resumed bit for bit: `for step in run:`."""
+"""A training that can be stopped and resumed bit for bit."""
 
-import ctypes
 import math
-import signal
 import sys
 import time
 from pathlib import Path
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from support.checkpoints import read_checkpoint, save_tensors
-from support.errors import UserError, require
-from support.files import check_writable, make_folders
+from support.cli import UserError, require
+from support.files import load_tensors, save_tensors
+from support.streams import batch_indices, generator
 
-SAVED = ("step", "losses", "history", "seconds")
+SAVE_EVERY = 200  # steps
+MIN_EPOCH = 400  # steps between two calls of end_epoch, where the training set is small
+SAVED = ("step", "losses", "history", "seconds", "settings")
 
 
 class Run:
-    """Iterates over the steps of a training, from the first one that is not done yet.
+    """Iterates over the batches of a training, from the first one that is not done yet.
 
-    It owns the progress bar, the losses, the learning rate schedules, the state file, Ctrl-C and
-    the end of an epoch. Random streams need no saving, since they depend on (seed, step) alone.
+    It owns the progress bar, the losses, the state file and the end of an epoch. Random streams
+    need no saving, since they depend on the seed and the step alone. Leaving the `with` block
+    without an error removes the state file.
 
-        for step in run:
-            loss = ...
-            loss.backward()
-            run.record(loss, clip_grad_norm_(network.parameters(), 1.0))
-            optimizer.step()
+        run = Run("U-Net", checkpoint, settings, (images, labels), parts, end_epoch, resume)
+        with run:
+            for x_0, y, rng in run:
+                loss = ...
+                run.record(loss)
+            ...  # write the results
 
     Args:
-        name: the label of the progress bar.
-        settings: the flags that the weights depend on, a dict of plain values with `steps` and
-            `batch_size`. A resumed run must have the same.
+        purpose: of the random streams, and the label of the progress bar.
+        checkpoint: the file that the training writes; the state is kept beside it.
+        settings: the flags that the weights depend on, a dict of plain values with `steps`,
+            `batch_size` and `seed`. A resumed run must have the same.
+        data: images (N, 1, H, W) and labels (N,).
         parts: name -> object with `state_dict` and `load_state_dict` (network, EMA, optimizers,
-            learning rate schedules). The schedules step here, everything else in the loop.
-        num_images: the size of the training set.
-        end_epoch: called with the run after every epoch, of MIN_STEPS or more, and after the last
-            step; returns a dict of plain values for `history`.
+            learning rate schedules).
+        end_epoch: called with the run after every epoch and after the last step; returns a dict of
+            plain values for `history`.
+        resume: continue from the state file.
 
-    Raises:
-        UserError: a batch is larger than the training set.
+    Raises UserError if a batch is larger than the training set, if the state to resume is missing,
+    damaged or of other settings, or if there is a state and it is not resumed.
 
     Attributes:
-        step: the step that runs now. losses: a float per step. history: a dict per epoch.
+        step: how many steps are done. losses: a float per step. history: a dict per epoch.
     """
 
-    SAVE_EVERY = 45  # seconds between two state files
-    MIN_STEPS = 400  # between two calls of end_epoch, where the training set is small
-
-    def __init__(self, name, settings, parts, num_images, end_epoch):
-        batch_size = settings["batch_size"]
-        if batch_size > num_images:
-            raise UserError(
-                f"--batch-size {batch_size}: there are {num_images} images to train on; "
-                f"use {num_images} or fewer"
-            )
-        self.name, self.settings, self.parts = name, settings, parts
-        self.steps_per_epoch = max(num_images // batch_size, self.MIN_STEPS)
+    def __init__(self, purpose, checkpoint, settings, data, parts, end_epoch, resume):
+        self.purpose, self.settings, self.data, self.parts = purpose, settings, data, parts
         self.end_epoch = end_epoch
+        self.state_path = Path(checkpoint).with_suffix(".state.pth")
         self.step, self.losses, self.history, self.seconds = 0, [], [], 0.0
-        self.path, self.interrupted = None, False
-        self._clock = self._last_save = time.monotonic()
-
-    def keep_state(self, path, resume, made_by, *outputs):
-        """Save the state to `path` at least once a minute and at Ctrl-C; with `resume`, load it.
-
-        Without `resume`, a state that is there is kept beside it as .bak. Before that, the folders
-        of the `outputs` of the training are made.
-
-        Raises:
-            UserError: there is nothing to resume, the file is damaged, or the flags differ; an
-                output cannot be written.
-        """
-        self.path = Path(path)
-        there = self.path.exists() or not resume
-        require(there, f"--resume: there is no {self.path} to resume from; start without --resume")
-        make_folders(self.path.parent, *(Path(output).parent for output in outputs))
-        check_writable(*outputs, self.path)
+        num_images, batch_size = len(data[0]), settings["batch_size"]
+        too_few = f"--batch-size {batch_size}: there are {num_images} images to train on"
+        require(batch_size <= num_images, too_few)
+        self.steps_per_epoch = max(num_images // batch_size, MIN_EPOCH)
         if resume:
-            self._restore(read_checkpoint(self.path, made_by))
-        elif self.path.is_file():
-            kept = self.path.with_name(f"{self.path.name}.bak")
-            self.path.replace(kept)
-            print(
-                f"this training starts from step 0; the state of the stopped one is kept as {kept}"
+            self.load()
+        else:
+            stopped = f"{self.state_path} is the state of a stopped training"
+            require(
+                not self.state_path.exists(), f"{stopped}: continue it with --resume, or delete it"
             )
+        self.start = time.monotonic() - self.seconds
+
+    def __enter__(self):
+        total = self.settings["steps"]
+        name = self.purpose
+        self.bar = tqdm(total=total, initial=self.step, desc=name, unit="step", disable=None)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.bar.close()
+        if kind is None:
+            self.state_path.unlink(missing_ok=True)
+        elif kind is KeyboardInterrupt and self.state_path.exists():
+            how = "the same command with --resume goes on"
+            print(f"\n{self.state_path} is kept: {how}", file=sys.stderr)
 
     def __iter__(self):
-        steps = self.settings["steps"]
-        before = signal.signal(signal.SIGINT, self._interrupt)
-        bar = tqdm(total=steps, initial=self.step, desc=self.name, unit="step", disable=None)
-        try:
-            while self.step < steps:
-                yield self.step
-                for part in self.parts.values():
-                    if isinstance(part, LRScheduler):
-                        part.step()
-                bar.update()
-                bar.set_postfix(loss=f"{self.losses[-1]:.4f}", refresh=False)
-                if (self.step + 1) % self.steps_per_epoch == 0 or self.step + 1 == steps:
-                    self.history.append({"step": self.step + 1, **self.end_epoch(self)})
-                self._end_step()
-        finally:
-            signal.signal(signal.SIGINT, before)
-            bar.close()
+        """Yield x_0 (B, 1, H, W), y (B,) and the random stream of each step."""
+        images, labels = self.data
+        batch_size, seed = self.settings["batch_size"], self.settings["seed"]
+        while self.step < self.settings["steps"]:
+            index = batch_indices(len(images), batch_size, seed, self.step)
+            yield images[index], labels[index], generator(seed, self.purpose, self.step)
+            self.step += 1
+            self.bar.update()
+            if self.step % self.steps_per_epoch == 0 or self.step == self.settings["steps"]:
+                self.history.append({"step": self.step, **self.end_epoch(self)})
+            if self.step % SAVE_EVERY == 0:
+                self.save()
 
-    def record(self, loss, grad_norm):
-        """Call with the loss and the norm of the gradient, before the weights move: scalar tensors.
-
-        Raises:
-            UserError: one of them is not finite.
-        """
-        for name, value in (("loss", loss.item()), ("norm of the gradient", grad_norm.item())):
-            if not math.isfinite(value):
-                there = self.path and self.path.exists()
-                kept = f"; the last good state is kept in {self.path}" if there else ""
-                raise UserError(
-                    f"the {name} is {value} at step {self.step}: try a lower --lr{kept}"
-                )
-        self.losses.append(loss.item())
+    def record(self, loss):
+        """Call with the loss of each step (). Raises UserError if it is not finite."""
+        value = loss.item()
+        require(math.isfinite(value), f"the loss is {value} at step {self.step}: lower --lr")
+        self.losses.append(value)
+        self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
     def elapsed(self):
         """Seconds of training so far, over all runs."""
-        return self.seconds + time.monotonic() - self._clock
+        return time.monotonic() - self.start
 
     def log(self, text):
         """Print a line for an epoch above the bar."""
-        tqdm.write(f"step {self.step + 1:6d}  {self.elapsed():5.0f} s  {text}")
+        tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {text}")
 
     def save(self):
         """Write the state file."""
+        self.seconds = self.elapsed()
         state = {name: getattr(self, name) for name in SAVED}
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
-        seconds = self.elapsed()
-        save_tensors(
-            self.path, {**state, "seconds": seconds, "settings": self.settings, "parts": parts}
+        state["parts"] = {name: part.state_dict() for name, part in self.parts.items()}
+        save_tensors(self.state_path, state)
+
+    def load(self):
+        """Go back to the state file."""
+        require(
+            self.state_path.exists(), f"--resume: there is no {self.state_path}; start without it"
         )
-        self._last_save = time.monotonic()
-
-    def done(self):
-        """Call when the result is written: remove the state file."""
-        self.path.unlink(missing_ok=True)
-
-    def _interrupt(self, *_):
-        """Ctrl-C waits for the end of the step, when the state is consistent."""
-        self.interrupted = True
-
-    def _end_step(self):
-        self.step += 1
-        due = time.monotonic() - self._last_save > self.SAVE_EVERY
-        if self.path and (self.interrupted or due):
-            self.save()
-        if self.interrupted:
-            print(
-                f"\nstopped after step {self.step}; continue with the same command and --resume",
-                file=sys.stderr,
-            )
-            raise SystemExit(130)
-
-    def _restore(self, saved):
-        damaged = UserError(
-            f"--resume: {self.path} is not the state of this training; start without --resume"
+        state = load_tensors(self.state_path, "delete it, and start without --resume")
+        settings = state.get("settings")
+        require(
+            settings == self.settings,
+            f"--resume: {self.state_path} was made with other flags, {settings}; use the same ones",
         )
-        if not saved.keys() >= {*SAVED, "settings", "parts"}:
-            raise damaged
-        if saved["settings"].keys() != self.settings.keys():
-            raise damaged
-        for name, value in self.settings.items():
-            before = saved["settings"][name]
-            if before != value:
-                raise UserError(
-                    f"--resume: this run began with --{name.replace('_', '-')} {before}, "
-                    f"not {value}; use the same value, or start without --resume"
-                )
         try:
+            for name in SAVED:
+                setattr(self, name, state[name])
             for name, part in self.parts.items():
-                part.load_state_dict(saved["parts"][name])
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise damaged from error
-        for name in SAVED:
-            setattr(self, name, saved[name])
-
-
-def keep_memory():
-    """Make glibc keep freed memory for the next training step. Saves a tenth of the time."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-        for parameter, value in ((-1, 2**31 - 1), (-2, 2**26), (-3, 2**25)):
-            libc.mallopt(parameter, value)
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"--resume: {self.state_path} is damaged: delete it") from error
 
 
 def pick_precision(name, device):
@@ -201,7 +146,8 @@ def pick_precision(name, device):
     """
     if name != "auto":
         return name
-    told = getattr(torch.cpu, "get_capabilities", dict)  # not in torch 2.6
-    capabilities = told() if device.type == "cpu" else {}
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.6
+        return "float32"
+    capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bfloat16" if fast else "float32"

@@ -1,5 +1,4 @@
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +6,21 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import SCHEDULE
 from evaluation.judge import load_judge
-from evaluation.rivals import RIVALS, rival_path
 from inference import load_models
-from mnist import MNIST_INFO
-from support.checkpoints import save_checkpoint
+from mnist import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a thread each
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # and for the processes that they start
+
+
+def pytest_configure(config):
+    """Unpack MNIST once, before several processes read it."""
+    if not hasattr(config, "workerinput"):
+        Dataset()
 
 
 def pytest_collection_modifyitems(items):
@@ -35,29 +37,17 @@ def in_the_repository(monkeypatch):
 
 @pytest.fixture(scope="session")
 def unet():
-    return load_models(ROOT / "models")[0]
+    return load_models()[0]
 
 
 @pytest.fixture(scope="session")
 def classifier():
-    return load_models(ROOT / "models")[1]
+    return load_models()[1]
 
 
 @pytest.fixture(scope="session")
 def judge():
-    return load_judge(ROOT / "models")
-
-
-@pytest.fixture(scope="session")
-def with_rivals(tmp_path_factory):
-    """A folder of the shipped weights, with untrained rivals."""
-    folder = tmp_path_factory.mktemp("rivals") / "models"
-    shutil.copytree(ROOT / "models", folder)
-    for name, rival in RIVALS.items():
-        unet = rival["make"](10)
-        torch.nn.init.normal_(unet.conv_out.weight)  # ours begins at zero, for every digit
-        save_checkpoint(rival_path(name, folder), unet, SCHEDULE, MNIST_INFO, 0, {})
-    return folder
+    return load_judge()
 
 
 @pytest.fixture

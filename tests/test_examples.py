@@ -1,76 +1,70 @@
-"""The scripts of examples/: they draw into a folder of their own, and what ships stays."""
+"""The examples draw what they say, with few images and few steps, into a folder of their own."""
 
-import json
-import os
-import subprocess
-import sys
-
-import numpy as np
 import pytest
-from conftest import ROOT
-from PIL import Image
+import torch
+from diffusers import DDPMPipeline, UNet2DModel
 
-from examples import ambigram, inpainting, not_a_digit, two_digits
-from support.files import sha256
-from support.tables import read_rows
-
-FILES = {
-    ambigram: ["ambigrams.csv", "ambigrams.png", "ambigram.png"],
-    two_digits: ["two_digits.png"],
-    inpainting: ["inpainting.png"],
-    not_a_digit: ["not_a_1.png"],
-}
+import inference
+from diffusion import abar
+from examples import ambigram, inpainting, not_a_digit, shared, stock_diffusers, two_digits
+from examples.shared import read
 
 
-@pytest.mark.parametrize("script, names", FILES.items(), ids=lambda x: getattr(x, "__name__", ""))
-def test_an_example_draws_into_a_folder(tmp_path, capsys, script, names):
-    shipped = {path: sha256(path) for path in (ROOT / "results").iterdir() if path.is_file()}
-    n = 1 if script is ambigram else 2
-    script.main(["--n", str(n), "--folder", str(tmp_path)])
-    assert {path.name for path in tmp_path.iterdir()} == set(names)
-    for name in (name for name in names if name.endswith(".png")):
-        picture = Image.open(tmp_path / name)
-        made_from = json.loads(picture.info["provenance"])
-        assert made_from["weights"]["ddpm_unet.pth"] == sha256(ROOT / "models" / "ddpm_unet.pth")
-        assert made_from["settings"]["n"] == n
-        assert np.asarray(picture.convert("L")).std() > 10  # not blank
-    assert "] of " in capsys.readouterr().out
-    assert shipped == {path: sha256(path) for path in shipped}
-    if script is ambigram:
-        rows = read_rows(tmp_path / "ambigrams.csv")
-        assert [row["pair"] for row in rows] == [f"{a}/{b}" for a in range(10) for b in range(10)]
-        assert all(row["right"] in "01" for row in rows) and sum(int(r["right"]) for r in rows) > 20
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run an example for n images in few steps: name -> its rows of images."""
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(shared, "ROOT", tmp_path)
+
+    def main(example, n, steps=4):
+        drawn = {}
+
+        def save_rows(name, rows, *columns):
+            drawn[name] = rows
+            shared.save_rows(name, rows, *columns)
+            assert (tmp_path / "results" / f"{name}.png").exists()
+
+        def sample(*args, **settings):
+            return inference.sample(*args, **settings | {"steps": steps})
+
+        monkeypatch.setattr(example, "N", n)
+        monkeypatch.setattr(example, "sample", sample)
+        monkeypatch.setattr(example, "save_rows", save_rows)
+        example.main([])
+        return drawn
+
+    return main
 
 
-@pytest.mark.parametrize("script", FILES, ids=lambda script: script.__name__)
-@pytest.mark.parametrize(
-    "flags, says",
-    [
-        (["--n", "0"], "--n"),
-        (["--n", "many"], "--n"),
-        (["--folder", "missing"], "missing"),
-        (["--folder", "README.md"], "README.md"),
-        (["--other"], "--other"),
-    ],
-)
-def test_a_bad_flag_of_an_example_is_one_line(fails, script, flags, says):
-    assert says in fails(script.main, *flags)
+def test_each_example_draws_what_it_says(run):
+    six, turned = run(ambigram, 1)["ambigram"].values()
+    assert torch.equal(turned, six.rot90(2, (2, 3)))
+    rows = [read(images) for images in run(two_digits, 8)["two_digits"].values()]
+    assert (rows[0] == 3).sum() >= 6 and (rows[4] == 8).sum() >= 6 and len(rows) == 5
+    unguided, guided = run(not_a_digit, 30)["not_a_1"].values()
+    assert (read(unguided) == 1).any() and (read(guided) == 1).sum() <= 1
+    digit, seen, *completed = run(inpainting, 4, steps=20)["inpainting"].values()
+    for images in completed:  # what is seen is kept, up to a little blur, and the rest is drawn
+        error = (images - digit).abs().mean(dim=(0, 1, 3))  # of each line
+        assert error[:14].mean() < 0.1 and images[:, :, 14:].max() > 0.5
 
 
-@pytest.mark.parametrize("pair", [["3"], ["3", "10"], ["3", "-1"], ["3", "x"]])
-def test_a_bad_pair_is_one_line(fails, pair):
-    assert "--pair" in fails(two_digits.main, "--pair", *pair)
+def test_stock_diffusers_draws_as_we_do(unet, classifier, tmp_path, monkeypatch):
+    """The exported U-Net gives v; from the same noise its guided samples are those of `sample`."""
+    stock_diffusers.export(unet, tmp_path)
+    pipe = DDPMPipeline.from_pretrained(tmp_path)
+    x_t, t = torch.randn(3, 1, 28, 28), torch.tensor([0, 400, 999])
+    with torch.no_grad():
+        v, eps = pipe.unet(x_t, t).sample, unet(x_t, t).sample
+    assert type(pipe.unet) is UNet2DModel
+    by_v = (1 - abar(t)).sqrt() * x_t + abar(t).sqrt() * v
+    torch.testing.assert_close(by_v, eps, atol=1e-5, rtol=0)
 
+    def noise(rngs):
+        return torch.randn(len(rngs), 1, 28, 28, generator=torch.manual_seed(0))
 
-def test_an_example_runs_from_any_folder(tmp_path):
-    command = [sys.executable, ROOT / "examples" / "two_digits.py", "--n", "1", "--folder", "."]
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "two_digits.png").exists()
-
-
-def test_the_table_of_ambigrams_is_whole():
-    rows = read_rows(ROOT / "results" / "ambigrams.csv")
-    assert len({row["pair"] for row in rows}) == len(rows) == 100
-    assert all(0 <= int(row["right"]) <= int(row["n"]) == 10 for row in rows)
+    y = torch.arange(20) % 10
+    images = stock_diffusers.guide(pipe, classifier, y)
+    monkeypatch.setattr(inference, "initial_noise", noise)
+    ours = inference.sample(unet, classifier.log_p, y, sampler="dpmsolver++")
+    torch.testing.assert_close(images.clamp(-1, 1), ours, atol=1e-3, rtol=0)

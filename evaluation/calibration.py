@@ -1,0 +1,104 @@
+"""Is the guide's gradient right? The loss of the guided noise for the true digit, by the scale.
+
+    python -m evaluation.calibration    # results/guide.csv and results/guide.png
+
+The best prediction of the noise is E[eps | x_t, y], which is ADM (14) at scale 1 if both networks
+are exact. So an exact guide lowers L_simple most at scale 1, an over-confident one at a lower scale
+or not at all. Beside it, how much lower the loss of the classifier-free U-Net is, which is given
+the digit: an estimate of what an exact guide would do. n = 5,000, validation images, seed 1.
+"""
+
+if __name__ == "__main__" and not __package__:
+    raise SystemExit("run this as `python -m evaluation.calibration`, in the top folder")
+
+import matplotlib.pyplot as plt
+import torch
+from tqdm import tqdm
+
+from diffusion import add_noise, simple_loss, stratified_timesteps
+from evaluation.rivals import CHECKPOINT, load_rival
+from evaluation.rows import write_rows
+from inference import guided_noise, load_models
+from mnist import load_mnist
+from support import cli
+from support.cli import MODELS, ROOT
+from support.files import prepare_outputs, provenance, sha256
+from support.pictures import save_figure
+from support.streams import generator
+
+RESULTS = ROOT / "results"
+SEED = 1
+BATCH_SIZE = 250
+SCALES = (0.5, 1, 1.5, 2, 3, 5)
+BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
+
+
+@torch.no_grad()
+def losses_at_scales(unet, log_p, x_0, y, scales, free=None):
+    """L_simple of the guided noise, without clipping, for images with their own digits.
+
+    Args:
+        x_0: (N, 1, 28, 28). y: (N,). scales: K numbers. free: the U-Net of classifier-free
+        guidance, or None.
+
+    Returns:
+        losses: (K, N), and a last row for `free`, which is given y. t: (N,), uniform.
+    """
+    rng = generator(SEED, "calibration", 0)
+    t = stratified_timesteps(len(x_0), rng)[torch.randperm(len(x_0), generator=rng)]
+    eps = torch.randn(x_0.shape, generator=generator(SEED, "calibration", 1))
+    x_t = add_noise(x_0, eps, t)
+    losses = []
+    for start in tqdm(range(0, len(x_0), BATCH_SIZE), desc="calibration", disable=None):
+        part = slice(start, start + BATCH_SIZE)
+        inputs = x_t[part], t[part], y[part]
+        unguided = guided_noise(unet, log_p, *inputs, 0, clip=False)
+        change = guided_noise(unet, log_p, *inputs, 1, clip=False) - unguided
+        predictions = [unguided + s * change for s in scales]  # ADM (14) is linear in s
+        if free:
+            predictions.append(free(*inputs).sample)
+        losses.append(torch.stack([simple_loss(eps_hat, eps[part]) for eps_hat in predictions]))
+    return torch.cat(losses, dim=1), t
+
+
+def plot(curves):
+    """The change of L_simple against the scale, a line per band of t: a matplotlib figure."""
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for label, changes in curves.items():
+        axes.plot((0, *SCALES), [100 * change for change in changes], marker=".", label=label)
+    axes.set(xlabel="guidance scale s", xlim=(0, 3.05), ylim=(-23, 30))
+    axes.set_ylabel(r"change of $L_{\rm simple}$, percent")
+    axes.axhline(0, linestyle="--", linewidth=1, color="gray")
+    axes.axvline(1, linestyle=":", linewidth=1, color="gray")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@cli.one_line_errors
+def main(argv=None):
+    cli.ArgumentParser(__doc__).parse_args(argv)
+    table, picture = RESULTS / "guide.csv", RESULTS / "guide.png"
+    prepare_outputs(table, picture)
+    (unet, classifier), free = load_models(), load_rival()
+    images, labels = load_mnist("validation")
+    losses, t = losses_at_scales(unet, classifier.log_p, images, labels, (0, *SCALES), free)
+    weights = [MODELS / name for name in ("ddpm_unet.pth", "classifier.pth", CHECKPOINT)]
+    shared = {"n": len(t), "seed": SEED, "against": "validation", "torch": torch.__version__}
+    shared |= {path.stem: sha256(path) for path in weights}
+    rows, curves = [], {}
+    for low, high in BANDS:
+        of_band = losses[:, (low <= t) & (t < high)].mean(dim=1)
+        *changes, by_label = (of_band / of_band[0] - 1).tolist()
+        curves[f"t {low} to {high - 1}"] = changes
+        for scale, change in zip(SCALES, changes[1:]):
+            row = {"t": f"{low}-{high - 1}", "guidance_scale": scale, "change": f"{change:.4f}"}
+            row |= {"change_by_label": f"{by_label:.4f}", "loss_unguided": f"{of_band[0]:.5f}"}
+            rows.append(row | shared)
+    write_rows(table, rows)
+    with plt.rc_context({"font.size": 11}):
+        save_figure(picture, plot(curves), provenance(weights, "cpu", seed=SEED))
+    print(f"{table} and {picture}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""The rows of a table: real images, samples by any settings, anybody's samples; all measured alike.
+
+In a CSV file, a row has its settings, the SHA-256 of what made it, the measures with their
+intervals, seconds per image, and the change from the first row that is drawn.
+"""
+
+import csv
+import hashlib
+import io
+import runpy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from classifier import Classifier
+from diffusion import SCHEDULE
+from evaluation.judge import accuracy_of, load_judge
+from evaluation.measures import Measured, balanced_parts, nearest_distances, see
+from evaluation.rivals import CHECKPOINT, load_rival
+from evaluation.variants import variants
+from inference import load_models, sample
+from mnist import MNIST_INFO, check_same_dataset
+from support.cli import UserError, require
+from support.files import atomic_write, load_checkpoint, sha256
+
+SETTINGS = ("models", "variant", "guide", "sampler", "steps", "guidance_scale", "scale_growth")
+OWN_CLASSIFIER = "classifier"  # the guide of a row that takes the classifier of its folder
+SHOWN = {"accuracy": "accuracy", "Fréchet": "frechet", "precision": "precision", "recall": "recall"}
+LEAST_ACCURACY = 0.9  # of a judge on real images
+LEAST_IMAGES = 100
+WHAT_IS_READ = (
+    "what is read is 100 or more uint8 images (N, 28, 28) or (N, 28, 28, 1): arr_0 of an .npz with "
+    "or without labels (N,) in arr_1, an .npy, or a folder of grey 28x28 PNGs"
+)
+
+
+class Reference:
+    """What samples are measured against: real images as the judge sees them.
+
+    These are half of the real images of a split, equally many of each class. The other half gets a
+    row as if it were samples: no sampler can be expected to beat it. Against the test set, so do
+    the validation images, which other people wrote.
+
+    Args:
+        judge_folder: where judge.pth is. dataset: a `mnist.Dataset`.
+        split: "validation" to choose, "test" to report.
+
+    Raises:
+        UserError: the judge is missing, of another data set, or wrong too often.
+    """
+
+    def __init__(self, judge_folder, dataset, split, device="cpu"):
+        self.split, self.info, self.device = split, dataset.info, device
+        self.judge_path = Path(judge_folder, "judge.pth")
+        self.judge = load_judge(judge_folder, device)
+        check_same_dataset(self.judge.dataset, dataset.info, self.judge_path)
+        validation_images, validation_labels = dataset.load("validation")
+        accuracy = accuracy_of(self.judge, validation_images, validation_labels, device)
+        read = f"{self.judge_path} is right on {accuracy:.3f} of the validation images"
+        remedy = f"{LEAST_ACCURACY} is the least to measure with: train it for more steps"
+        require(accuracy >= LEAST_ACCURACY, f"{read}, and {remedy}")
+        self.train_images, _ = dataset.load("train")
+        images, labels = dataset.load(split)
+        here, there = balanced_parts(labels, 2)  # (C, M) each
+        self.real = see(self.judge, images[here.flatten()], labels[here.flatten()], device)
+        self.floors = {f"other half of the {split} set": images[there]}  # (C, M, 1, 28, 28)
+        if split == "test":
+            [index] = balanced_parts(validation_labels, 1)
+            self.floors["validation images"] = validation_images[index]
+
+    def measure(self, images, labels):
+        """`Measured` images (N, 1, 28, 28), with labels (N,) or None."""
+        return Measured(see(self.judge, images, labels, self.device), self.real)
+
+
+class Row(NamedTuple):
+    """A row to be measured."""
+
+    settings: dict  # what identifies it, settings and hashes: strings
+    draw: Callable  # () -> images (N, 1, 28, 28) in [-1, 1], and labels (N,) or None
+    sampled: bool  # by a U-Net: timed, and compared with the first such row
+
+
+# --- the three kinds of rows ---
+
+
+def real_row(name, images, n):
+    """The row of n real images, or all that there are, of images (C, M, 1, 28, 28)."""
+    num_classes, most = images.shape[:2]
+    per_class = min(most, n // num_classes)
+    some = images[:, :per_class].flatten(0, 1)
+    labels = torch.arange(num_classes).repeat_interleave(per_class)
+    settings = {**blank_settings(), "variant": name, "n": str(len(some))}
+    return Row(settings, lambda: (some, labels), sampled=False)
+
+
+def sampled_row(values, n, seed, reference):
+    """The row of n samples by `values`, one of each of `SETTINGS`. Raises UserError."""
+    device, num_classes = reference.device, len(reference.info["classes"])
+    unet, log_p, paths = load_networks(values["models"], values["variant"], values["guide"], device)
+    check_same_dataset(unet.dataset, reference.info, paths["ddpm_unet"])
+    y = torch.arange(num_classes).repeat_interleave(n // num_classes)
+
+    names = ("guidance_scale", "scale_growth", "sampler", "steps")
+    shared = {name: values[name] for name in names}
+    predict_noise = variants(values["steps"])[values["variant"]]
+
+    def draw():
+        return sample(unet, log_p, y, seed=seed, predict_noise=predict_noise, **shared), y
+
+    settings = {name: as_text(value) for name, value in values.items()}
+    hashes = {name: sha256(path) for name, path in paths.items()}
+    return Row({**settings, "n": str(len(y)), **hashes}, draw, sampled=True)
+
+
+def file_row(path, reference):
+    """The row of anybody's samples. Raises UserError."""
+    images, labels = read_samples(Path(path), len(reference.info["classes"]))
+    settings = {**blank_settings(), "variant": str(path), "n": str(len(images))}
+    settings["samples"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+    return Row(settings, lambda: (images, labels), sampled=False)
+
+
+def blank_settings():
+    return dict.fromkeys(SETTINGS, "-")
+
+
+def as_text(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def load_networks(models, variant, guide, device="cpu"):
+    """The U-Net, the guide, and what they were read from, of a row. Raises UserError."""
+    if variant == "classifier_free":
+        return load_rival(models, device), None, {"ddpm_unet": Path(models, CHECKPOINT)}
+    own = guide == OWN_CLASSIFIER
+    unet, classifier = load_models(models, device, guide=own)
+    if own:
+        log_p, guide_path = classifier.log_p, Path(models, "classifier.pth")
+    else:
+        log_p, guide_path = load_guide(guide, device)
+    return unet, log_p, {"ddpm_unet": Path(models, "ddpm_unet.pth"), "classifier": guide_path}
+
+
+def load_guide(text, device="cpu"):
+    """The guide of --guide, FILE.py:NAME or the checkpoint of a classifier, and its file.
+
+    Raises UserError if there is no such guide.
+    """
+    if text.endswith(".pth"):
+        guide = load_checkpoint(
+            text, Classifier, SCHEDULE, MNIST_INFO, "train_classifier.py", device
+        )
+        return guide.log_p, text
+    path, _, name = text.rpartition(":")
+    require(Path(path).is_file(), f"--guide {text}: there is no file {path!r}; write FILE.py:NAME")
+    log_p = runpy.run_path(path).get(name)
+    require(callable(log_p), f"--guide {text}: {path} has no function {name!r}")
+    return log_p, path
+
+
+# --- measuring them, and the CSV file ---
+
+
+def measure_rows(rows, reference, path=None, resume=False):
+    """Measure every row, print it, and keep it in a CSV file: the rows of that file.
+
+    Args:
+        rows: a list of `Row`. path: the CSV file, or None. resume: continue that file.
+
+    Raises:
+        UserError: the file cannot be written; with `resume`, it has other rows.
+    """
+    done = resumed_rows(path, rows) if resume else []
+    first, measured_first = next((row for row in rows if row.sampled), None), None
+    for row in rows[len(done) :]:
+        measured, result = measure_row(row, reference)
+        if row is first:
+            measured_first = measured
+        elif row.sampled:
+            if measured_first is None:  # the first row was done before
+                measured_first, _ = measure_row(first, reference)
+            result |= measured.changes_from(measured_first)
+        done.append(result | {"torch": torch.__version__, "device": str(reference.device)})
+        print_row(result)
+        if path:
+            write_rows(path, done)
+    return done
+
+
+def measure_row(row, reference):
+    """The `Measured` images of a row, and all that is told of them: a dict of strings."""
+    start = time.perf_counter()
+    images, labels = row.draw()
+    seconds = (time.perf_counter() - start) / len(images)
+    measured = reference.measure(images, labels)
+    result = {**row.settings, **measured.row(), "seconds": f"{seconds:.4f}"}
+    nearest = nearest_distances(images, reference.train_images)  # is it copying?
+    result |= {"nearest": f"{nearest.min():.3f}", "nearest_median": f"{nearest.median():.3f}"}
+    if not row.sampled:
+        result["seconds"] = "-"
+    if labels is None:  # what the judge reads was taken for right
+        result |= {name: "-" for name in result if name.startswith("accuracy")}
+    return measured, result
+
+
+def print_row(result):
+    """Print what a row is, and its main measures."""
+    settings = [result[name] for name in SETTINGS if result[name] != "-"]
+    measures = []
+    for title, column in SHOWN.items():
+        low, high = result[f"{column}_low"], result[f"{column}_high"]
+        measures.append(f"{title} {result[column]} [{low}, {high}]")
+    tqdm.write(f"{', '.join(settings)}, n {result['n']}\n    {'  '.join(measures)}")
+
+
+def resumed_rows(path, rows):
+    """The rows of a file. Raises UserError if they are not the first of those wanted."""
+    done = read_rows(path) if path.exists() else []
+    same = all(result.items() >= row.settings.items() for result, row in zip(done, rows))
+    other = f"--resume: {path} has rows of other settings or weights; name another file"
+    require(same and len(done) <= len(rows), other)
+    print(f"--resume: {len(done)} of {len(rows)} rows are taken from {path}")
+    return done
+
+
+def read_rows(path):
+    """The rows of a CSV file, dicts of strings. Raises UserError if it cannot be read."""
+    try:
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def write_rows(path, rows):
+    """Write dicts as a CSV file; where a row lacks a column, "-"."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="-", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+# --- anybody's samples ---
+
+
+def read_samples(path, num_classes):
+    """Images (N, 1, 28, 28) in [-1, 1] and labels (N,), or None, of a file or a folder of PNGs.
+
+    Raises UserError if it is not as `WHAT_IS_READ` says.
+    """
+    labels = None
+    try:
+        if path.is_dir():
+            images = np.stack([np.asarray(Image.open(png)) for png in sorted(path.glob("*.png"))])
+        elif path.suffix == ".npz":
+            arrays = dict(np.load(path, allow_pickle=False))
+            images, labels = arrays.pop("arr_0"), arrays.pop("arr_1", None)
+            require(not arrays, f"{path} also holds {', '.join(arrays)}; {WHAT_IS_READ}")
+        else:
+            images = np.load(path, allow_pickle=False)
+    except UserError:
+        raise
+    except Exception as error:  # numpy, zipfile and PIL raise many kinds on what they cannot read
+        raise UserError(f"{path} cannot be read ({error}); {WHAT_IS_READ}") from error
+    shapes = (len(images), 28, 28), (len(images), 28, 28, 1)
+    good = images.dtype == np.uint8 and images.shape in shapes and len(images) >= LEAST_IMAGES
+    require(good, f"{path} holds {images.dtype} {images.shape}; {WHAT_IS_READ}")
+    images = torch.from_numpy(images).view(-1, 1, 28, 28).float().div(127.5).sub(1)
+    if labels is None:
+        return images, None
+    good = labels.shape == (len(images),) and np.isin(labels, np.arange(num_classes)).all()
+    require(good, f"{path}: arr_1 should hold (N,) labels from 0 to {num_classes - 1}")
+    return images, torch.from_numpy(labels).long()

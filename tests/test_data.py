@@ -1,0 +1,114 @@
+"""MNIST, data sets of its form, and folders of images; the whole way on a folder of images."""
+
+import shutil
+import urllib.request
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torchvision import datasets
+
+import inference
+import mnist
+import train_classifier
+import train_ddpm
+from mnist import DATA, SPLITS, Dataset, class_numbers
+from support import pictures, training
+from support.cli import UserError
+
+
+def test_the_splits_are_torchvisions_images():
+    """No image is in two of them: the training images and those of validation are a whole."""
+    dataset = Dataset()
+    (images, y), (x_validation, y_validation), test = map(dataset.load, SPLITS)
+    assert len(images) == 55_000 and len(x_validation) == 5_000 and len(test[0]) == 10_000
+    whole = datasets.MNIST(DATA, train=True)
+    assert torch.equal(torch.cat([y, y_validation]), whole.targets)
+    assert torch.equal(pictures.to_uint8(torch.cat([images, x_validation]))[:, 0], whole.data)
+    assert torch.equal(pictures.to_uint8(test[0])[:, 0], datasets.MNIST(DATA, train=False).data)
+    assert images.shape[1:] == (1, 28, 28) and images.dtype == torch.float32
+    assert images.min() == -1 and images.max() == 1 and y.dtype == torch.int64
+    assert dataset.info == {"name": "mnist", "classes": list("0123456789")}
+
+
+def test_the_packed_files_are_enough_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", Mock(side_effect=OSError("no network here")))
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+        shutil.copy(path, raw)
+    for images, labels in zip(Dataset(data_dir=tmp_path).load("test"), Dataset().load("test")):
+        assert torch.equal(images, labels)
+
+
+KIN = [
+    ("fashion-mnist", "FashionMNIST", ["T-shirt/top", "Trouser", "Pullover"]),
+    ("kmnist", "KMNIST", ["o", "ki", "su"]),
+]
+
+
+def test_data_of_the_form_of_mnist(tmp_path, monkeypatch):
+    """Fashion-MNIST from made-up files, with a validation set of 20 images."""
+    monkeypatch.setattr(mnist, "NUM_VALIDATION", 20)
+    raw, rng, written = tmp_path / "FashionMNIST" / "raw", np.random.default_rng(0), {}
+    raw.mkdir(parents=True)
+    for part, n in (("train", 50), ("t10k", 30)):
+        written[part] = rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n)
+        for kind, array in zip(("images-idx3", "labels-idx1"), written[part]):
+            header = np.array([2048 + array.ndim, *array.shape], dtype=">i4")
+            content = header.tobytes() + array.astype(np.uint8).tobytes()
+            (raw / f"{part}-{kind}-ubyte").write_bytes(content)
+    dataset = Dataset("fashion-mnist", tmp_path)
+    assert dataset.info["classes"][:2] == ["T-shirt/top", "Trouser"]
+    pixels, labels = written["train"]
+    for split, part in (("train", slice(30)), ("validation", slice(30, 50))):
+        images, y = dataset.load(split)
+        assert y.tolist() == labels[part].tolist()
+        assert np.allclose(images[:, 0], pixels[part] / 127.5 - 1, atol=1e-6)
+
+
+# --- a folder of images ---
+
+
+def test_a_folder_is_split_without_overlap(shapes):
+    dataset = Dataset(shapes)
+    assert dataset.info == {"name": "shapes", "classes": ["bar", "dot", "ring"]}
+    splits = [dataset.load(split) for split in SPLITS]
+    assert [len(images) for images, _ in splits] == [240, 30, 30]
+    images = torch.cat([images for images, _ in splits])
+    assert images.shape == (300, 1, 28, 28) and len(images.unique(dim=0)) == 300
+    assert torch.bincount(torch.cat([y for _, y in splits])).tolist() == [100, 100, 100]
+    assert all(len(y.unique()) == 3 for _, y in splits)  # shuffled before it is split
+    for split, (images, y) in zip(SPLITS, splits):
+        again = Dataset(shapes).load(split)
+        assert torch.equal(again[0], images) and torch.equal(again[1], y)
+
+
+def test_classes_go_by_name_and_by_number():
+    assert class_numbers(["all"], ["bar", "dot"]) == [0, 1]
+    assert class_numbers(["dot", "0", "dot"], ["bar", "dot"]) == [1, 0, 1]
+    assert class_numbers(["1", "2"], ["1", "7", "9"]) == [0, 2]  # a name goes before a number
+    for word in ("2", "-1", "ring", ""):
+        with pytest.raises(UserError, match="is not one of bar, dot, a number from 0 to 1, or all"):
+            class_numbers([word], ["bar", "dot"])
+
+
+def test_the_whole_way_on_a_folder_of_images(shapes, tmp_path, monkeypatch):
+    models, png, npz = (tmp_path / name for name in ("models", "o.png", "o.npz"))
+    flags = ["--dataset", shapes, "--models", models, "--steps", 4, "--batch-size", 8]
+    flags = [str(word) for word in flags]
+    train_ddpm.main(flags)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):  # stopped, it goes on
+        patch.setattr(training, "SAVE_EVERY", 1)
+        patch.setattr(train_classifier, "end_epoch", Mock(side_effect=KeyboardInterrupt))
+        train_classifier.main(flags)
+    train_classifier.main([*flags, "--resume"])
+    unet, classifier = inference.load_models(models)
+    assert unet.dataset == classifier.dataset == Dataset(shapes).info
+    assert classifier.linear.out_features == 3
+
+    flags = ["--models", str(models), "--steps", "2", "--output", str(png), "--npz", str(npz)]
+    inference.main([*flags, "--compare", "--num-samples", "2", "--classes", "ring", "bar"])
+    assert np.load(npz)["arr_1"].tolist() == [2, 2, 0, 0] and png.exists()
