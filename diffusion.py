@@ -4,8 +4,6 @@ Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images a
 (B, 1, 28, 28) in [-1, 1]; timesteps t are integers 0 .. 999, where x_999 is almost pure noise.
 """
 
-import inspect
-
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.models.upsampling import Upsample2D
@@ -135,20 +133,15 @@ def sampling_timesteps(num_steps):
 def make_sampler(name, num_steps, device="cpu"):
     """A diffusers scheduler with its timesteps set; the next x_t is step(eps, t, x_t).prev_sample.
 
+    With x_0 predicted from eps, DDPM (15), and `prev` the next, less noisy timestep: the step of
+    "ddim" is sqrt(abar_prev) x_0 + sqrt(1 - abar_prev) eps, which is DDPM (4) at that timestep;
+    that of "ddpm" is a draw of x_prev given x_t and x_0, DDPM (6) and (7).
+
     Args:
         name: one of `SAMPLERS`.
         num_steps: network calls per image, 1 .. 1000.
     """
     scheduler_class, settings = SAMPLERS[name]
     scheduler = scheduler_class(**SCHEDULE, **settings)
-    if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
-        scheduler.set_timesteps(timesteps=sampling_timesteps(num_steps), device=device)
-    else:  # such as UniPC, which has its own
-        scheduler.set_timesteps(num_steps, device=device)
+    scheduler.set_timesteps(timesteps=sampling_timesteps(num_steps), device=device)
     return scheduler
-
-
-def step_noise(scheduler, generators):
-    """The generators as an argument of the scheduler's step; none where a step adds no noise."""
-    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": generators} if takes_noise else {}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from classifier import Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, UNet, abar, clipped_noise
-from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps, step_noise
+from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps
 from mnist import MNIST_INFO, check_same_dataset, class_numbers
 from support import cli, pictures
 from support.cli import MODELS, require
@@ -55,21 +55,23 @@ def guide_gradient(log_p, x_t, t, y):
     """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, 1, 28, 28).
 
     The gradient of the sum is the batch of gradients: log p of an image depends on no other image.
-
-    Raises:
-        UserError: log_p is not (B,), does not depend on x_t, or its gradient is not finite.
+    Raises UserError if the guide is wrong: see `check_guide`.
     """
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         log_p_y = log_p(x_t, t, y)  # (B,)
-        found = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
-        wanted = (len(x_t),)
-        require(found == wanted, f"the guide returned {found}, one number per image is {wanted}")
-        require(log_p_y.requires_grad, "the guide cannot be differentiated")
-        [grad] = torch.autograd.grad(log_p_y.sum(), x_t, allow_unused=True)
-    require(grad is not None, "the guide does not depend on x_t")
+        check_guide(log_p_y, len(x_t))
+        [grad] = torch.autograd.grad(log_p_y.sum(), x_t, materialize_grads=True)
     require(grad.isfinite().all(), "the gradient of the guide is not finite")
     return grad
+
+
+def check_guide(log_p_y, batch_size):
+    """Raises UserError unless a guide returned one differentiable number per image."""
+    found = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
+    wanted = (batch_size,)
+    require(found == wanted, f"the guide returned {found}, one number per image is {wanted}")
+    require(log_p_y.requires_grad, "the guide does not depend on x_t differentiably")
 
 
 def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
@@ -120,14 +122,13 @@ def sample(
         batch = slice(start, start + batch_size)
         y_batch, rngs = y[batch].to(unet.device), generators[batch]
         scheduler = make_sampler(sampler, steps, unet.device)  # new, as DPM-Solver++ keeps a state
-        noise = step_noise(scheduler, rngs)
         x_t = initial_noise(rngs).to(unet.device)
         for t in scheduler.timesteps:
             s = scale_at(t, guidance_scale, scale_growth)
             eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s)
             if watch:
                 watch(t, x_t, eps_hat)
-            x_t = scheduler.step(eps_hat, t, x_t, **noise).prev_sample
+            x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample
             bar.update()
         images.append(x_t.cpu())
     bar.close()
@@ -152,14 +153,14 @@ def load_models(folder=MODELS, device="cpu", guide=True):
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
-    add, w, g = parser.add_argument, cli.number(float, 0), cli.number(float, 0)
+    add, scale = parser.add_argument, cli.number(float, 0)
     one_or_more, steps = cli.number(int, 1), cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     add("--digits", "--classes", nargs="+", default=["1"], help="names or numbers, or all")
     add("--num-samples", type=one_or_more, default=8, help="images of each digit")
     w_help = "w, s in pure noise; 0: unguided; several: one row each, same noise"
-    add("--guidance-scale", type=w, nargs="+", default=[GUIDANCE_SCALE], help=w_help)
+    add("--guidance-scale", type=scale, nargs="+", default=[GUIDANCE_SCALE], help=w_help)
     g_help = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
-    add("--scale-growth", type=g, default=SCALE_GROWTH, help=g_help)
+    add("--scale-growth", type=scale, default=SCALE_GROWTH, help=g_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="a scheduler of diffusers")
     add("--steps", type=steps, default=STEPS, help="network calls per image")
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")

@@ -125,7 +125,7 @@ def training_data(args):
     """
     dataset = Dataset(args.dataset, args.data)
     for path in sorted(args.models.glob("*.pth")):
-        checkpoint = load_tensors(path, "delete it")
+        checkpoint = load_tensors(path, "restore or delete it")
         if "network" in checkpoint:  # not the state of a training
             check_same_dataset(checkpoint.get("dataset", MNIST_INFO), dataset.info, path)
     return dataset

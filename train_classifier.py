@@ -135,10 +135,10 @@ def main(argv=None):
     parser.add_argument("--max-t", type=t, default=MAX_T, help="the highest t that it learns")
     add_data_flags(parser)
     args = parser.parse_args(argv)
+    device = cli.pick_device(args.device)
     checkpoint = args.models / "classifier.pth"
     figure = output_folders(args.models)[1] / "classifier_accuracy.png"
     prepare_outputs(checkpoint, figure)
-    device = cli.pick_device(args.device)
     dataset = training_data(args)
     validation = dataset.load("validation")
     print(f"reads {args.dataset}; device: {device}", flush=True)

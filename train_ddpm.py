@@ -152,12 +152,12 @@ def main(argv=None):
     cli.add_precision_flag(parser)
     add_data_flags(parser)
     args = parser.parse_args(argv)
+    device = cli.pick_device(args.device)
     checkpoint = args.models / "ddpm_unet.pth"
     top, results = output_folders(args.models)
     samples, figure = top / "sample_ddpm_output.png", results / "ddpm_loss.png"
     previews = top / "previews"
     prepare_outputs(checkpoint, samples, figure, previews / "step_000000.png")
-    device = cli.pick_device(args.device)
     dataset = training_data(args)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
     print(f"reads {args.dataset}; device: {device}", flush=True)

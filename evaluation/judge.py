@@ -110,9 +110,9 @@ def main(argv=None):
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add_data_flags(parser)
     args = parser.parse_args(argv)
+    device = cli.pick_device(args.device)
     checkpoint = args.models / "judge.pth"
     prepare_outputs(checkpoint)
-    device = cli.pick_device(args.device)
     dataset = training_data(args)
     print(f"reads {args.dataset}; device: {device}", flush=True)
 

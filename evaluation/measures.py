@@ -52,8 +52,7 @@ class Measured:
     def row(self):
         """All measures and their 95 % intervals: a dict of strings."""
         low, high = wilson_interval(int(self.correct.sum()), len(self.correct))
-        share = self.correct.float().mean().item()
-        row = with_interval("accuracy", share, low, high)
+        row = with_interval("accuracy", self.correct.float().mean().item(), low, high)
         of_digit = [self.correct[self.labels == y].float().mean() for y in self.labels.unique()]
         row["accuracy_per_digit"] = " ".join(f"{accuracy:.3f}" for accuracy in of_digit)
         errors = self.halves.std(dim=0).tolist()
@@ -129,9 +128,9 @@ def mcnemar(only_this, only_first):
 
 def wilson_interval(correct, n):
     """The 95 % interval of a share (Wilson 1927): low and high."""
-    share, z = correct / n, Z
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    p, z = correct / n, Z
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 

@@ -66,9 +66,9 @@ def main(argv=None):
     cli.add_precision_flag(parser)
     add_data_flags(parser)
     args = parser.parse_args(argv)
+    device = cli.pick_device(args.device)
     checkpoint = args.models / CHECKPOINT
     prepare_outputs(checkpoint)
-    device = cli.pick_device(args.device)
     dataset = training_data(args)
     no_label = len(dataset.info["classes"])
     print(f"reads {args.dataset}; device: {device}", flush=True)

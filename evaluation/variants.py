@@ -91,8 +91,5 @@ def at_predicted_x_0(unet, log_p, x_t, t, y, s):
 
 def in_window(unet, log_p, x_t, t, y, s, low, high):
     """Guide only at low <= t < high."""
-
-    def log_p_in_window(x_t, t, y):
-        return ((low <= t) & (t < high)) * log_p(x_t, t, y)
-
-    return guided_noise(unet, log_p_in_window, x_t, t, y, s)
+    inside = low <= t < high
+    return guided_noise(unet, log_p, x_t, t, y, s if inside else 0)

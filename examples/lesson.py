@@ -37,9 +37,13 @@ def batches(num_images, losses, num_steps=150, batch_size=64):
     plt.show()
 
 
-def check(name, yours, exact, tolerance):
-    """Print that `yours` is correct. Raises AssertionError if it is blank or not `exact`."""
+def check(name, yours, exact, tolerance, clip=False):
+    """Print that `yours` is correct. Raises AssertionError if it is blank or not `exact`.
+
+    `clip`: clip it to [-1, 1] first, as `sample` does with its images.
+    """
     assert yours is not None, f"{name}: still blank"
+    yours = yours.clamp(-1, 1) if clip else yours
     error = (yours - exact).abs().max().item()
     assert error < tolerance, f"{name}: wrong by up to {error:.2g}"
     print(f"{name}: correct (largest difference {error:.0e})")

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import platform
@@ -125,16 +126,18 @@ def load_checkpoint(path, network_class, schedule, dataset, made_by, device="cpu
     try:
         network = network_class(**checkpoint["config"])
         network.load_state_dict(checkpoint["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} does not fit the {name} of this code: {make_it}") from error
     network.dataset = checkpoint.get("dataset", dataset)
     return network.eval().requires_grad_(False).to(device)
 
 
 def save_tensors(path, content):
-    """torch.save, whole or not at all."""
+    """torch.save, whole or not at all. In memory first: a full disk in torch.save is no OSError."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with atomic_write(path) as file:
-        torch.save(content, file)
+        file.write(buffer.getbuffer())
 
 
 def load_tensors(path, remedy):

@@ -74,8 +74,8 @@ FAULTS = {  # what is broken -> file, text, replacement
     "watch sees the x_t of the next step": (
         "inference.py",
         "            if watch:\n                watch(t, x_t, eps_hat)\n"
-        "            x_t = scheduler.step(eps_hat, t, x_t, **noise).prev_sample\n",
-        "            x_t = scheduler.step(eps_hat, t, x_t, **noise).prev_sample\n"
+        "            x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample\n",
+        "            x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample\n"
         "            if watch:\n                watch(t, x_t, eps_hat)\n",
     ),
     "the guide is told that t is 0": (
@@ -93,7 +93,7 @@ FAULTS = {  # what is broken -> file, text, replacement
         "epoch_order(num_images, seed, 0)\n    return",
     ),
     "a window guides outside of it": (
-        "evaluation/variants.py", "((low <= t) & (t < high))", "~((low <= t) & (t < high))",
+        "evaluation/variants.py", "s if inside else 0", "0 if inside else s",
     ),
     "clipping after the tilt clips before it": (
         "evaluation/variants.py", "y, s, clip=False)", "y, s)",

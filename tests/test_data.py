@@ -43,12 +43,6 @@ def test_the_packed_files_are_enough_without_a_network(tmp_path, monkeypatch):
         assert torch.equal(images, labels)
 
 
-KIN = [
-    ("fashion-mnist", "FashionMNIST", ["T-shirt/top", "Trouser", "Pullover"]),
-    ("kmnist", "KMNIST", ["o", "ki", "su"]),
-]
-
-
 def test_data_of_the_form_of_mnist(tmp_path, monkeypatch):
     """Fashion-MNIST from made-up files, with a validation set of 20 images."""
     monkeypatch.setattr(mnist, "NUM_VALIDATION", 20)

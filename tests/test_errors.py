@@ -14,6 +14,7 @@ import inference
 import train_classifier
 import train_ddpm
 from support import files
+from support.cli import UserError
 
 BAD_FLAGS = [
     (inference, ["--steps", "1001"], "'1001' is not a whole number from 1 to 1000"),
@@ -178,9 +179,6 @@ def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-PICTURES = [("--output", "before.png"), ("--npz", "before.npz"), ("--gif", "before.gif")]
-
-
 def test_a_full_disk_leaves_what_was_there(fails, tmp_path):
     path = tmp_path / "before.npz"
     path.write_bytes(b"before")
@@ -188,6 +186,8 @@ def test_a_full_disk_leaves_what_was_there(fails, tmp_path):
     with small_disk():
         error = fails(inference.main, *flags, "--npz", path)
     assert f"cannot write {path}: File too large" in error
+    with small_disk(), pytest.raises(UserError, match="File too large"):
+        files.save_tensors(path, {"weights": torch.zeros(20_000)})
     assert path.read_bytes() == b"before" and not list(tmp_path.glob(".*"))
 
 

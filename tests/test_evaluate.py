@@ -93,7 +93,7 @@ def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
         assert torch.bincount(call.y).tolist() == [10] * 10
 
 
-def test_a_row_names_the_files_that_made_it(asked, tmp_path):
+def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path):
     """Of several folders and guides; and these are the networks that `sample` is given."""
     other = shutil.copytree(ROOT / "models", tmp_path / "other")
     save_checkpoint(other / "classifier.pth", Classifier(), SCHEDULE, MNIST_INFO, {"seed": 0})
@@ -113,21 +113,12 @@ def test_a_row_names_the_files_that_made_it(asked, tmp_path):
     assert torch.equal(by_shipped, inference.load_models()[1].log_p(*inputs)) and by_own == 0
     assert torch.equal(by_other, by_untrained) and not torch.equal(by_shipped, by_untrained)
 
+    assert "has no function 'other'" in refused("--guide", f"{own}:other")
+    assert "there is no file" in refused("--guide", "none.py:log_p")
+
     [_, row] = run(tmp_path / "free.csv", "--variant", "classifier_free")
     assert row["ddpm_unet"] == sha256(WEIGHTS["rival_classifier_free"])
     assert asked[-1].unet.config.num_class_embeds == 11 and "classifier" not in row
-
-
-def test_guides_that_are_not_there(refused, tmp_path):
-    path = tmp_path / "own.py"
-    path.write_text("log_p = 3")
-    for guide, said in {
-        f"{tmp_path}/none.py:log_p": f"there is no file '{tmp_path}/none.py'",
-        f"{path}:other": f"{path} has no function 'other'",
-        f"{path}:log_p": f"{path} has no function 'log_p'",
-        f"{tmp_path}/none.pth": "none.pth is missing",
-    }.items():
-        assert said in refused("--guide", guide)
 
 
 def test_a_judge_that_misreads_real_images_is_refused(refused, tmp_path):

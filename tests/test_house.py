@@ -47,11 +47,6 @@ def test_support_knows_neither_timesteps_nor_digits():
         assert not words.findall(path.read_text()), path
 
 
-def test_lines_have_100_columns_at_most():
-    for path in [*FILES, *(ROOT / "tests").rglob("*.py")]:
-        assert max(map(len, path.read_text().splitlines() or [""])) <= 100, path
-
-
 EQUATIONS = {  # by their arithmetic
     "ADM (14)": r"\(1 - abar\(t\)\)\.sqrt\(\) \* grad",
     "DDPM (4)": r"\(1 - abar\(t\)\)\.sqrt\(\) \* eps$",

@@ -89,22 +89,12 @@ def test_a_blank_stops_at_its_check(before, name):
 # --- the lecturer's copy ---
 
 
-def test_the_copy_is_the_notebook_but_for_its_blanks(tmp_path, monkeypatch):
-    """And it does not replace the notebook."""
-    nbformat.write(NOTEBOOK, tmp_path / "quick_demo_CGD.ipynb")
-    monkeypatch.setattr(make_exercise, "ROOT", tmp_path)
-    make_exercise.main([])
-    made = nbformat.read(tmp_path / "exercise.ipynb", as_version=4)
-    assert nbformat.read(tmp_path / "quick_demo_CGD.ipynb", as_version=4) == NOTEBOOK
+def test_the_copy_is_the_notebook_but_for_its_blanks():
     num_blanks = 0
-    for new, old in zip(made.cells, NOTEBOOK.cells, strict=True):
+    for new, old in zip(exercise().cells, NOTEBOOK.cells, strict=True):
+        assert not new.get("outputs")
         for line, original in zip(new.source.split("\n"), old.source.split("\n"), strict=True):
-            blank = re.fullmatch(r"( *\w+) = None  # your code: (.+)", line)
+            blank = re.fullmatch(r"( *\w+) = None  # your code: .+", line)
             assert (line == original) != bool(blank)
-            if blank:
-                assert original.startswith(f"{blank[1]} = ")
-                assert original.endswith(f"  # BLANK: {blank[2]}")
-                num_blanks += 1
-        if new.cell_type == "code":
-            assert new.outputs == [] and new.execution_count is None
+            num_blanks += bool(blank)
     assert num_blanks == sum(cell.source.count("# BLANK") for cell in code_cells()) == 10

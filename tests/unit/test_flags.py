@@ -1,4 +1,4 @@
-"""The flags of inference.py and evaluate.py reach `sample`; the training keeps the EMA weights."""
+"""The flags of inference.py reach `sample`; a training keeps the average of the weights."""
 
 import torch
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusion import ALPHAS_CUMPROD, IMAGE_SHAPE, SCHEDULE, abar, add_noise
-from diffusion import clipped_noise, initial_noise, predicted_x_0
+from diffusion import initial_noise, predicted_x_0
 from diffusion import stratified_timesteps
 from evaluation.variants import without_root
 from inference import guide_gradient, guided_noise, sample, scale_at
@@ -39,17 +39,6 @@ def test_noising_is_ddpm_equation_4():
     abar_t = (1 - betas).cumprod(dim=0)[t].view(4, 1, 1, 1)
     expected = abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
     torch.testing.assert_close(add_noise(x_0, eps, t), expected.float(), atol=1e-5, rtol=0)
-
-
-def test_the_predicted_x_0_undoes_the_noising():
-    """What lies outside of [-1, 1] is clipped, and the clipped noise goes with it."""
-    x_0 = 3 * torch.rand(4, *IMAGE_SHAPE) - 1.5
-    eps, t = torch.randn(4, *IMAGE_SHAPE), torch.tensor([0, 100, 200, 400])
-    x_t = add_noise(x_0, eps, t)
-    torch.testing.assert_close(predicted_x_0(x_t, t, eps), x_0.clamp(-1, 1), atol=1e-4, rtol=0)
-    clipped = clipped_noise(x_t, t, eps)
-    torch.testing.assert_close(add_noise(x_0.clamp(-1, 1), clipped, t), x_t, atol=1e-4, rtol=0)
-    assert (clipped - eps).abs()[x_0.abs() > 1.4].min() > 0.1
 
 
 def test_the_timesteps_of_training_are_uniform_and_stratified(monkeypatch):
@@ -105,8 +94,7 @@ WRONG_GUIDES = {  # what is wrong -> the guide, and what the message says
     "a number per class": (lambda x_t, t, y: x_t.flatten(1)[:, :10], r"\(2, 10\).* is \(2,\)"),
     "one number for all": (lambda x_t, t, y: x_t.sum(), r"returned \(\)"),
     "not a tensor": (lambda x_t, t, y: None, "returned NoneType"),
-    "detached": (lambda x_t, t, y: x_t.detach().sum(dim=(1, 2, 3)), "cannot be differentiated"),
-    "of something else": (lambda x_t, t, y: torch.ones(2, requires_grad=True) * 2, "not depend"),
+    "detached": (lambda x_t, t, y: x_t.detach().sum(dim=(1, 2, 3)), "does not depend on x_t"),
     "not a number": (lambda x_t, t, y: x_t.sum(dim=(1, 2, 3)) * torch.nan, "not finite"),
 }
 
@@ -198,21 +186,6 @@ def test_the_noise_of_an_image_depends_on_seed_digit_and_number_alone():
     torch.testing.assert_close(draw(7, 3, 3), together[[4, 0, 2]])
     others = torch.cat([together, draw(3, seed=6)]).flatten(1)
     assert torch.cdist(others, others).fill_diagonal_(9).min() > 1  # no two are equal
-
-
-def test_conditions_that_are_pixels_reach_the_guide_in_order():
-    """Their noise is that of label 0."""
-    y, seen = torch.rand(5, 1, 14, 28), []
-
-    def log_p(x_t, t, y):
-        seen.append((int(t[0]), x_t.detach(), y))
-        return (x_t[:, :, :14] * y).sum(dim=(1, 2, 3))
-
-    unet = FakeUnet(lambda x_t, t: x_t)
-    assert sample(unet, log_p, y, steps=2, batch_size=2).shape == (5, *IMAGE_SHAPE)
-    assert torch.equal(torch.cat([part for t, _, part in seen if t == 999]), y)
-    x_T = torch.cat([x_t for t, x_t, _ in seen if t == 999])
-    assert torch.equal(x_T, initial_noise([generator(0, "samples", 0, k) for k in range(5)]))
 
 
 def test_watch_sees_x_t_and_the_eps_hat_that_makes_the_next_one(unet, classifier):
