@@ -11,7 +11,6 @@ from conftest import ROOT
 from torchvision import datasets
 
 import inference
-import mnist
 import train_classifier
 import train_ddpm
 from mnist import DATA, SPLITS, Dataset, class_numbers
@@ -41,26 +40,6 @@ def test_the_packed_files_are_enough_without_a_network(tmp_path, monkeypatch):
         shutil.copy(path, raw)
     for images, labels in zip(Dataset(data_dir=tmp_path).load("test"), Dataset().load("test")):
         assert torch.equal(images, labels)
-
-
-def test_data_of_the_form_of_mnist(tmp_path, monkeypatch):
-    """Fashion-MNIST from made-up files, with a validation set of 20 images."""
-    monkeypatch.setattr(mnist, "NUM_VALIDATION", 20)
-    raw, rng, written = tmp_path / "FashionMNIST" / "raw", np.random.default_rng(0), {}
-    raw.mkdir(parents=True)
-    for part, n in (("train", 50), ("t10k", 30)):
-        written[part] = rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n)
-        for kind, array in zip(("images-idx3", "labels-idx1"), written[part]):
-            header = np.array([2048 + array.ndim, *array.shape], dtype=">i4")
-            content = header.tobytes() + array.astype(np.uint8).tobytes()
-            (raw / f"{part}-{kind}-ubyte").write_bytes(content)
-    dataset = Dataset("fashion-mnist", tmp_path)
-    assert dataset.info["classes"][:2] == ["T-shirt/top", "Trouser"]
-    pixels, labels = written["train"]
-    for split, part in (("train", slice(30)), ("validation", slice(30, 50))):
-        images, y = dataset.load(split)
-        assert y.tolist() == labels[part].tolist()
-        assert np.allclose(images[:, 0], pixels[part] / 127.5 - 1, atol=1e-6)
 
 
 # --- a folder of images ---

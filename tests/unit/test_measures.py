@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from evaluation import measures
 from evaluation.measures import Measured, Seen, balanced_parts, covered, frechet_distance
-from evaluation.measures import measure, random_half, share
+from evaluation.measures import measure, share
 from evaluation.measures import wilson_interval
 
 
@@ -90,19 +90,6 @@ def test_intervals_are_the_spread_over_new_draws(monkeypatch):
     true = 2 * 1.96 * np.std([values, changes], axis=1)
     ratio = np.mean(widths, axis=0) / true
     assert (ratio > 0.7).all() and (ratio < 1.4).all()
-
-
-def test_a_random_half_has_half_of_each_class():
-    """Each image is in some halves and not in others; the same seed gives the same half."""
-    labels = torch.tensor([0] * 10 + [1] * 7 + [3] * 5)[torch.randperm(22)]
-    halves = [random_half(labels, torch.manual_seed(seed)) for seed in range(20)]
-    for half in halves:
-        assert len(half.unique()) == len(half) == 11
-        parts = [(labels[half] == y).sum() - (labels == y).sum() / 2 for y in (0, 1, 3)]
-        assert max(map(abs, parts)) <= 0.5
-    counts = torch.bincount(torch.cat(halves))
-    assert len(counts) == 22 and counts.min() > 0 and counts.max() < 20
-    assert torch.equal(halves[0], random_half(labels, torch.manual_seed(0)))
 
 
 def test_the_change_between_samples_of_the_same_noise_is_known_better():

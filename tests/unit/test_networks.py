@@ -9,7 +9,6 @@ from diffusers import UNet2DModel
 from classifier import Classifier
 from diffusion import ALPHAS_CUMPROD, IMAGE_SHAPE, UNET_CONFIG, UNet, abar, add_noise, make_unet
 from diffusion import simple_loss
-from support.muon import Muon
 from train_ddpm import loss_weights, make_optimizers
 
 
@@ -63,18 +62,3 @@ def test_every_parameter_of_the_unet_has_exactly_one_optimizer():
         rates = [peak * schedule.lr_lambdas[0](step) for step in (0, 25, 50, 75, 100)]
         assert rates == pytest.approx([0, peak / 2, peak, peak / 2, 0])
         assert schedule.base_lrs == [peak]
-
-
-def test_muon_steps_along_an_orthogonal_matrix():
-    """That of the gradient's own singular vectors, for kernels of every form."""
-    shapes = ((16, 40), (40, 16), (8, 4, 3, 3), (16, 2, 3, 3))
-    kernels = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    for kernel in kernels:
-        kernel.grad = torch.randn(kernel.shape)
-    Muon(kernels, lr=0.5).step()  # from zero, where nothing decays
-    for kernel in kernels:
-        matrix, grad = kernel.detach().flatten(1), kernel.grad.flatten(1)
-        direction = -matrix / 0.5 / max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
-        u, _, v = torch.linalg.svd(grad, full_matrices=False)
-        assert (torch.linalg.svdvals(direction) - 1).abs().max() < 0.4
-        assert (u.T @ direction @ v.T).diagonal().min() > 0.6
