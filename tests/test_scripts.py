@@ -116,7 +116,7 @@ def test_the_grid_has_a_row_for_each_digit(draw, tmp_path):
     images, labels = draw("--digits", 2, 0, 2, "--num-samples", 3)
     assert labels == [2, 2, 2, 0, 0, 0, 2, 2, 2]
     assert np.array_equal(cut(tmp_path / "o.png", 3), images)
-    assert not np.array_equal(images[0], images[6])  # asked for twice, the digit is drawn anew
+    assert not np.array_equal(images[0], images[6])  # asked for twice, it is another image
 
 
 def test_an_image_does_not_depend_on_what_else_is_drawn(draw, tmp_path):
