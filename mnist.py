@@ -50,8 +50,8 @@ class Dataset:
             if name not in TORCHVISION:
                 raise UserError(f"--dataset {name}: {error}") from error
             raise UserError(
-                f"cannot read {name} in {data_dir}: {error}; delete its folder there: "
-                "`git checkout -- data` restores MNIST, torchvision downloads the others"
+                f"cannot read {name} in {data_dir}: {error or 'it is damaged'}; delete its folder "
+                "there: `git checkout -- data` restores MNIST, torchvision downloads the others"
             ) from error
         self.info = {"name": Path(name).resolve().name, "classes": classes}
 
