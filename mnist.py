@@ -49,9 +49,10 @@ class Dataset:
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
             if name not in TORCHVISION:
                 raise UserError(f"--dataset {name}: {error}") from error
+            remedy = "`git checkout -- data` restores MNIST, torchvision downloads the others"
             raise UserError(
-                f"cannot read {name} in {data_dir}: {error or 'it is damaged'}; delete its folder "
-                "there: `git checkout -- data` restores MNIST, torchvision downloads the others"
+                f"cannot read {name} in {data_dir}: {str(error) or 'it is damaged'}; "
+                f"delete its folder there: {remedy}"
             ) from error
         self.info = {"name": Path(name).resolve().name, "classes": classes}
 
