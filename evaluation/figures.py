@@ -81,7 +81,7 @@ def plot(rows, real, x):
         for row, linestyle in zip(real, ("--", ":")):
             axes.axhline(float(row[name]), color="gray", linestyle=linestyle, label=row["variant"])
         if x in NUMBERS:
-            smallest = min(place for place in places.values() if place > 0)
+            smallest = min((place for place in places.values() if place > 0), default=1)
             axes.set_xscale("symlog", linthresh=smallest)  # logarithmic, and shows 0
         axes.set_xticks(list(places.values()), texts, rotation=0 if x in NUMBERS else 90)
         axes.minorticks_off()
@@ -104,7 +104,7 @@ def main(argv=None):
     prepare_outputs(output)
     table = read_rows(args.csv)
     rows = [row for row in table if row.get("sampler", "-") != "-"]
-    real = [row for row in table if row.get("sampler") == "-"]
+    real = [row for row in table if row.get("sampler") == "-" and row.get("samples", "-") == "-"]
     require(rows and "accuracy_low" in rows[0], f"{args.csv} is no table of evaluate.py")
     with plt.rc_context({"font.size": 11}):
         figure = plot(rows, real, args.x or most_varied(rows))

@@ -261,8 +261,9 @@ def read_samples(path, num_classes):
     labels = None
     try:
         if path.is_dir():
-            images = np.stack([np.asarray(Image.open(png)) for png in sorted(path.glob("*.png"))])
-        elif path.suffix == ".npz":
+            pictures = [Image.open(png).convert("L") for png in sorted(path.glob("*.png"))]
+            images = np.stack([np.asarray(picture) for picture in pictures])
+        elif path.suffix.lower() == ".npz":
             arrays = dict(np.load(path, allow_pickle=False))
             images, labels = arrays.pop("arr_0"), arrays.pop("arr_1", None)
             require(not arrays, f"{path} also holds {', '.join(arrays)}; {WHAT_IS_READ}")
@@ -272,9 +273,9 @@ def read_samples(path, num_classes):
         raise
     except Exception as error:  # numpy, zipfile and PIL raise many kinds on what they cannot read
         raise UserError(f"{path} cannot be read ({error}); {WHAT_IS_READ}") from error
-    shapes = (len(images), 28, 28), (len(images), 28, 28, 1)
-    good = images.dtype == np.uint8 and images.shape in shapes and len(images) >= LEAST_IMAGES
-    require(good, f"{path} holds {images.dtype} {images.shape}; {WHAT_IS_READ}")
+    good = images.dtype == np.uint8 and images.shape[1:] in ((28, 28), (28, 28, 1))
+    found = f"{path} holds {images.dtype} {images.shape}"
+    require(good and len(images) >= LEAST_IMAGES, f"{found}; {WHAT_IS_READ}")
     images = torch.from_numpy(images).view(-1, 1, 28, 28).float().div(127.5).sub(1)
     if labels is None:
         return images, None

@@ -39,6 +39,7 @@ def run(tmp_path, monkeypatch):
 def test_each_example_draws_what_it_says(run):
     six, turned = run(ambigram, 1)["ambigram"].values()
     assert torch.equal(turned, six.rot90(2, (2, 3)))
+    assert (read(turned) == 9).all()
     rows = [read(images) for images in run(two_digits, 8)["two_digits"].values()]
     assert (rows[0] == 3).sum() >= 6 and (rows[4] == 8).sum() >= 6 and len(rows) == 5
     unguided, guided = run(not_a_digit, 30)["not_a_1"].values()
