@@ -12,6 +12,7 @@ from torchvision import datasets, transforms
 
 from support.cli import ROOT, UserError, require
 from support.files import load_tensors
+from support.pictures import from_uint8
 from support.streams import generator
 
 DATA = ROOT / "data"
@@ -63,7 +64,7 @@ class Dataset:
             images: float (N, 1, 28, 28) in [-1, 1]. labels: int64 (N,), 0 .. len(classes) - 1.
         """
         images, labels = self.splits[split]
-        return images.float().div(127.5).sub(1), labels
+        return from_uint8(images), labels
 
 
 def read_torchvision(source, data_dir):

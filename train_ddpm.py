@@ -118,8 +118,7 @@ def end_epoch(run, unet, ema, images, previews):
     ema.store(unet.parameters())
     ema.copy_to(unet.parameters())
     unet.eval()
-    recent = run.losses[-run.steps_per_epoch :]
-    entry = {"loss": sum(recent) / len(recent), "validation_loss": validation_loss(unet, images)}
+    entry = {"loss": run.recent_loss(), "validation_loss": validation_loss(unet, images)}
     run.log(f"loss {entry['loss']:.4f}  validation {entry['validation_loss']:.4f}")
     y = torch.arange(10).repeat_interleave(4)  # unguided: y is only the key of the noise
     samples = sample(unet, None, y, guidance_scale=0, sampler="ddim", steps=20)

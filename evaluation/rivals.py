@@ -84,8 +84,7 @@ def main(argv=None):
         return unet(x_t, t, y.masked_fill(dropped.to(y.device), no_label)).sample
 
     def end_epoch(run):
-        recent = run.losses[-run.steps_per_epoch :]
-        loss = sum(recent) / len(recent)
+        loss = run.recent_loss()
         run.log(f"loss {loss:.4f}")
         return {"loss": loss}
 

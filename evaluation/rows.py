@@ -28,6 +28,7 @@ from inference import load_models, sample
 from mnist import MNIST_INFO, check_same_dataset
 from support.cli import UserError, require
 from support.files import atomic_write, load_checkpoint, sha256
+from support.pictures import from_uint8
 
 SETTINGS = ("models", "variant", "guide", "sampler", "steps", "guidance_scale", "scale_growth")
 OWN_CLASSIFIER = "classifier"  # the guide of a row that takes the classifier of its folder
@@ -276,7 +277,7 @@ def read_samples(path, num_classes):
     good = images.dtype == np.uint8 and images.shape[1:] in ((28, 28), (28, 28, 1))
     found = f"{path} holds {images.dtype} {images.shape}"
     require(good and len(images) >= LEAST_IMAGES, f"{found}; {WHAT_IS_READ}")
-    images = torch.from_numpy(images).view(-1, 1, 28, 28).float().div(127.5).sub(1)
+    images = from_uint8(torch.from_numpy(images).view(-1, 1, 28, 28))
     if labels is None:
         return images, None
     good = labels.shape == (len(images),) and np.isin(labels, np.arange(num_classes)).all()

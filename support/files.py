@@ -72,7 +72,7 @@ def provenance(paths, device, **settings):
     versions["diffusers"] = diffusers.__version__
     weights = {Path(path).name: sha256(path) for path in paths}
     made_from = {"weights": weights, "settings": settings, "versions": versions}
-    return json.dumps(made_from | {"device": str(device)}, default=str)
+    return json.dumps(made_from | {"device": str(device)})
 
 
 # --- checkpoints: tensors and plain values, from which a network is rebuilt ---

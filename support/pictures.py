@@ -23,6 +23,11 @@ def to_uint8(images):
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
+def from_uint8(images):
+    """Images (..., H, W) in uint8 0 .. 255 as floats in [-1, 1] of the same shape."""
+    return images.float().div(127.5).sub(1)
+
+
 def grid_image(images, columns):
     """A PIL image of images (N, 1, H, W), uint8 or in [-1, 1], row by row, `columns` in a row."""
     images = images if images.dtype == torch.uint8 else to_uint8(images)

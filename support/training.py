@@ -103,6 +103,11 @@ class Run:
         self.losses.append(value)
         self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
+    def recent_loss(self):
+        """The mean loss of the last epoch, or of all steps if they are fewer."""
+        recent = self.losses[-self.steps_per_epoch :]
+        return sum(recent) / len(recent)
+
     def elapsed(self):
         """Seconds of training so far, over all runs."""
         return time.monotonic() - self.start
