@@ -7,7 +7,7 @@ of the network:
   to the last layer only would add a bias to each class and nothing more.
 - It is smooth (SiLU, strided convolutions, GroupNorm), so that its gradient is usable. Without
   BatchNorm an image's log-probability never depends on the rest of the batch.
-- It is cheap, since it runs forward and backward at every guided step (results/costs.csv).
+- It is cheap, since it runs forward and backward at every guided step.
 """
 
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class Classifier(nn.Module):
         num_classes: C, the values of y.
     """
 
-    def __init__(self, channels=32, embedding_dim=128, num_classes=10):
+    def __init__(self, channels=16, embedding_dim=128, num_classes=10):
         super().__init__()
         self.config = {"channels": channels, "embedding_dim": embedding_dim}
         self.config["num_classes"] = num_classes

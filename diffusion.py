@@ -5,8 +5,7 @@ Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images a
 """
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
-from diffusers.models.upsampling import Upsample2D
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 IMAGE_SHAPE = (1, 28, 28)
 NUM_TRAIN_TIMESTEPS = 1000
@@ -18,7 +17,7 @@ SCHEDULE = {  # DDPM, section 4
     "prediction_type": "epsilon",
 }
 ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod  # abar_t, (1000,)
-UNET_CONFIG = {
+UNET_CONFIG = {  # of diffusers' UNet2DModel
     "sample_size": 28,
     "in_channels": 1,
     "out_channels": 1,
@@ -72,56 +71,10 @@ def simple_loss(eps_theta, eps):
     return (eps_theta - eps).square().mean(dim=(1, 2, 3))
 
 
-def stratified_timesteps(batch_size, rng, max_t=NUM_TRAIN_TIMESTEPS - 1):
-    """t uniform over 0 .. max_t, one from each of B equal slices: (B,).
-
-    Stratifying lowers the variance of the loss and leaves its mean.
-    """
-    u = (torch.arange(batch_size) + torch.rand(batch_size, generator=rng)) / batch_size
-    return (u * (max_t + 1)).long().clamp(max=max_t)
-
-
-class UNet(UNet2DModel):
-    """eps_theta(x_t, t): diffusers' U-Net, whose layers predict v instead of eps.
-
-    eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (v-prediction, Salimans & Ho 2022). The network
-    returns eps. At t = 999, x_t is almost pure noise, and an error in eps is 157 times as large in
-    the predicted x_0; with v, the layers need not copy x_t to the output.
-
-    The convolution after each upsampling is left out, since another one follows.
-
-    Args:
-        config: as UNet2DModel.
-    """
-
-    def __init__(self, **config):
-        super().__init__(**config)
-        for block in self.up_blocks:
-            if block.upsamplers is not None:
-                channels = block.upsamplers[0].channels
-                block.upsamplers = torch.nn.ModuleList([Upsample2D(channels)])
-
-    def forward(self, x_t, t, y=None):
-        """Predict the noise in x_t.
-
-        Args:
-            x_t: (B, 1, 28, 28). t: integer timesteps, (B,) or one for all, ().
-            y: labels (B,), for a U-Net with `num_class_embeds`.
-
-        Returns:
-            an object whose `sample` is eps_theta, (B, 1, 28, 28).
-        """
-        output = super().forward(x_t, t, y)
-        output.sample = (1 - abar(t)).sqrt() * x_t + abar(t).sqrt() * output.sample
-        return output
-
-
-def make_unet(**changes):
-    """The U-Net of `UNET_CONFIG`. Its last layer starts at zero, so it first predicts v = 0."""
-    unet = UNet(**UNET_CONFIG | changes)
-    torch.nn.init.zeros_(unet.conv_out.weight)
-    torch.nn.init.zeros_(unet.conv_out.bias)
-    return unet
+def spread_timesteps(num_images, rng):
+    """A t for each image, to measure with: 0 .. 999 equally often, in random order: (N,)."""
+    t = torch.arange(num_images) * NUM_TRAIN_TIMESTEPS // num_images
+    return t[torch.randperm(num_images, generator=rng)]
 
 
 def sampling_timesteps(num_steps):

@@ -87,8 +87,8 @@ def wanted_rows(args, reference):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    missing = "torchmetrics or scipy is missing: `pip install -r requirements-dev.txt`"
-    require(measures.FrechetInceptionDistance, missing)
+    missing = "scipy is missing: `pip install -r requirements-dev.txt`"
+    require(measures.binomtest, missing)
     if args.csv:
         prepare_outputs(args.csv)
         fresh = args.resume or not args.csv.exists()

@@ -13,10 +13,11 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DModel
 from tqdm import tqdm
 
 from classifier import Classifier
-from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, UNet, abar, clipped_noise
+from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, abar, clipped_noise
 from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps
 from mnist import MNIST_INFO, check_same_dataset, class_numbers
 from support import cli, pictures
@@ -140,7 +141,7 @@ def sample(
 def load_models(folder=MODELS, device="cpu", guide=True):
     """The U-Net and the classifier (None unless `guide`) of a folder. Raises UserError."""
     path = Path(folder, "ddpm_unet.pth")
-    unet = load_checkpoint(path, UNet, SCHEDULE, MNIST_INFO, "train_ddpm.py", device)
+    unet = load_checkpoint(path, UNet2DModel, SCHEDULE, MNIST_INFO, "train_ddpm.py", device)
     if not guide:
         return unet, None
     path = Path(folder, "classifier.pth")
@@ -227,7 +228,7 @@ def main(argv=None):
     if classifier:
         weights.append(args.models / "classifier.pth")
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
-    made_from = provenance(weights, device, **settings)
+    made_from = provenance(weights, **settings)
     names = [unet.dataset["classes"][digit] for digit in digits]
     save_picture(args.output, rows, scales, args.num_samples, names, made_from)
     if args.npz:

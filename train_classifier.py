@@ -17,7 +17,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch.nn.utils import clip_grad_norm_
 
 from classifier import Classifier
-from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, stratified_timesteps
+from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, spread_timesteps
 from mnist import add_data_flags, training_data
 from support import cli
 from support.files import output_folders, prepare_outputs, provenance, save_checkpoint
@@ -25,7 +25,7 @@ from support.pictures import save_figure
 from support.streams import generator
 from support.training import Run
 
-STEPS = 3_000
+STEPS = 6_000
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 200
@@ -39,7 +39,7 @@ def train(run, classifier, optimizer, lr_scheduler, max_t=MAX_T):
     """Minimise the cross-entropy of noised images, with t up to `max_t`."""
     device = next(classifier.parameters()).device
     for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
-        t = stratified_timesteps(len(x_0), rng, max_t)  # (B,)
+        t = torch.randint(max_t + 1, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
         logits = classifier(x_t.to(device), t.to(device))  # (B, 10)
@@ -80,16 +80,10 @@ def calibration_error(probabilities, labels, num_bins=15):
     return gap_of_bin.abs().sum().item() / len(labels)
 
 
-def validation_timesteps(num_images):
-    """A t for each image, every t equally often, the same at every call: (num_images,)."""
-    t = torch.arange(num_images) * NUM_TRAIN_TIMESTEPS // num_images
-    return t[torch.randperm(num_images, generator=generator(VALIDATION_SEED, "validation", 0))]
-
-
 def end_epoch(run, classifier, validation, device):
     """Accuracy and calibration error in each band of t, as a line and as a dict."""
     images, labels = validation
-    t = validation_timesteps(len(images))
+    t = spread_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
     probabilities = predict_noised(classifier, images, t, device)
     correct = (probabilities.argmax(dim=1) == labels).float()
     bands, words = {}, []
@@ -164,7 +158,7 @@ def main(argv=None):
         summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
         save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, summary)
         plotted = plot_accuracy(classifier, *validation, device)
-        save_figure(figure, plotted, provenance([checkpoint], device, **settings))
+        save_figure(figure, plotted, provenance([checkpoint], **settings))
     print(f"{checkpoint} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 
 

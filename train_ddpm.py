@@ -4,80 +4,68 @@
     python train_ddpm.py --steps 300 --models trial    # a short trial in another folder
     python train_ddpm.py --resume                      # continue after Ctrl-C
 
-DDPM Algorithm 1: draw x_0, t and eps, make x_t by (4), and take a gradient step on L_simple (14),
-with a weight that depends on t (`loss_weights`). What is kept is an exponential moving average
-(EMA) of the network's weights.
+DDPM Algorithm 1: draw x_0, t and eps, make x_t by (4), and take a gradient step on L_simple (14).
+What is kept is an exponential moving average (EMA) of the network's weights.
 
 Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and samples of every
 epoch to previews/. With --models DIR, all of them go to DIR.
 """
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
 
-from diffusion import ALPHAS_CUMPROD, SCHEDULE, add_noise, make_unet, simple_loss
-from diffusion import stratified_timesteps
+from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, UNET_CONFIG
+from diffusion import add_noise, simple_loss, spread_timesteps
 from inference import sample
 from mnist import add_data_flags, training_data
 from support import cli
 from support.files import output_folders, prepare_outputs, provenance, save_checkpoint
-from support.muon import Muon
 from support.pictures import save_figure, save_grid
 from support.streams import generator
 from support.training import Run, pick_precision
 
-TRAIN_STEPS = 6_300
+TRAIN_STEPS = 5_500
 BATCH_SIZE = 64
-LEARNING_RATE = 2.8e-3  # of AdamW
-MUON_FACTOR = 3  # Muon's learning rate is that many times AdamW's
+LEARNING_RATE = 2.8e-3
 ADAM_BETAS = (0.9, 0.99)
 WARMUP_STEPS = 200
 EMA_DECAY = 0.998
-MAX_LOSS_WEIGHT = 5
-LOW_NOISE = 150  # below this t the loss counts half
 VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
 NUM_VALIDATION_IMAGES = 1_000
 
 
-def train(run, unet, predict, ema, optimizers, lr_schedulers, weight_of_t):
+def train(run, unet, predict, ema, optimizers, lr_schedulers):
     """DDPM Algorithm 1, with the noise of a batch predicted by `predict(x_t, t, y, rng)`.
 
     Args:
         predict: calls `unet`; y (B,) are labels, rng is the random stream of the step.
-        ema: diffusers' EMAModel of the U-Net's parameters. weight_of_t: (1000,), for L_simple.
+        ema: diffusers' EMAModel of the U-Net's parameters.
     """
     device, precision = unet.device, run.settings["precision"]
     for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
-        t = stratified_timesteps(len(x_0), rng)  # (B,)
+        t = torch.randint(NUM_TRAIN_TIMESTEPS, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             eps_theta = predict(x_t.to(device), t.to(device), y.to(device), rng)
-        loss = simple_loss(eps_theta, eps.to(device))  # DDPM (14), (B,)
+        loss = simple_loss(eps_theta, eps.to(device)).mean()  # DDPM (14)
         unet.zero_grad()
-        (weight_of_t[t].to(device) * loss).mean().backward()
+        loss.backward()
         clip_grad_norm_(unet.parameters(), 1.0)
         for part in (*optimizers, *lr_schedulers):
             part.step()
         ema.step(unet.parameters())
-        run.record(loss.mean())
-
-
-def loss_weights():
-    """The weight of L_simple at each t: (1000,).
-
-    1 / abar_t makes it the squared error of v, which the layers predict, up to the maximum, which
-    is reached at t = 396. Low noise counts half.
-    """
-    weights = (1 / ALPHAS_CUMPROD).clamp(max=MAX_LOSS_WEIGHT)
-    weights[:LOW_NOISE] /= 2
-    return weights
+        run.record(loss)
 
 
 def make_optimizers(unet, lr, steps):
     """Muon for the kernels of the convolutions between the first and the last; AdamW otherwise.
+
+    torch.optim.Muon takes matrices only. It gets each kernel (out, in, height, width) as a matrix
+    (out, everything else) that shares the memory of the kernel.
 
     Returns:
         two optimizers, and the two schedules of their learning rates over a training.
@@ -85,9 +73,16 @@ def make_optimizers(unet, lr, steps):
     outer = (unet.conv_in, unet.conv_out)
     convolutions = [m for m in unet.modules() if isinstance(m, torch.nn.Conv2d) and m not in outer]
     kernels = [convolution.weight for convolution in convolutions]
+    matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
+
+    def pass_gradients(*_):
+        for kernel, matrix in zip(kernels, matrices):
+            matrix.grad = kernel.grad.flatten(1)
+
+    muon = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw")
+    muon.register_step_pre_hook(pass_gradients)
     chosen = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in unet.parameters() if id(parameter) not in chosen]
-    muon = Muon(kernels, lr=MUON_FACTOR * lr)
     adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
     optimizers, warmup = [muon, adamw], min(WARMUP_STEPS, steps // 2)
     return optimizers, [get_linear_schedule_with_warmup(o, warmup, steps) for o in optimizers]
@@ -103,7 +98,7 @@ def training_parts(unet, ema, optimizers, lr_schedulers):
 @torch.no_grad()
 def validation_loss(unet, images, batch_size=250):
     """L_simple of images (N, 1, 28, 28) over uniform t, with the same t and noise at every call."""
-    t = stratified_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
+    t = spread_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
     eps = torch.randn(images.shape, generator=generator(VALIDATION_SEED, "validation", 1))
     x_t = add_noise(images, eps, t)
     total = 0.0
@@ -162,7 +157,7 @@ def main(argv=None):
     print(f"reads {args.dataset}; device: {device}", flush=True)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    unet = make_unet().to(device)
+    unet = UNet2DModel(**UNET_CONFIG).to(device)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
     optimizers, lr_schedulers = make_optimizers(unet, args.lr, args.steps)
 
@@ -178,11 +173,11 @@ def main(argv=None):
     run = Run("U-Net", checkpoint, settings, dataset.load("train"), parts, validate, args.resume)
     with run:
         ema.to(device)
-        train(run, unet, predict, ema, optimizers, lr_schedulers, loss_weights())
+        train(run, unet, predict, ema, optimizers, lr_schedulers)
         ema.copy_to(unet.parameters())
         summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
         save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, summary)
-        made_from = provenance([checkpoint], device, **settings)
+        made_from = provenance([checkpoint], **settings)
         save_figure(figure, plot_loss(run), made_from)
         y = torch.ones(8, dtype=torch.long)  # the noise of `python inference.py`, unguided
         save_grid(samples, sample(unet.eval(), None, y, guidance_scale=0), 8, made_from)

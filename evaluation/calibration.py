@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import torch
 from tqdm import tqdm
 
-from diffusion import add_noise, simple_loss, stratified_timesteps
+from diffusion import add_noise, simple_loss, spread_timesteps
 from evaluation.rivals import CHECKPOINT, load_rival
 from evaluation.rows import write_rows
 from inference import guided_noise, load_models
@@ -44,8 +44,7 @@ def losses_at_scales(unet, log_p, x_0, y, scales, free=None):
     Returns:
         losses: (K, N), and a last row for `free`, which is given y. t: (N,), uniform.
     """
-    rng = generator(SEED, "calibration", 0)
-    t = stratified_timesteps(len(x_0), rng)[torch.randperm(len(x_0), generator=rng)]
+    t = spread_timesteps(len(x_0), generator(SEED, "calibration", 0))
     eps = torch.randn(x_0.shape, generator=generator(SEED, "calibration", 1))
     x_t = add_noise(x_0, eps, t)
     losses = []
@@ -96,7 +95,7 @@ def main(argv=None):
             rows.append(row | shared)
     write_rows(table, rows)
     with plt.rc_context({"font.size": 11}):
-        save_figure(picture, plot(curves), provenance(weights, "cpu", seed=SEED))
+        save_figure(picture, plot(curves), provenance(weights, seed=SEED))
     print(f"{table} and {picture}")
 
 

@@ -108,7 +108,7 @@ def main(argv=None):
     require(rows and "accuracy_low" in rows[0], f"{args.csv} is no table of evaluate.py")
     with plt.rc_context({"font.size": 11}):
         figure = plot(rows, real, args.x or most_varied(rows))
-        save_figure(output, figure, provenance([args.csv], "cpu"))
+        save_figure(output, figure, provenance([args.csv]))
     print(output)
 
 

@@ -6,8 +6,8 @@
 
 Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): our U-Net also takes the digit, and
 has the time of both our trainings. Batches, optimizers, EMA, precision, loss and learning rates are
-those of train_ddpm.py. Its scale w is
-constant: `python evaluate.py --variant classifier_free --scale-growth 0` measures it.
+those of train_ddpm.py. `python evaluate.py --variant classifier_free --scale-growth 0` measures it
+at a constant scale.
 
 Writes models/rival_classifier_free.pth; with --models DIR, to DIR.
 """
@@ -18,10 +18,11 @@ if __name__ == "__main__" and not __package__:
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
 import train_ddpm
-from diffusion import SCHEDULE, UNet, clipped_noise, make_unet
+from diffusion import SCHEDULE, UNET_CONFIG, clipped_noise
 from mnist import MNIST_INFO, add_data_flags, training_data
 from support import cli
 from support.cli import MODELS, require
@@ -29,7 +30,7 @@ from support.files import load_checkpoint, prepare_outputs, save_checkpoint
 from support.training import Run, pick_precision
 
 CHECKPOINT = "rival_classifier_free.pth"
-STEPS = 7_100
+STEPS = 6_600
 DROPPED = 0.1  # the share of labels that are dropped, p_uncond of the paper
 
 
@@ -54,7 +55,7 @@ def classifier_free(unet, log_p, x_t, t, y, w):
 def load_rival(folder=MODELS, device="cpu"):
     """The U-Net of classifier-free guidance, of a folder, in eval mode. Raises UserError."""
     path = Path(folder, CHECKPOINT)
-    unet = load_checkpoint(path, UNet, SCHEDULE, MNIST_INFO, "-m evaluation.rivals", device)
+    unet = load_checkpoint(path, UNet2DModel, SCHEDULE, MNIST_INFO, "-m evaluation.rivals", device)
     require(unet.config.num_class_embeds is not None, f"{path} holds a U-Net that takes no label")
     return unet
 
@@ -74,7 +75,7 @@ def main(argv=None):
     print(f"reads {args.dataset}; device: {device}", flush=True)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    unet = make_unet(num_class_embeds=no_label + 1).to(device)
+    unet = UNet2DModel(**UNET_CONFIG, num_class_embeds=no_label + 1).to(device)
     ema = EMAModel(unet.parameters(), decay=train_ddpm.EMA_DECAY, foreach=True)
     optimizers, lr_schedulers = train_ddpm.make_optimizers(unet, args.lr, args.steps)
 
@@ -91,11 +92,10 @@ def main(argv=None):
     precision = pick_precision(args.precision, device)
     settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
     parts = train_ddpm.training_parts(unet, ema, optimizers, lr_schedulers)
-    weight_of_t = train_ddpm.loss_weights()
     run = Run("U-Net", checkpoint, settings, dataset.load("train"), parts, end_epoch, args.resume)
     with run:
         ema.to(device)
-        train_ddpm.train(run, unet, predict, ema, optimizers, lr_schedulers, weight_of_t)
+        train_ddpm.train(run, unet, predict, ema, optimizers, lr_schedulers)
         ema.copy_to(unet.parameters())
         summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
         save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, summary)

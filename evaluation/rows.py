@@ -7,12 +7,15 @@ intervals, seconds per image, and the change from the first row that is drawn.
 import csv
 import hashlib
 import io
+import platform
+import re
 import runpy
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import diffusers
 import numpy as np
 import torch
 from PIL import Image
@@ -188,7 +191,7 @@ def measure_rows(rows, reference, path=None, resume=False):
             if measured_first is None:  # the first row was done before
                 measured_first, _ = measure_row(first, reference)
             result |= measured.changes_from(measured_first)
-        done.append(result | {"torch": torch.__version__, "device": str(reference.device)})
+        done.append(result | where_it_ran(reference.device))
         print_row(result)
         if path:
             write_rows(path, done)
@@ -209,6 +212,15 @@ def measure_row(row, reference):
     if labels is None:  # what the judge reads was taken for right
         result |= {name: "-" for name in result if name.startswith("accuracy")}
     return measured, result
+
+
+def where_it_ran(device):
+    """The version of torch, the device, the name of the CPU, and what it computed in: a dict."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():  # on Linux, where platform does not know it
+        [cpu, *_] = re.findall("model name.*: (.*)", Path("/proc/cpuinfo").read_text()) or [cpu]
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    return versions | {"device": str(device), "cpu": cpu, "dtype": "float32"}
 
 
 def print_row(result):

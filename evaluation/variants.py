@@ -30,6 +30,7 @@ def variants(steps=STEPS):
         "only_t<250": partial(in_window, low=0, high=250),
         "only_t<500": partial(in_window, low=0, high=500),
         "only_t<750": partial(in_window, low=0, high=750),
+        "only_250<=t<750": partial(in_window, low=250, high=750),
         "classifier_free": classifier_free,
     }
 

@@ -2,8 +2,8 @@
 
     python -m examples.inpainting    # results/inpainting.png
 
-With the class's log p too, the sum is not exact at t > 0. Variance: chosen on validation digits.
-A guide of pixels is steep: it needs a constant scale, scale_growth=0.
+With the class's log p too, the sum is not exact at t > 0. The variance 1 - abar_t was chosen among
+four on 40 validation digits. A guide of pixels is steep: it needs a constant scale, scale_growth=0.
 """
 
 import torch
@@ -22,7 +22,7 @@ def seen_pixels(unet, log_p, x_t, t, y):
     """log p of the upper half y[:, :392] (B, 393), and by log_p, if any, of the label y[:, 392]."""
     x_0 = predicted_x_0(x_t, t, unet(x_t, t).sample)
     error = x_0[:, 0, :14].flatten(1) - y[:, :392]
-    variance = 0.02 + 0.1 * (1 - abar(t)).flatten()
+    variance = (1 - abar(t)).flatten()
     log_p_pixels = -error.square().sum(dim=1) / (2 * variance)
     return log_p_pixels + log_p(x_t, t, y[:, 392].long()) if log_p else log_p_pixels
 
@@ -38,7 +38,7 @@ def main(argv=None):
         def guide(x_t, t, y, log_p=log_p):
             return seen_pixels(unet, log_p, x_t, t, y)
 
-        rows[name] = sample(unet, guide, y, scale_growth=0, steps=50)
+        rows[name] = sample(unet, guide, y, scale_growth=0)
         print(f"{name}: read as its label: {share(read(rows[name]) == labels)}")
     save_rows("inpainting", rows, labels.tolist())
 

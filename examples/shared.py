@@ -19,5 +19,5 @@ def save_rows(name, rows, columns=()):
     images = [image for row in rows.values() for image in row[:NUM_SHOWN]]
     weights = [MODELS / "ddpm_unet.pth", MODELS / "classifier.pth"]
     columns = [str(label) for label in columns[:NUM_SHOWN]]
-    save_labelled_grid(path, images, list(rows), columns, provenance(weights, "cpu", seed=0))
+    save_labelled_grid(path, images, list(rows), columns, provenance(weights, seed=0))
     print(path)

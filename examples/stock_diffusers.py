@@ -2,11 +2,13 @@
 
     python -m examples.stock_diffusers    # the folder digits/, and results/stock.png
 
-`DDPMPipeline.from_pretrained("digits")()` then draws anywhere, without this repository.
+The folder draws digits anywhere, without this repository: see its model card, digits/README.md.
 """
 
+from pathlib import Path
+
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler
 
 from diffusion import SCHEDULE
 from evaluation.measures import share
@@ -15,21 +17,34 @@ from inference import load_models
 from support.cli import one_line_errors
 
 FOLDER = "digits"
+MODEL_CARD = """---
+library_name: diffusers
+license: mit
+datasets: [mnist]
+tags: [ddpm, unconditional-image-generation]
+---
+# An unconditional DDPM of MNIST digits
+
+A UNet2DModel that predicts the noise, for 28x28 images in [-1, 1]; linear schedule, 1,000
+timesteps. It was trained without labels, as a base for classifier guidance.
+
+    import torch
+    from diffusers import DDPMPipeline
+
+    pipeline = DDPMPipeline.from_pretrained("digits")
+    images = pipeline(batch_size=8, generator=torch.manual_seed(0), num_inference_steps=100).images
+    images[0].save("digit.png")
+"""
 
 
 def export(unet, folder):
-    """Write our U-Net as a DDPMPipeline. Its UNet2DModel has the same layers: it returns v."""
-    stock = UNet2DModel.from_config(unet.config).eval()
-    for name, weight in stock.named_parameters():
-        if ".upsamplers." in name:  # the convolution that ours leaves out is the identity
-            torch.nn.init.dirac_(weight) if weight.ndim == 4 else torch.nn.init.zeros_(weight)
-    stock.load_state_dict(unet.state_dict(), strict=False)
-    schedule = SCHEDULE | {"prediction_type": "v_prediction"}
-    scheduler = DDPMScheduler(**schedule, timestep_spacing="trailing")
-    DDPMPipeline(stock, scheduler).save_pretrained(folder)
+    """Write the U-Net as a DDPMPipeline, with a model card."""
+    scheduler = DDPMScheduler(**SCHEDULE, timestep_spacing="trailing")
+    DDPMPipeline(unet, scheduler).save_pretrained(folder)
+    Path(folder, "README.md").write_text(MODEL_CARD)
 
 
-def guide(pipe, classifier, y, num_steps=20):
+def guide(pipeline, classifier, y, num_steps=20):
     """Images (N, 1, 28, 28) of the digits y (N,), with nothing but diffusers and the guide."""
     x_t = torch.randn(len(y), 1, 28, 28, generator=torch.manual_seed(0))
     scheduler = DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="trailing")
@@ -37,13 +52,13 @@ def guide(pipe, classifier, y, num_steps=20):
     for t in scheduler.timesteps:
         abar = scheduler.alphas_cumprod[t]
         x_t = x_t.detach().requires_grad_()
-        grad = torch.autograd.grad(classifier.log_p(x_t, t.expand(len(y)), y).sum(), x_t)[0]
+        [grad] = torch.autograd.grad(classifier.log_p(x_t, t.expand(len(y)), y).sum(), x_t)
         with torch.no_grad():
-            v = pipe.unet(x_t, t).sample
-            x_0 = (abar.sqrt() * x_t - (1 - abar).sqrt() * v).clamp(-1, 1)
+            eps = pipeline.unet(x_t, t).sample
+            x_0 = ((x_t - (1 - abar).sqrt() * eps) / abar.sqrt()).clamp(-1, 1)
             eps = (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
             s = 1 + 24 * abar / (1 - abar)  # a growing scale
-            eps_hat = eps - s * (1 - abar).sqrt() * grad  # ADM (14)
+            eps_hat = eps - s * (1 - abar).sqrt() * grad  # ADM (14), scaled by s
             x_t = scheduler.step(eps_hat, t, x_t).prev_sample
     return x_t
 

@@ -5,11 +5,9 @@ import hashlib
 import io
 import json
 import os
-import platform
 import tempfile
 from pathlib import Path
 
-import diffusers
 import torch
 
 from support.cli import MODELS, ROOT, UserError, require
@@ -62,17 +60,16 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def provenance(paths, device, **settings):
-    """What made a file, as one line of JSON: SHA-256 of the weights, settings, versions, device.
+def provenance(paths, **settings):
+    """What made a picture, as one line of JSON: the SHA-256 of files, and settings.
+
+    It does not name the machine, so that the same picture is the same file everywhere.
 
     Args:
         paths: the files that it was made from, such as checkpoints.
     """
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions["diffusers"] = diffusers.__version__
     weights = {Path(path).name: sha256(path) for path in paths}
-    made_from = {"weights": weights, "settings": settings, "versions": versions}
-    return json.dumps(made_from | {"device": str(device)})
+    return json.dumps({"weights": weights, "settings": settings})
 
 
 # --- checkpoints: tensors and plain values, from which a network is rebuilt ---

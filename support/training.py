@@ -146,12 +146,11 @@ class Run:
 def pick_precision(name, device):
     """What the layers compute in during training; the weights are always float32.
 
-    "auto" is bfloat16 on a CPU that has instructions for it, if torch can tell. It saves a quarter
-    of the time.
+    "auto" is bfloat16 on a CPU that has instructions for it.
     """
     if name != "auto":
         return name
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.6
+    if device.type != "cpu":
         return "float32"
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")

@@ -82,7 +82,7 @@ FAULTS = {  # what is broken -> file, text, replacement
         "inference.py", "x_t, t.expand(len(x_t)), y)", "x_t, 0 * t.expand(len(x_t)), y)",
     ),
     "--max-t is ignored": (
-        "train_classifier.py", "(len(x_0), rng, max_t)", "(len(x_0), rng)",
+        "train_classifier.py", "torch.randint(max_t + 1", "torch.randint(MAX_T + 1",
     ),
     "a resumed training forgets its optimizer": (
         "support/training.py", "for name, part in self.parts.items():\n                part.load",

@@ -16,12 +16,13 @@ import evaluate
 import inference
 from classifier import Classifier
 from diffusion import SCHEDULE, abar, sampling_timesteps
-from evaluation import calibration, figures, judge, measures, rows
+from evaluation import calibration, figures, judge, measures, rows, train_on_samples
 from evaluation.measures import COMPARED, MEASURES
 from evaluation.rows import SETTINGS, read_rows
 from inference import guide_gradient
-from mnist import MNIST_INFO, Dataset
+from mnist import MNIST_INFO, Dataset, load_mnist
 from support.files import save_checkpoint, sha256
+from support.pictures import save_npz
 
 TINY = ["--n", "100", "--steps", "2", "--split", "validation"]
 FLOOR = "other half of the validation set"
@@ -205,10 +206,10 @@ def test_samples_of_files_score_as_the_row_that_draws_them(tmp_path):
     by_npz, by_npy, by_folder, by_wrong = table
     assert by_npz["accuracy_per_digit"] == drawn["accuracy_per_digit"]
     for name in MEASURES:
-        assert float(by_npz[name]) == pytest.approx(float(drawn[name]), abs=0.02)
+        assert float(by_npz[name]) == pytest.approx(float(drawn[name]), abs=0.03)
         assert by_npz[name] == by_npy[name] == by_folder[name] == by_wrong[name]
     assert by_npy["accuracy"] == by_folder["accuracy"] == by_npy["accuracy_low"] == "-"
-    assert 0.8 < float(by_npz["accuracy"]) < 1 and float(by_wrong["accuracy"]) < 0.2
+    assert float(by_npz["accuracy"]) > 0.8 and float(by_wrong["accuracy"]) < 0.2
     assert column(table, "variant") == [str(path) for path in files]
     assert len(set(column(table, "samples"))) == 1 and drawn["samples"] == "-"
 
@@ -247,10 +248,27 @@ def test_a_wrong_file_of_samples(refused, tmp_path, monkeypatch):
 # --- the other scripts ---
 
 
+def test_training_on_samples_tells_good_ones_from_wrong_ones(tmp_path, monkeypatch, fails):
+    """Real images as samples are as good as real images; with wrong labels, useless."""
+    for name, value in {"SIZES": (400,), "SEEDS": (0,), "STEPS": 60, "WARMUP_STEPS": 5}.items():
+        monkeypatch.setattr(train_on_samples, name, value)
+    npz, table = tmp_path / "x.npz", tmp_path / "x.csv"
+    images, labels = load_mnist("train")
+    accuracies = []
+    for asked in (labels, (labels + 1) % 10):
+        save_npz(npz, images, asked)
+        train_on_samples.main([str(npz), "--csv", str(table)])
+        accuracies += [float(row["accuracy"]) for row in read_rows(table)]
+    samples, real, wrong, _ = accuracies
+    assert samples == real > 0.6 and wrong < 0.2
+    np.savez(npz, np.zeros((100, 28, 28), np.uint8))
+    assert "has no labels" in fails(train_on_samples.main, npz)
+
+
 def test_a_figure_has_a_point_for_each_row(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save_figure", lambda path, figure, made: drawn.append(figure))
-    for name in ("scales", "controls"):
+    for name in ("scales", "recipe"):
         path, png = ROOT / "results" / f"{name}.csv", tmp_path / f"{name}.png"
         figures.main([str(path), "--output", str(png)])
         sampled = [row for row in read_rows(path) if row["sampler"] != "-"]

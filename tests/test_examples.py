@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, UNet2DModel
+from diffusers import DDPMPipeline
 
 import inference
-from diffusion import abar
 from examples import ambigram, inpainting, not_a_digit, shared, stock_diffusers, two_digits
 from examples.shared import read
 
@@ -37,7 +36,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_each_example_draws_what_it_says(run):
-    six, turned = run(ambigram, 1)["ambigram"].values()
+    six, turned = run(ambigram, 1, steps=20)["ambigram"].values()
     assert torch.equal(turned, six.rot90(2, (2, 3)))
     assert (read(turned) == 9).all()
     rows = [read(images) for images in run(two_digits, 8)["two_digits"].values()]
@@ -51,21 +50,16 @@ def test_each_example_draws_what_it_says(run):
 
 
 def test_stock_diffusers_draws_as_we_do(unet, classifier, tmp_path, monkeypatch):
-    """The exported U-Net gives v; from the same noise its guided samples are those of `sample`."""
+    """From the same noise, the guided samples of the exported U-Net are those of `sample`."""
     stock_diffusers.export(unet, tmp_path)
-    pipe = DDPMPipeline.from_pretrained(tmp_path)
-    x_t, t = torch.randn(3, 1, 28, 28), torch.tensor([0, 400, 999])
-    with torch.no_grad():
-        v, eps = pipe.unet(x_t, t).sample, unet(x_t, t).sample
-    assert type(pipe.unet) is UNet2DModel
-    by_v = (1 - abar(t)).sqrt() * x_t + abar(t).sqrt() * v
-    torch.testing.assert_close(by_v, eps, atol=1e-5, rtol=0)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path)
+    assert "# An unconditional DDPM" in (tmp_path / "README.md").read_text()
 
     def noise(rngs):
         return torch.randn(len(rngs), 1, 28, 28, generator=torch.manual_seed(0))
 
     y = torch.arange(20) % 10
-    images = stock_diffusers.guide(pipe, classifier, y)
+    images = stock_diffusers.guide(pipeline, classifier, y)
     monkeypatch.setattr(inference, "initial_noise", noise)
     ours = inference.sample(unet, classifier.log_p, y, sampler="dpmsolver++")
     torch.testing.assert_close(images.clamp(-1, 1), ours, atol=1e-3, rtol=0)

@@ -8,8 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusion import ALPHAS_CUMPROD, IMAGE_SHAPE, SCHEDULE, abar, add_noise
-from diffusion import initial_noise, predicted_x_0
-from diffusion import stratified_timesteps
+from diffusion import initial_noise, predicted_x_0, spread_timesteps
 from evaluation.variants import without_root
 from inference import guide_gradient, guided_noise, sample, scale_at
 from support.cli import UserError
@@ -41,18 +40,10 @@ def test_noising_is_ddpm_equation_4():
     torch.testing.assert_close(add_noise(x_0, eps, t), expected.float(), atol=1e-5, rtol=0)
 
 
-def test_the_timesteps_of_training_are_uniform_and_stratified(monkeypatch):
-    t = torch.stack([stratified_timesteps(50, generator(0, "U-Net", k)) for k in range(400)])
-    assert (t // 20 == torch.arange(50)).all()  # one from each slice of 20
-    counts = torch.bincount(t.flatten())
-    assert len(counts) == 1000 and counts.min() > 3 and counts.max() < 40  # 20 on average
-    few = stratified_timesteps(50, generator(0, "U-Net", 0), max_t=9)
-    assert torch.bincount(few).tolist() == [5] * 10
-    assert stratified_timesteps(50, generator(0, "U-Net", 0), max_t=0).tolist() == [0] * 50
-
-    just_below_1 = torch.nextafter(torch.ones(64), torch.zeros(64))
-    monkeypatch.setattr(torch, "rand", lambda n, generator: just_below_1)
-    assert stratified_timesteps(64, None)[-1] == 999  # although 63.9999999 rounds to 64
+def test_timesteps_to_measure_with_are_spread_over_all():
+    t = spread_timesteps(5_000, generator(0, "validation", 0))
+    assert torch.bincount(t).tolist() == [5] * 1_000
+    assert not torch.equal(t, t.sort().values)
 
 
 # --- the guided noise ---

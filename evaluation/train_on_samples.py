@@ -1,0 +1,114 @@
+"""Train on samples, test on real: the accuracy of a classifier that has only seen samples.
+
+    python inference.py --digits all --num-samples 5000 --npz samples.npz --output samples.png
+    python -m evaluation.train_on_samples samples.npz    # results/train_on_samples.csv
+
+The classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887). A small network learns
+from labelled samples, or from as many training images, and classifies the 10,000 real test images:
+samples that are wrong, or that lack some forms of a digit, cost accuracy. Anybody's samples will
+do: uint8 28x28 in `arr_0` of an .npz, with their labels in `arr_1`.
+"""
+
+if __name__ == "__main__" and not __package__:
+    raise SystemExit("run this as `python -m evaluation.train_on_samples`, in the top folder")
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from torch import nn
+from tqdm import trange
+
+from evaluation.measures import wilson_interval
+from evaluation.rows import read_samples, where_it_ran, write_rows
+from mnist import load_mnist
+from support import cli
+from support.cli import ROOT, require
+from support.files import prepare_outputs, sha256
+from support.streams import batch_indices, generator
+
+SIZES = (10_000, 50_000)  # images to train on
+SEEDS = (0, 1, 2)
+STEPS = 4_000
+BATCH_SIZE = 128
+LEARNING_RATE = 2e-3
+WARMUP_STEPS = 200
+
+
+def make_network(num_classes=10):
+    """The network that learns, always the same: two convolutions, and two linear layers."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Dropout(0.5), nn.Linear(64 * 4 * 4, 128), nn.ReLU(),
+        nn.Dropout(0.5), nn.Linear(128, num_classes),
+    )  # fmt: skip
+
+
+def trained_on(images, labels, seed):
+    """The network, trained on images (N, 1, 28, 28) with labels (N,); in eval mode."""
+    torch.manual_seed(seed)  # for the initial weights and dropout
+    network = make_network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, WARMUP_STEPS, STEPS)
+    bar = trange(STEPS, desc=f"{len(images)} images, seed {seed}", unit="step", disable=None)
+    for step in bar:
+        index = batch_indices(len(images), BATCH_SIZE, seed, step)
+        loss = F.cross_entropy(network(images[index]), labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lr_scheduler.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return network.eval()
+
+
+@torch.no_grad()
+def is_right(network, images, labels):
+    """Which of the images (N, 1, 28, 28) the network classifies as labelled: boolean (N,)."""
+    logits = torch.cat([network(part) for part in images.split(500)])
+    return logits.argmax(dim=1) == labels
+
+
+def some_of(images, labels, n):
+    """n random images and their labels: always the same."""
+    order = torch.randperm(len(images), generator=generator(0, "subset"))[:n]
+    return images[order], labels[order]
+
+
+@cli.one_line_errors
+def main(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("samples", type=Path, metavar="NPZ", help="samples with their labels")
+    table = ROOT / "results" / "train_on_samples.csv"
+    parser.add_argument("--csv", type=cli.file_name(".csv"), default=table, metavar="CSV")
+    args = parser.parse_args(argv)
+    prepare_outputs(args.csv)
+    samples, asked = read_samples(args.samples, num_classes=10)
+    require(asked is not None, f"{args.samples} has no labels: write them as arr_1")
+    sources = {"samples": (samples, asked), "training images": load_mnist("train")}
+    test_images, test_labels = load_mnist("test")
+    rows = []
+    for size in SIZES:
+        for name, (images, labels) in sources.items():
+            if len(images) < size:
+                print(f"{name}: there are {len(images)}, too few for a row of {size}")
+                continue
+            for seed in SEEDS:
+                network = trained_on(*some_of(images, labels, size), seed)
+                right = is_right(network, test_images, test_labels)
+                low, high = wilson_interval(int(right.sum()), len(right))
+                row = {"trained on": name, "n": size, "training_seed": seed}
+                row |= {"accuracy": f"{right.float().mean():.4f}"}
+                row |= {"accuracy_low": f"{low:.4f}", "accuracy_high": f"{high:.4f}"}
+                of_digit = [right[test_labels == y].float().mean() for y in range(10)]
+                row["accuracy_per_digit"] = " ".join(f"{share:.4f}" for share in of_digit)
+                row |= {"steps": STEPS, "samples": sha256(args.samples)}
+                rows.append(row | where_it_ran("cpu"))
+                write_rows(args.csv, rows)
+                print(f"{name}, n {size}, seed {seed}: {row['accuracy']} [{low:.4f}, {high:.4f}]")
+
+
+if __name__ == "__main__":
+    main()
