@@ -146,11 +146,11 @@ class Run:
 def pick_precision(name, device):
     """What the layers compute in during training; the weights are always float32.
 
-    "auto" is bfloat16 on a CPU that has instructions for it.
+    "auto" is bfloat16 on a CPU that has instructions for it, if torch can tell.
     """
     if name != "auto":
         return name
-    if device.type != "cpu":
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.9
         return "float32"
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
