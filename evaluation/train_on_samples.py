@@ -20,7 +20,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from tqdm import trange
 
-from evaluation.measures import wilson_interval
+from evaluation.measures import wilson_interval, with_interval
 from evaluation.rows import read_samples, where_it_ran, write_rows
 from mnist import load_mnist
 from support import cli
@@ -65,10 +65,15 @@ def trained_on(images, labels, seed):
 
 
 @torch.no_grad()
-def is_right(network, images, labels):
-    """Which of the images (N, 1, 28, 28) the network classifies as labelled: boolean (N,)."""
+def accuracy_on(network, images, labels):
+    """The accuracy of the network on images (N, 1, 28, 28), also of each digit: strings."""
     logits = torch.cat([network(part) for part in images.split(500)])
-    return logits.argmax(dim=1) == labels
+    right = logits.argmax(dim=1) == labels
+    interval = wilson_interval(int(right.sum()), len(right))
+    row = with_interval("accuracy", right.float().mean().item(), *interval)
+    of_digit = [right[labels == y].float().mean() for y in range(10)]
+    row["accuracy_per_digit"] = " ".join(f"{accuracy:.4f}" for accuracy in of_digit)
+    return row
 
 
 def some_of(images, labels, n):
@@ -89,6 +94,7 @@ def main(argv=None):
     require(asked is not None, f"{args.samples} has no labels: write them as arr_1")
     sources = {"samples": (samples, asked), "training images": load_mnist("train")}
     test_images, test_labels = load_mnist("test")
+    shared = {"steps": STEPS, "samples": sha256(args.samples), **where_it_ran("cpu")}
     rows = []
     for size in SIZES:
         for name, (images, labels) in sources.items():
@@ -97,17 +103,12 @@ def main(argv=None):
                 continue
             for seed in SEEDS:
                 network = trained_on(*some_of(images, labels, size), seed)
-                right = is_right(network, test_images, test_labels)
-                low, high = wilson_interval(int(right.sum()), len(right))
-                row = {"trained on": name, "n": size, "training_seed": seed}
-                row |= {"accuracy": f"{right.float().mean():.4f}"}
-                row |= {"accuracy_low": f"{low:.4f}", "accuracy_high": f"{high:.4f}"}
-                of_digit = [right[test_labels == y].float().mean() for y in range(10)]
-                row["accuracy_per_digit"] = " ".join(f"{share:.4f}" for share in of_digit)
-                row |= {"steps": STEPS, "samples": sha256(args.samples)}
-                rows.append(row | where_it_ran("cpu"))
+                measured = accuracy_on(network, test_images, test_labels)
+                row = {"trained on": name, "n": size, "training_seed": seed, **measured}
+                rows.append(row | shared)
                 write_rows(args.csv, rows)
-                print(f"{name}, n {size}, seed {seed}: {row['accuracy']} [{low:.4f}, {high:.4f}]")
+                low, high = row["accuracy_low"], row["accuracy_high"]
+                print(f"{name}, n {size}, seed {seed}: {row['accuracy']} [{low}, {high}]")
 
 
 if __name__ == "__main__":
