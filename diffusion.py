@@ -16,7 +16,8 @@ SCHEDULE = {  # DDPM, section 4
     "beta_schedule": "linear",
     "prediction_type": "epsilon",
 }
-ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod  # abar_t, (1000,)
+# abar_t, the product of 1 - beta up to t: (1000,)
+ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
 UNET_CONFIG = {  # of diffusers' UNet2DModel
     "sample_size": 28,
     "in_channels": 1,
@@ -86,9 +87,11 @@ def sampling_timesteps(num_steps):
 def make_sampler(name, num_steps, device="cpu"):
     """A diffusers scheduler with its timesteps set; the next x_t is step(eps, t, x_t).prev_sample.
 
-    With x_0 predicted from eps, DDPM (15), and `prev` the next, less noisy timestep: the step of
-    "ddim" is sqrt(abar_prev) x_0 + sqrt(1 - abar_prev) eps, which is DDPM (4) at that timestep;
-    that of "ddpm" is a draw of x_prev given x_t and x_0, DDPM (6) and (7).
+    With x_0 predicted from eps, DDPM (15), and u the next, less noisy timestep: the step of "ddim"
+    is sqrt(abar_u) x_0 + sqrt(1 - abar_u) eps, which is DDPM (4) at u; that of "ddpm" is a draw of
+    x_u given x_t and x_0, DDPM (6) and (7). "dpmsolver++" is "ddim" with x_0 extrapolated, along
+    the logarithm of the signal-to-noise ratio, from the last two predictions to halfway to u.
+    "sde-dpmsolver++" extrapolates x_0 in this way too, and then draws x_u given x_t and x_0.
 
     Args:
         name: one of `SAMPLERS`.

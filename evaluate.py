@@ -37,23 +37,42 @@ N = 4_300
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
-    number, scale = cli.number, cli.number(float, 0)
-    steps = number(int, 1, NUM_TRAIN_TIMESTEPS)
+    scale = cli.number(float, 0)
+    steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     add = parser.add_argument_group("several values make several rows").add_argument
     add("--models", nargs="+", default=[], metavar="DIR", help="folders of both networks")
-    variant_help = "forms of the guidance"
-    add("--variant", nargs="+", choices=variants(), default=["guided_noise"], help=variant_help)
-    guide_help = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), or FILE.pth of a classifier"
-    add("--guide", nargs="+", default=[OWN_CLASSIFIER], help=guide_help)
+    add(
+        "--variant",
+        nargs="+",
+        choices=variants(),
+        default=["guided_noise"],
+        help="forms of the guidance",
+    )
+    add(
+        "--guide",
+        nargs="+",
+        default=[OWN_CLASSIFIER],
+        help="FILE.py:NAME of a log_p(x_t, t, y) -> (B,), or FILE.pth of a classifier",
+    )
     add("--sampler", nargs="+", choices=SAMPLERS, default=[SAMPLER], help="schedulers")
     add("--steps", nargs="+", type=steps, default=[STEPS], help="network calls per image")
     add("--guidance-scale", nargs="+", type=scale, default=[GUIDANCE_SCALE], help="w; 0: unguided")
-    growth_help = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
-    add("--scale-growth", nargs="+", type=scale, default=[SCALE_GROWTH], help=growth_help)
-    samples_help = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
-    add("--samples", nargs="+", default=[], metavar="FILE", help=samples_help)
+    add(
+        "--scale-growth",
+        nargs="+",
+        type=scale,
+        default=[SCALE_GROWTH],
+        help="g of s = w (1 + g SNR); 0: ADM's s, the same at every t",
+    )
+    add(
+        "--samples",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help=".npz, .npy or folder of PNGs; without --models, nothing else is drawn",
+    )
     add = parser.add_argument
-    add("--n", type=number(int, 100), default=N, help="samples, equally many of each class")
+    add("--n", type=cli.number(int, 100), default=N, help="samples, equally many of each class")
     add("--split", choices=("test", "validation"), default="test", help="of the real images")
     add("--judge", type=Path, default=MODELS, metavar="DIR", help="folder of judge.pth")
     add("--csv", type=cli.file_name(".csv"), metavar="CSV", help="keep the rows in a new file")

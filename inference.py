@@ -19,7 +19,7 @@ from tqdm import tqdm
 from classifier import Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, abar, clipped_noise
 from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps
-from mnist import MNIST_INFO, check_same_dataset, class_numbers
+from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
 from support.cli import MODELS, require
 from support.files import load_checkpoint, prepare_outputs, provenance
@@ -34,13 +34,14 @@ MAX_SHOWN = 20  # images of a digit in a picture
 
 
 def guided_noise(unet, log_p, x_t, t, y, s, clip=True):
-    """eps_hat of ADM (14): (B, 1, 28, 28). At s = 0, no guide runs, and it is the U-Net's eps.
+    """eps_hat of ADM (14): (B, 1, 28, 28). At s = 0 no guide runs.
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, 1, 28, 28).
         log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`.
         x_t: (B, 1, 28, 28). t: () or (B,). y: (B, ...), what is asked for.
-        clip: clip the predicted x_0 to [-1, 1] before guiding it, as openai/guided-diffusion does.
+        clip: clip the predicted x_0 to [-1, 1] before guiding it, as openai/guided-diffusion does;
+            also at s = 0.
     """
     with torch.no_grad():
         eps = unet(x_t, t).sample
@@ -62,7 +63,8 @@ def guide_gradient(log_p, x_t, t, y):
         x_t = x_t.detach().requires_grad_()
         log_p_y = log_p(x_t, t, y)  # (B,)
         check_guide(log_p_y, len(x_t))
-        [grad] = torch.autograd.grad(log_p_y.sum(), x_t, materialize_grads=True)
+        [grad] = torch.autograd.grad(log_p_y.sum(), x_t, allow_unused=True)
+    require(grad is not None, "the guide does not depend on x_t")
     require(grad.isfinite().all(), "the gradient of the guide is not finite")
     return grad
 
@@ -72,7 +74,7 @@ def check_guide(log_p_y, batch_size):
     found = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
     wanted = (batch_size,)
     require(found == wanted, f"the guide returned {found}, one number per image is {wanted}")
-    require(log_p_y.requires_grad, "the guide does not depend on x_t differentiably")
+    require(log_p_y.requires_grad, "the guide is not differentiable in x_t")
 
 
 def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
@@ -141,36 +143,56 @@ def sample(
 def load_models(folder=MODELS, device="cpu", guide=True):
     """The U-Net and the classifier (None unless `guide`) of a folder. Raises UserError."""
     path = Path(folder, "ddpm_unet.pth")
-    unet = load_checkpoint(path, UNet2DModel, SCHEDULE, MNIST_INFO, "train_ddpm.py", device)
+    unet = load_checkpoint(path, UNet2DModel, SCHEDULE, "train_ddpm.py", device)
     if not guide:
         return unet, None
     path = Path(folder, "classifier.pth")
-    classifier = load_checkpoint(
-        path, Classifier, SCHEDULE, MNIST_INFO, "train_classifier.py", device
-    )
+    classifier = load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
     check_same_dataset(classifier.dataset, unet.dataset, path)
     return unet, classifier
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
-    add, scale = parser.add_argument, cli.number(float, 0)
-    one_or_more, steps = cli.number(int, 1), cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
+    add = parser.add_argument
+    one_or_more = cli.number(int, 1)
+    scale = cli.number(float, 0)
+    steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     add("--digits", "--classes", nargs="+", default=["1"], help="names or numbers, or all")
     add("--num-samples", type=one_or_more, default=8, help="images of each digit")
-    w_help = "w, s in pure noise; 0: unguided; several: one row each, same noise"
-    add("--guidance-scale", type=scale, nargs="+", default=[GUIDANCE_SCALE], help=w_help)
-    g_help = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
-    add("--scale-growth", type=scale, default=SCALE_GROWTH, help=g_help)
+    add(
+        "--guidance-scale",
+        nargs="+",
+        type=scale,
+        default=[GUIDANCE_SCALE],
+        help="w, s in pure noise; 0: unguided; several: one row each, same noise",
+    )
+    add(
+        "--scale-growth",
+        type=scale,
+        default=SCALE_GROWTH,
+        help="g of s = w (1 + g SNR); 0: ADM's s, the same at every t",
+    )
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="a scheduler of diffusers")
     add("--steps", type=steps, default=STEPS, help="network calls per image")
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
     add("--compare", action="store_true", help="unguided above guided, from the same noise")
-    png, npz, gif = (cli.file_name(suffix) for suffix in (".png", ".npz", ".gif"))
-    png_help = f"the grid, with up to {MAX_SHOWN} images of each digit"
-    add("--output", type=png, default=Path("guided_output.png"), help=png_help)
-    add("--npz", type=npz, help="also write all images of the last scale, and their labels")
-    add("--gif", type=gif, help="also write a film of x_t beside predicted x_0, of the last scale")
+    add(
+        "--output",
+        type=cli.file_name(".png"),
+        default=Path("guided_output.png"),
+        help=f"the grid, with up to {MAX_SHOWN} images of each digit",
+    )
+    add(
+        "--npz",
+        type=cli.file_name(".npz"),
+        help="also write all images of the last scale, and their labels",
+    )
+    add(
+        "--gif",
+        type=cli.file_name(".gif"),
+        help="also write a film of x_t beside predicted x_0, of the last scale",
+    )
     cli.add_common_flags(parser)
     return parser.parse_args(argv)
 
@@ -211,24 +233,23 @@ def main(argv=None):
     def watch(t, x_t, eps_hat):
         film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
 
-    settings = {
+    sampling = {
         "scale_growth": args.scale_growth,
         "sampler": args.sampler,
         "steps": args.steps,
         "seed": args.seed,
         "batch_size": args.batch_size,
     }
-    rows = []
-    for k, scale in enumerate(scales):
-        last = k == len(scales) - 1
-        see = watch if args.gif and last else None
-        rows.append(sample(unet, log_p, y, guidance_scale=scale, watch=see, **settings))
+    *others, last = scales
+    rows = [sample(unet, log_p, y, guidance_scale=scale, **sampling) for scale in others]
+    watch_last = watch if args.gif else None
+    rows.append(sample(unet, log_p, y, guidance_scale=last, watch=watch_last, **sampling))
 
     weights = [args.models / "ddpm_unet.pth"]
     if classifier:
         weights.append(args.models / "classifier.pth")
-    settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
-    made_from = provenance(weights, **settings)
+    asked = {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
+    made_from = provenance(weights, **sampling, **asked)
     names = [unet.dataset["classes"][digit] for digit in digits]
     save_picture(args.output, rows, scales, args.num_samples, names, made_from)
     if args.npz:

@@ -16,7 +16,6 @@ from support.pictures import from_uint8
 from support.streams import generator
 
 DATA = ROOT / "data"
-MNIST_INFO = {"name": "mnist", "classes": list("0123456789")}  # what its checkpoints carry
 TORCHVISION = {
     "mnist": datasets.MNIST,
     "fashion-mnist": datasets.FashionMNIST,
@@ -128,8 +127,8 @@ def training_data(args):
     dataset = Dataset(args.dataset, args.data)
     for path in sorted(args.models.glob("*.pth")):
         checkpoint = load_tensors(path, "restore or delete it")
-        if "network" in checkpoint:  # not the state of a training
-            check_same_dataset(checkpoint.get("dataset", MNIST_INFO), dataset.info, path)
+        if "dataset" in checkpoint:  # not the state of a training
+            check_same_dataset(checkpoint["dataset"], dataset.info, path)
     return dataset
 
 

@@ -80,7 +80,7 @@ def calibration_error(probabilities, labels, num_bins=15):
     return gap_of_bin.abs().sum().item() / len(labels)
 
 
-def end_epoch(run, classifier, validation, device):
+def validate(run, classifier, validation, device):
     """Accuracy and calibration error in each band of t, as a line and as a dict."""
     images, labels = validation
     t = spread_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
@@ -148,11 +148,11 @@ def main(argv=None):
     settings = cli.training_settings(args, dataset=dataset.info["name"], max_t=args.max_t)
     parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
-    def validate(run):
-        return end_epoch(run, classifier, validation, device)
+    def validate_now(run):
+        return validate(run, classifier, validation, device)
 
     data = dataset.load("train")
-    run = Run("classifier", checkpoint, settings, data, parts, validate, args.resume)
+    run = Run("classifier", checkpoint, settings, data, parts, validate_now, args.resume)
     with run:
         train(run, classifier, optimizer, lr_scheduler, args.max_t)
         summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}

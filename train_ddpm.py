@@ -30,7 +30,8 @@ from support.training import Run, pick_precision
 TRAIN_STEPS = 5_500
 BATCH_SIZE = 64
 LEARNING_RATE = 2.8e-3
-ADAM_BETAS = (0.9, 0.99)
+ADAM_BETAS = (0.9, 0.99)  # without weight decay
+MUON_WEIGHT_DECAY = 0.1
 WARMUP_STEPS = 200
 EMA_DECAY = 0.998
 VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
@@ -79,7 +80,9 @@ def make_optimizers(unet, lr, steps):
         for kernel, matrix in zip(kernels, matrices):
             matrix.grad = kernel.grad.flatten(1)
 
-    muon = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(
+        matrices, lr=lr, weight_decay=MUON_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+    )
     muon.register_step_pre_hook(pass_gradients)
     chosen = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in unet.parameters() if id(parameter) not in chosen]
@@ -108,7 +111,7 @@ def validation_loss(unet, images, batch_size=250):
     return total / len(images)
 
 
-def end_epoch(run, unet, ema, images, previews):
+def validate(run, unet, ema, images, previews):
     """Validate the EMA weights, and draw samples from them: a dict for the history."""
     ema.store(unet.parameters())
     ema.copy_to(unet.parameters())
@@ -164,13 +167,14 @@ def main(argv=None):
     def predict(x_t, t, y, rng):
         return unet(x_t, t).sample  # without the label y
 
-    def validate(run):
-        return end_epoch(run, unet, ema, validation, previews)
+    def validate_now(run):
+        return validate(run, unet, ema, validation, previews)
 
     precision = pick_precision(args.precision, device)
     settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
     parts = training_parts(unet, ema, optimizers, lr_schedulers)
-    run = Run("U-Net", checkpoint, settings, dataset.load("train"), parts, validate, args.resume)
+    data = dataset.load("train")
+    run = Run("U-Net", checkpoint, settings, data, parts, validate_now, args.resume)
     with run:
         ema.to(device)
         train(run, unet, predict, ema, optimizers, lr_schedulers)

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
 
 from diffusion import SCHEDULE
-from mnist import MNIST_INFO, add_data_flags, training_data
+from mnist import add_data_flags, training_data
 from support import cli
 from support.cli import MODELS
 from support.files import load_checkpoint, prepare_outputs, save_checkpoint
@@ -74,7 +74,7 @@ def block(in_channels, out_channels, size):
 def load_judge(folder=MODELS, device="cpu"):
     """The judge of a folder, in eval mode. Raises UserError."""
     path = Path(folder, "judge.pth")
-    return load_checkpoint(path, Judge, SCHEDULE, MNIST_INFO, "-m evaluation.judge", device)
+    return load_checkpoint(path, Judge, SCHEDULE, "-m evaluation.judge", device)
 
 
 @torch.no_grad()

@@ -15,37 +15,39 @@ except ModuleNotFoundError:  # it is in requirements-dev.txt, and evaluate.py sa
 
 MEASURES = ("frechet", "precision", "recall", "boldness", "boldness_spread")
 COMPARED = MEASURES[:3]  # of these, the change from the first row is told too
-MOST = {"precision": 1.0, "recall": 1.0}  # where an interval ends; none goes below 0
+LARGEST = {"precision": 1.0, "recall": 1.0}  # where an interval ends; none goes below 0
 NUM_NEIGHBOURS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 1_000
 Z = 1.96  # standard errors in half of a 95 % interval; also by Student's t, of 999 degrees
 
 
-class Seen(NamedTuple):
-    """Images as the judge sees them."""
+class Judged(NamedTuple):
+    """What the judge says of images."""
 
     features: torch.Tensor  # (N, D)
     prediction: torch.Tensor  # (N,)
     labels: torch.Tensor  # (N,), what they should show
-    ink: torch.Tensor  # (N,), the mean pixel, 0 .. 1
+    boldness: torch.Tensor  # (N,), the mean pixel, 0 .. 1
 
     def part(self, index):
-        return Seen(*(values[index] for values in self))
+        return Judged(*(values[index] for values in self))
 
 
-def see(judge, images, labels=None, device="cpu"):
-    """Images (N, 1, 28, 28), with labels (N,) or with those that the judge predicts: `Seen`."""
+def judged(judge, images, labels=None, device="cpu"):
+    """Images (N, 1, 28, 28), with labels (N,) or with those that the judge predicts: `Judged`."""
     features, prediction = judge_images(judge, images, device)
     labels = prediction if labels is None else labels
-    return Seen(features, prediction, labels, images.mean(dim=(1, 2, 3)) / 2 + 0.5)
+    return Judged(features, prediction, labels, images.mean(dim=(1, 2, 3)) / 2 + 0.5)
 
 
 class Measured:
-    """Samples, measured against real images, both `Seen`."""
+    """Samples, measured against real images, both `Judged`."""
 
-    def __init__(self, seen, real):
-        self.labels, self.correct = seen.labels, seen.prediction == seen.labels
-        self.values, self.halves = measure(seen, real), over_halves(seen, real)
+    def __init__(self, samples, real):
+        self.labels = samples.labels
+        self.correct = samples.prediction == samples.labels
+        self.values = measure(samples, real)
+        self.halves = over_halves(samples, real)
 
     def row(self):
         """All measures and their 95 % intervals: a dict of strings."""
@@ -55,7 +57,8 @@ class Measured:
         row["accuracy_per_digit"] = " ".join(f"{accuracy:.3f}" for accuracy in of_digit)
         errors = self.halves.std(dim=0).tolist()
         for name, value, error in zip(MEASURES, self.values.tolist(), errors):
-            low, high = max(value - Z * error, 0), min(value + Z * error, MOST.get(name, math.inf))
+            low = max(value - Z * error, 0)
+            high = min(value + Z * error, LARGEST.get(name, math.inf))
             row |= with_interval(name, value, low, high)
         return row
 
@@ -82,21 +85,21 @@ def with_interval(name, value, low, high):
     return {name: f"{value:.4f}", f"{name}_low": f"{low:.4f}", f"{name}_high": f"{high:.4f}"}
 
 
-def measure(seen, real):
-    """All `MEASURES` of samples against real images, both `Seen`: float64 (5,).
+def measure(samples, real):
+    """All `MEASURES` of samples against real images, both `Judged`: float64 (5,).
 
     Boldness is the mean pixel. Its spread is the standard deviation within a digit.
     """
-    of_digit = [seen.ink[seen.prediction == y] for y in seen.prediction.unique()]
-    variances = [ink.var().item() for ink in of_digit if len(ink) > 1]
+    of_digit = [samples.boldness[samples.prediction == y] for y in samples.prediction.unique()]
+    variances = [boldness.var().item() for boldness in of_digit if len(boldness) > 1]
     spread = torch.tensor(variances).mean().sqrt()  # NaN if there is a single image of each
-    precision, recall = precision_recall(real.features, seen.features)
-    frechet = frechet_distance(real.features, seen.features)
-    values = frechet, precision, recall, seen.ink.mean(), spread
+    precision, recall = precision_recall(real.features, samples.features)
+    frechet = frechet_distance(real.features, samples.features)
+    values = frechet, precision, recall, samples.boldness.mean(), spread
     return torch.tensor(values, dtype=torch.float64)
 
 
-def over_halves(seen, real):
+def over_halves(samples, real):
     """All `MEASURES` of random halves of both, the same at every call: float64 (NUM_HALVES, 5).
 
     Their standard deviation is the standard error of the measures of the whole: the delete-half
@@ -106,8 +109,9 @@ def over_halves(seen, real):
     rows = []
     for k in range(NUM_HALVES):
         rng = generator(0, "halves", k)
-        some, some_real = (part.part(random_half(part.labels, rng)) for part in (seen, real))
-        rows.append(measure(some, some_real))
+        half = samples.part(random_half(samples.labels, rng))
+        real_half = real.part(random_half(real.labels, rng))
+        rows.append(measure(half, real_half))
     return torch.stack(rows)
 
 

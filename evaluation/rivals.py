@@ -23,7 +23,7 @@ from diffusers.training_utils import EMAModel
 
 import train_ddpm
 from diffusion import SCHEDULE, UNET_CONFIG, clipped_noise
-from mnist import MNIST_INFO, add_data_flags, training_data
+from mnist import add_data_flags, training_data
 from support import cli
 from support.cli import MODELS, require
 from support.files import load_checkpoint, prepare_outputs, save_checkpoint
@@ -55,7 +55,7 @@ def classifier_free(unet, log_p, x_t, t, y, w):
 def load_rival(folder=MODELS, device="cpu"):
     """The U-Net of classifier-free guidance, of a folder, in eval mode. Raises UserError."""
     path = Path(folder, CHECKPOINT)
-    unet = load_checkpoint(path, UNet2DModel, SCHEDULE, MNIST_INFO, "-m evaluation.rivals", device)
+    unet = load_checkpoint(path, UNet2DModel, SCHEDULE, "-m evaluation.rivals", device)
     require(unet.config.num_class_embeds is not None, f"{path} holds a U-Net that takes no label")
     return unet
 
@@ -84,7 +84,7 @@ def main(argv=None):
         dropped = torch.rand(len(y), generator=rng) < DROPPED
         return unet(x_t, t, y.masked_fill(dropped.to(y.device), no_label)).sample
 
-    def end_epoch(run):
+    def validate(run):
         loss = run.recent_loss()
         run.log(f"loss {loss:.4f}")
         return {"loss": loss}
@@ -92,7 +92,7 @@ def main(argv=None):
     precision = pick_precision(args.precision, device)
     settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
     parts = train_ddpm.training_parts(unet, ema, optimizers, lr_schedulers)
-    run = Run("U-Net", checkpoint, settings, dataset.load("train"), parts, end_epoch, args.resume)
+    run = Run("U-Net", checkpoint, settings, dataset.load("train"), parts, validate, args.resume)
     with run:
         ema.to(device)
         train_ddpm.train(run, unet, predict, ema, optimizers, lr_schedulers)

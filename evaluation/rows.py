@@ -24,11 +24,11 @@ from tqdm import tqdm
 from classifier import Classifier
 from diffusion import SCHEDULE
 from evaluation.judge import accuracy_of, load_judge
-from evaluation.measures import Measured, balanced_parts, nearest_distances, see
+from evaluation.measures import Measured, balanced_parts, judged, nearest_distances
 from evaluation.rivals import CHECKPOINT, load_rival
 from evaluation.variants import variants
 from inference import load_models, sample
-from mnist import MNIST_INFO, check_same_dataset
+from mnist import check_same_dataset
 from support.cli import UserError, require
 from support.files import atomic_write, load_checkpoint, sha256
 from support.pictures import from_uint8
@@ -72,7 +72,7 @@ class Reference:
         self.train_images, _ = dataset.load("train")
         images, labels = dataset.load(split)
         here, there = balanced_parts(labels, 2)  # (C, M) each
-        self.real = see(self.judge, images[here.flatten()], labels[here.flatten()], device)
+        self.real = judged(self.judge, images[here.flatten()], labels[here.flatten()], device)
         self.floors = {f"other half of the {split} set": images[there]}  # (C, M, 1, 28, 28)
         if split == "test":
             [index] = balanced_parts(validation_labels, 1)
@@ -80,7 +80,7 @@ class Reference:
 
     def measure(self, images, labels):
         """`Measured` images (N, 1, 28, 28), with labels (N,) or None."""
-        return Measured(see(self.judge, images, labels, self.device), self.real)
+        return Measured(judged(self.judge, images, labels, self.device), self.real)
 
 
 class Row(NamedTuple):
@@ -107,6 +107,8 @@ def real_row(name, images, n):
 def sampled_row(values, n, seed, reference):
     """The row of n samples by `values`, one of each of `SETTINGS`. Raises UserError."""
     device, num_classes = reference.device, len(reference.info["classes"])
+    right_sampler = values["variant"] != "algorithm_1" or values["sampler"] == "ddpm"
+    require(right_sampler, "--variant algorithm_1: it holds for --sampler ddpm only")
     unet, log_p, paths = load_networks(values["models"], values["variant"], values["guide"], device)
     check_same_dataset(unet.dataset, reference.info, paths["ddpm_unet"])
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
@@ -158,9 +160,7 @@ def load_guide(text, device="cpu"):
     Raises UserError if there is no such guide.
     """
     if text.endswith(".pth"):
-        guide = load_checkpoint(
-            text, Classifier, SCHEDULE, MNIST_INFO, "train_classifier.py", device
-        )
+        guide = load_checkpoint(text, Classifier, SCHEDULE, "train_classifier.py", device)
         return guide.log_p, text
     path, _, name = text.rpartition(":")
     require(Path(path).is_file(), f"--guide {text}: there is no file {path!r}; write FILE.py:NAME")

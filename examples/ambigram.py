@@ -10,7 +10,7 @@ import torch
 from evaluation.measures import share
 from examples.shared import read, save_rows
 from inference import load_models, sample
-from support.cli import one_line_errors
+from support.cli import ArgumentParser, one_line_errors
 
 N = 10  # of each pair
 
@@ -22,6 +22,7 @@ def both_ways(log_p):
 
 @one_line_errors
 def main(argv=None):
+    ArgumentParser(__doc__).parse_args(argv)
     unet, classifier = load_models()
     digits = torch.arange(10)
     y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)

@@ -13,22 +13,24 @@ from evaluation.measures import share
 from examples.shared import read, save_rows
 from inference import load_models, sample
 from mnist import load_mnist
-from support.cli import one_line_errors
+from support.cli import ArgumentParser, one_line_errors
 
 N = 200
+SEEN = 14 * 28  # pixels, the upper half
 
 
 def seen_pixels(unet, log_p, x_t, t, y):
-    """log p of the upper half y[:, :392] (B, 393), and by log_p, if any, of the label y[:, 392]."""
+    """log p of the upper half, y[:, :SEEN], and by log_p, if any, of the label, y[:, SEEN]."""
     x_0 = predicted_x_0(x_t, t, unet(x_t, t).sample)
-    error = x_0[:, 0, :14].flatten(1) - y[:, :392]
+    error = x_0[:, 0, :14].flatten(1) - y[:, :SEEN]
     variance = (1 - abar(t)).flatten()
     log_p_pixels = -error.square().sum(dim=1) / (2 * variance)
-    return log_p_pixels + log_p(x_t, t, y[:, 392].long()) if log_p else log_p_pixels
+    return log_p_pixels + log_p(x_t, t, y[:, SEEN].long()) if log_p else log_p_pixels
 
 
 @one_line_errors
 def main(argv=None):
+    ArgumentParser(__doc__).parse_args(argv)
     unet, classifier = load_models()
     x_0, labels = (part[:N] for part in load_mnist("test"))
     y = torch.cat([x_0[:, 0, :14].flatten(1), labels[:, None]], dim=1)

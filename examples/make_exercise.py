@@ -10,7 +10,7 @@ import re
 
 import nbformat
 
-from support.cli import ROOT, one_line_errors
+from support.cli import ROOT, ArgumentParser, one_line_errors
 from support.files import atomic_write
 
 SOLUTION = re.compile(r"^( *\w+) = .*  # BLANK", re.MULTILINE)
@@ -28,6 +28,7 @@ def make_exercise(notebook):
 
 @one_line_errors
 def main(argv=None):
+    ArgumentParser(__doc__).parse_args(argv)
     notebook = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
     with atomic_write(ROOT / "exercise.ipynb") as file:
         file.write(f"{nbformat.writes(make_exercise(notebook))}\n".encode())

@@ -11,13 +11,14 @@ import torch
 from evaluation.measures import share
 from examples.shared import read, save_rows
 from inference import load_models, sample
-from support.cli import one_line_errors
+from support.cli import ArgumentParser, one_line_errors
 
 N = 1_000
 
 
 @one_line_errors
 def main(argv=None):
+    ArgumentParser(__doc__).parse_args(argv)
     unet, classifier = load_models()
 
     def anything_but(x_t, t, y):

@@ -14,7 +14,7 @@ from diffusion import SCHEDULE
 from evaluation.measures import share
 from examples.shared import read, save_rows
 from inference import load_models
-from support.cli import one_line_errors
+from support.cli import ArgumentParser, one_line_errors
 
 FOLDER = "digits"
 MODEL_CARD = """---
@@ -65,6 +65,7 @@ def guide(pipeline, classifier, y, num_steps=20):
 
 @one_line_errors
 def main(argv=None):
+    ArgumentParser(__doc__).parse_args(argv)
     unet, classifier = load_models()
     export(unet, FOLDER)
     y = torch.arange(10).repeat_interleave(10)

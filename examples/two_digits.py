@@ -12,7 +12,7 @@ import torch
 from evaluation.measures import share
 from examples.shared import read, save_rows
 from inference import load_models, sample
-from support.cli import one_line_errors
+from support.cli import ArgumentParser, one_line_errors
 
 N = 100
 A, B = 3, 8
@@ -25,6 +25,7 @@ def between(log_p, w):
 
 @one_line_errors
 def main(argv=None):
+    ArgumentParser(__doc__).parse_args(argv)
     unet, classifier = load_models()
     y, rows = torch.tensor([[A, B]] * N), {}
     for w in (0, 0.25, 0.5, 0.75, 1):

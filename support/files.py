@@ -98,14 +98,13 @@ def save_checkpoint(path, network, schedule, dataset, training):
     save_tensors(path, checkpoint)
 
 
-def load_checkpoint(path, network_class, schedule, dataset, made_by, device="cpu"):
+def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     """Rebuild a network from its checkpoint alone.
 
     Args:
         path: a file that `save_checkpoint` wrote.
-        network_class: the class that the checkpoint must hold.
+        network_class: the class of the network that it must hold.
         schedule: the noise schedule that it must have been trained on.
-        dataset: what it was trained on, if it does not say.
         made_by: the script that makes it, for error messages.
         device: where the network goes.
 
@@ -123,9 +122,9 @@ def load_checkpoint(path, network_class, schedule, dataset, made_by, device="cpu
     try:
         network = network_class(**checkpoint["config"])
         network.load_state_dict(checkpoint["state_dict"])
+        network.dataset = checkpoint["dataset"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} does not fit the {name} of this code: {make_it}") from error
-    network.dataset = checkpoint.get("dataset", dataset)
     return network.eval().requires_grad_(False).to(device)
 
 

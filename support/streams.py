@@ -8,7 +8,7 @@ import torch
 
 from support.cli import MAX_SEED
 
-PURPOSES = {  # of a stream -> how many numbers follow in its key
+PURPOSES = {  # of a stream -> how many numbers follow in its key; new ones go to the end
     "batches": 1,  # epoch
     "classifier": 1,  # step
     "U-Net": 1,  # step

@@ -13,18 +13,18 @@ from support.files import load_tensors, save_tensors
 from support.streams import batch_indices, generator
 
 SAVE_EVERY = 200  # steps
-MIN_EPOCH = 400  # steps between two calls of end_epoch, where the training set is small
+MIN_VALIDATE_EVERY = 400  # steps; an epoch, if that is longer
 SAVED = ("step", "losses", "history", "seconds", "settings")
 
 
 class Run:
     """Iterates over the batches of a training, from the first one that is not done yet.
 
-    It owns the progress bar, the losses, the state file and the end of an epoch. Random streams
+    It owns the progress bar, the losses, the state file and the calls of `validate`. Random streams
     need no saving, since they depend on the seed and the step alone. Leaving the `with` block
     without an error removes the state file.
 
-        run = Run("U-Net", checkpoint, settings, (images, labels), parts, end_epoch, resume)
+        run = Run("U-Net", checkpoint, settings, (images, labels), parts, validate, resume)
         with run:
             for x_0, y, rng in run:
                 loss = ...
@@ -39,7 +39,7 @@ class Run:
         data: images (N, 1, H, W) and labels (N,).
         parts: name -> object with `state_dict` and `load_state_dict` (network, EMA, optimizers,
             learning rate schedules).
-        end_epoch: called with the run after every epoch and after the last step; returns a dict of
+        validate: called with the run after every epoch and after the last step; returns a dict of
             plain values for `history`.
         resume: continue from the state file.
 
@@ -47,18 +47,18 @@ class Run:
     damaged or of other settings, or if there is a state and it is not resumed.
 
     Attributes:
-        step: how many steps are done. losses: a float per step. history: a dict per epoch.
+        step: how many steps are done. losses: a float per step. history: a dict per validation.
     """
 
-    def __init__(self, purpose, checkpoint, settings, data, parts, end_epoch, resume):
+    def __init__(self, purpose, checkpoint, settings, data, parts, validate, resume):
         self.purpose, self.settings, self.data, self.parts = purpose, settings, data, parts
-        self.end_epoch = end_epoch
+        self.validate = validate
         self.state_path = Path(checkpoint).with_suffix(".state.pth")
         self.step, self.losses, self.history, self.seconds = 0, [], [], 0.0
         num_images, batch_size = len(data[0]), settings["batch_size"]
         too_few = f"--batch-size {batch_size}: there are {num_images} images to train on"
         require(batch_size <= num_images, too_few)
-        self.steps_per_epoch = max(num_images // batch_size, MIN_EPOCH)
+        self.validate_every = max(num_images // batch_size, MIN_VALIDATE_EVERY)
         if resume:
             self.load()
         else:
@@ -91,8 +91,8 @@ class Run:
             yield images[index], labels[index], generator(seed, self.purpose, self.step)
             self.step += 1
             self.bar.update()
-            if self.step % self.steps_per_epoch == 0 or self.step == self.settings["steps"]:
-                self.history.append({"step": self.step, **self.end_epoch(self)})
+            if self.step % self.validate_every == 0 or self.step == self.settings["steps"]:
+                self.history.append({"step": self.step, **self.validate(self)})
             if self.step % SAVE_EVERY == 0:
                 self.save()
 
@@ -104,8 +104,8 @@ class Run:
         self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
     def recent_loss(self):
-        """The mean loss of the last epoch, or of all steps if they are fewer."""
-        recent = self.losses[-self.steps_per_epoch :]
+        """The mean loss since the last validation, or of all steps if they are fewer."""
+        recent = self.losses[-self.validate_every :]
         return sum(recent) / len(recent)
 
     def elapsed(self):
@@ -113,7 +113,7 @@ class Run:
         return time.monotonic() - self.start
 
     def log(self, text):
-        """Print a line for an epoch above the bar."""
+        """Print a line above the bar."""
         tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {text}")
 
     def save(self):

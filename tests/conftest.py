@@ -28,6 +28,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "test_notebook" not in item.nodeid)
 
 
+class Evil:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     """Scripts are run from the top of the repository, as the README says."""

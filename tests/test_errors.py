@@ -1,14 +1,13 @@
 """Every error that a user can cause ends in one line and exit status 2, and damages nothing."""
 
 import contextlib
-import os
 import shutil
 from unittest.mock import Mock
 
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
+from conftest import ROOT, Evil
 
 import inference
 import train_classifier
@@ -55,16 +54,6 @@ def test_an_output_that_cannot_be_written(fails, tmp_path):
 
 
 # --- checkpoints ---
-
-
-class Evil:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 def edit(path, **changes):

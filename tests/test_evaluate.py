@@ -1,31 +1,30 @@
 """evaluate.py through its main, with few real images; and the other scripts that measure."""
 
-import os
 import shutil
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import mixture
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Evil
 from PIL import Image
 
 import evaluate
 import inference
 from classifier import Classifier
-from diffusion import SCHEDULE, abar, sampling_timesteps
+from diffusion import SCHEDULE, sampling_timesteps
 from evaluation import calibration, figures, judge, measures, rows, train_on_samples
 from evaluation.measures import COMPARED, MEASURES
 from evaluation.rows import SETTINGS, read_rows
-from inference import guide_gradient
-from mnist import MNIST_INFO, Dataset, load_mnist
+from mnist import Dataset, load_mnist
 from support.files import save_checkpoint, sha256
 from support.pictures import save_npz
 
 TINY = ["--n", "100", "--steps", "2", "--split", "validation"]
-FLOOR = "other half of the validation set"
+MNIST = {"name": "mnist", "classes": list("0123456789")}
 WEIGHTS = {path.stem: path for path in ROOT.glob("models/*.pth")}
 
 
@@ -97,7 +96,7 @@ def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
 def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path):
     """Of several folders and guides; and these are the networks that `sample` is given."""
     other = shutil.copytree(ROOT / "models", tmp_path / "other")
-    save_checkpoint(other / "classifier.pth", Classifier(), SCHEDULE, MNIST_INFO, {"seed": 0})
+    save_checkpoint(other / "classifier.pth", Classifier(), SCHEDULE, MNIST, {"seed": 0})
     own = tmp_path / "own.py"
     own.write_text("def log_p(x_t, t, y):\n    return 0")
     guides = ["classifier", other / "classifier.pth", f"{own}:log_p"]
@@ -123,7 +122,7 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path):
 
 
 def test_a_judge_that_misreads_real_images_is_refused(refused, tmp_path):
-    save_checkpoint(tmp_path / "judge.pth", judge.Judge(), SCHEDULE, MNIST_INFO, {"seed": 0})
+    save_checkpoint(tmp_path / "judge.pth", judge.Judge(), SCHEDULE, MNIST, {"seed": 0})
     error = refused("--judge", tmp_path)
     share = float(error.split(" is right on ")[1].split()[0])
     assert share < 0.4 and f"{tmp_path}/judge.pth" in error and "0.9 is the least" in error
@@ -214,13 +213,6 @@ def test_samples_of_files_score_as_the_row_that_draws_them(tmp_path):
     assert len(set(column(table, "samples"))) == 1 and drawn["samples"] == "-"
 
 
-class Evil:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __reduce__(self):
-        return os.mkdir, ("made",)
-
-
 GREY, LABELS = np.zeros((100, 28, 28), np.uint8), np.arange(100) % 10
 WRONG = {  # what is wrong -> what is in the .npz
     "floats": {"arr_0": GREY / 255},
@@ -228,7 +220,7 @@ WRONG = {  # what is wrong -> what is in the .npz
     "too few": {"arr_0": GREY[:99]},
     "other names": {"images": GREY},
     "one array too many": {"arr_0": GREY, "arr_1": LABELS, "seeds": LABELS},
-    "pickled": {"arr_0": GREY, "arr_1": np.array([Evil()] * 100)},
+    "pickled": {"arr_0": GREY, "arr_1": np.array([Evil("made")] * 100)},
 }
 
 
@@ -277,42 +269,22 @@ def test_a_figure_has_a_point_for_each_row(tmp_path, monkeypatch):
             assert sorted(heights) == sorted(float(row[measure]) for row in sampled)
 
 
-# ten classes N(mu_k, .15^2 I), equally likely: p(y | x_t) and eps are known exactly
-SIGMA = 0.15
-MEANS = torch.zeros(10, 784)
-MEANS[range(10), range(10)] = 0.2
-
-
-def log_joint(x_t, t):
-    """log p(x_t, y) of all y, up to a constant: (B, 10)."""
-    a = abar(t).view(-1, 1)
-    distance = x_t.flatten(1)[:, None] - a.sqrt()[:, None] * MEANS
-    return -distance.square().sum(dim=2) / (2 * (a * SIGMA**2 + 1 - a))
-
-
-def of_label(log_p, y):
-    return log_p.gather(1, y[:, None])[:, 0]
-
-
-def unet_of(log_p):
-    """A U-Net whose eps is -sqrt(1 - abar_t) times the gradient of log_p(x_t, t, y)."""
-
-    def unet(x_t, t, y=None):
-        return SimpleNamespace(sample=-(1 - abar(t)).sqrt() * guide_gradient(log_p, x_t, t, y))
-
-    return unet
-
-
 def test_the_loss_is_least_at_scale_1_where_the_guide_is_exact():
     """It is then that of the U-Net that knows the digit. Where it is twice too sure, at a half."""
-    unet = unet_of(lambda x_t, t, y: log_joint(x_t, t).logsumexp(dim=1))
-    labelled = unet_of(lambda x_t, t, y: of_label(log_joint(x_t, t), y))
+
+    def unet(x_t, t):
+        return SimpleNamespace(sample=mixture.eps(x_t, t))
+
+    def labelled(x_t, t, y):
+        return SimpleNamespace(sample=mixture.eps_given_mean(x_t, t, mixture.MEANS[y]))
+
     y, scales = torch.arange(3_000) % 10, (0, 0.5, 1, 1.5, 2)
-    x_0 = (MEANS[y] + SIGMA * torch.randn(len(y), 784)).view(-1, 1, 28, 28)
+    noise = torch.randn(len(y), 784)
+    x_0 = (mixture.MEANS[y] + mixture.SIGMA * noise).view(-1, 1, 28, 28)
     for sureness, best in ((2, 0.5), (1, 1)):
 
         def log_p(x_t, t, y, sureness=sureness):
-            return of_label((sureness * log_joint(x_t, t)).log_softmax(dim=1), y)
+            return sureness * mixture.log_p(x_t, t, y)
 
         losses, t = calibration.losses_at_scales(unet, log_p, x_0, y, scales, labelled)
         assert scales[losses[:5].mean(dim=1).argmin()] == best

@@ -47,20 +47,6 @@ def test_support_knows_neither_timesteps_nor_digits():
         assert not words.findall(path.read_text()), path
 
 
-EQUATIONS = {  # by their arithmetic
-    "ADM (14)": r"\(1 - abar\(t\)\)\.sqrt\(\) \* grad",
-    "DDPM (4)": r"\(1 - abar\(t\)\)\.sqrt\(\) \* eps$",
-    "DDPM (14)": r"\.square\(\)\.mean\(dim=\(1, 2, 3\)\)",
-    "DDPM (15)": r"\(1 - abar\(t\)\)\.sqrt\(\) \* eps\) / abar\(t\)\.sqrt\(\)",
-}
-
-
-def test_each_equation_is_written_once():
-    for equation, arithmetic in EQUATIONS.items():
-        found = [re.findall(arithmetic, path.read_text(), re.M) for path in FILES]
-        assert sum(map(len, found)) == 1, equation
-
-
 def test_importing_does_nothing():
     command = [sys.executable, "-W", "ignore", "-c", f"import {', '.join(MODULES)}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

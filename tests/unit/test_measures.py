@@ -8,15 +8,15 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from evaluation import measures
-from evaluation.measures import Measured, Seen, balanced_parts, covered, frechet_distance
+from evaluation.measures import Measured, Judged, balanced_parts, covered, frechet_distance
 from evaluation.measures import measure, share
 from evaluation.measures import wilson_interval
 
 
-def seen_of(features):
+def judged_of(features):
     """As if a judge had read everything right, of three digits."""
     labels = torch.arange(len(features)) % 3
-    return Seen(features, labels, labels, torch.rand(len(features)))
+    return Judged(features, labels, labels, torch.rand(len(features)))
 
 
 def width(row, name):
@@ -57,7 +57,7 @@ def test_precision_and_recall_are_not_exchanged():
     """Samples in the middle of the real images are all good, and far from all that there is."""
     rng = np.random.default_rng(2)
     real, narrow = rng.normal(size=(300, 2)), 0.1 * rng.normal(size=(200, 2))
-    row = Measured(*(seen_of(torch.from_numpy(x)) for x in (narrow, real))).row()
+    row = Measured(*(judged_of(torch.from_numpy(x)) for x in (narrow, real))).row()
     precision, recall = share_covered(narrow, real), share_covered(real, narrow)
     assert precision > 0.9 and recall < 0.3
     assert row["precision"] == f"{precision:.4f}" and row["recall"] == f"{recall:.4f}"
@@ -78,8 +78,8 @@ def test_intervals_are_the_spread_over_new_draws(monkeypatch):
     monkeypatch.setattr(measures, "precision_recall", lambda *_: (0, 0))
     values, changes, widths = [], [], []
     for k in range(80):
-        noise, real = torch.randn(400, 5), seen_of(torch.randn(150, 5))
-        draws = [seen_of(noise + 0.3), seen_of(1.2 * noise + 0.3)]
+        noise, real = torch.randn(400, 5), judged_of(torch.randn(150, 5))
+        draws = [judged_of(noise + 0.3), judged_of(1.2 * noise + 0.3)]
         value, other = (measure(seen, real)[0].item() for seen in draws)
         values.append(value)
         changes.append(other - value)
@@ -94,9 +94,9 @@ def test_intervals_are_the_spread_over_new_draws(monkeypatch):
 
 def test_the_change_between_samples_of_the_same_noise_is_known_better():
     """It is the difference of both rows."""
-    real, noise = seen_of(torch.randn(200, 4)), torch.randn(300, 4)
+    real, noise = judged_of(torch.randn(200, 4)), torch.randn(300, 4)
     first, this, unpaired = (
-        Measured(seen_of(features), real)
+        Measured(judged_of(features), real)
         for features in (noise, 1.02 * noise + 0.1, 1.02 * torch.randn(300, 4) + 0.1)
     )
     row, others = this.changes_from(first), unpaired.changes_from(first)
@@ -110,9 +110,9 @@ def test_the_change_between_samples_of_the_same_noise_is_known_better():
 
 def test_changes_count_which_of_both_is_right():
     """The first one is wrong twice, the other one in these and in six more."""
-    real, labels = seen_of(torch.randn(50, 4)), torch.arange(40) % 2
+    real, labels = judged_of(torch.randn(50, 4)), torch.arange(40) % 2
     first, this = (
-        Measured(seen_of(torch.randn(40, 4))._replace(labels=labels, prediction=read), real)
+        Measured(judged_of(torch.randn(40, 4))._replace(labels=labels, prediction=read), real)
         for read in (labels.where(torch.arange(40) >= n, 9) for n in (2, 8))
     )
     row = this.changes_from(first)

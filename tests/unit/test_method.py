@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import mixture
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -85,7 +86,11 @@ WRONG_GUIDES = {  # what is wrong -> the guide, and what the message says
     "a number per class": (lambda x_t, t, y: x_t.flatten(1)[:, :10], r"\(2, 10\).* is \(2,\)"),
     "one number for all": (lambda x_t, t, y: x_t.sum(), r"returned \(\)"),
     "not a tensor": (lambda x_t, t, y: None, "returned NoneType"),
-    "detached": (lambda x_t, t, y: x_t.detach().sum(dim=(1, 2, 3)), "does not depend on x_t"),
+    "detached": (lambda x_t, t, y: x_t.detach().sum(dim=(1, 2, 3)), "not differentiable in x_t"),
+    "of t alone": (
+        lambda x_t, t, y: torch.ones(2, requires_grad=True) * t,
+        "does not depend on x_t",
+    ),
     "not a number": (lambda x_t, t, y: x_t.sum(dim=(1, 2, 3)) * torch.nan, "not finite"),
 }
 
@@ -115,45 +120,19 @@ def test_the_scale_grows_with_the_signal_to_noise_ratio_at_each_step():
         asked.clear()
 
 
-# --- ten classes N(mu_k, .1^2 I), equally likely: p(y | x_t) and eps are known exactly ---
-
-SIGMA = 0.1
-MEANS = torch.zeros(10, 784)
-MEANS[range(10), range(10)] = 0.4
-
-
-def variance(t):
-    return abar(t) * SIGMA**2 + 1 - abar(t)
-
-
-def exact_logits(x_t, t):
-    means = abar(t).sqrt().view(-1, 1, 1) * MEANS  # (B, 10, 784)
-    distance = (x_t.flatten(1)[:, None] - means).square().sum(dim=2)
-    return -distance / (2 * variance(t).view(-1, 1))
-
-
-def exact_log_p(x_t, t, y):
-    return exact_logits(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
-
-
-def expected_mean(x_t, t):
-    """E[mu | x_t]: (B, 1, 28, 28)."""
-    return (exact_logits(x_t, t).softmax(dim=1) @ MEANS).view_as(x_t)
-
-
-def exact_eps(x_t, t):
-    t = t.expand(len(x_t))
-    return (1 - abar(t)).sqrt() * (x_t - abar(t).sqrt() * expected_mean(x_t, t)) / variance(t)
+# --- ten Gaussian classes, where everything is known exactly ---
 
 
 def test_guidance_at_scale_1_draws_the_class_exactly_and_without_the_root_it_does_not():
     """Without noise of its own, a sampler keeps each pixel's place in its class, in deviations."""
     y, a = torch.arange(10), ALPHAS_CUMPROD[999]
-    x_T, mu = initial_noise(image_generators(0, y)), MEANS.view(10, *IMAGE_SHAPE)
-    exact = mu + SIGMA * (x_T - a.sqrt() * mu) / (a * SIGMA**2 + 1 - a).sqrt()
+    x_T, mu = initial_noise(image_generators(0, y)), mixture.MEANS.view(10, *IMAGE_SHAPE)
+    place = (x_T - a.sqrt() * mu) / mixture.variance(torch.tensor(999)).sqrt()
+    exact = mu + mixture.SIGMA * place
     settings, errors = {"scale_growth": 0, "sampler": "dpmsolver++", "steps": 300}, []
     for variant in (guided_noise, without_root):
-        images = sample(FakeUnet(exact_eps), exact_log_p, y, predict_noise=variant, **settings)
+        unet = FakeUnet(mixture.eps)
+        images = sample(unet, mixture.log_p, y, predict_noise=variant, **settings)
         errors.append((images - exact).abs().max().item())
     assert errors[0] < 0.005 and errors[1] > 0.1
 

@@ -47,7 +47,7 @@ def test_an_epoch_shows_each_image_once():
 @pytest.fixture
 def short_epochs(monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
-    monkeypatch.setattr(training, "MIN_EPOCH", 1)
+    monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 1)
 
 
 def train_line(folder, stop=None, resume=False, nan_at=None, **changes):
@@ -63,10 +63,10 @@ def train_line(folder, stop=None, resume=False, nan_at=None, **changes):
     settings = {"steps": 11, "batch_size": 3, "seed": 0, **changes}
     data = torch.randn(10, 1, 2, 2), torch.arange(10)
 
-    def end_epoch(run):
+    def validate(run):
         return {"bias": network.bias.item()}
 
-    with Run("judge", folder / "line.pth", settings, data, parts, end_epoch, resume) as run:
+    with Run("judge", folder / "line.pth", settings, data, parts, validate, resume) as run:
         for x_0, y, rng in run:
             if run.step == stop:
                 raise KeyboardInterrupt
@@ -188,8 +188,8 @@ def test_the_end_of_an_epoch_measures_the_ema_and_leaves_the_weights(tmp_path, m
     monkeypatch.setattr(train_ddpm, "validation_loss", look)
     monkeypatch.setattr(train_ddpm, "sample", lambda *_, **__: torch.zeros(40, *IMAGE_SHAPE))
     run = new_run("U-Net", tmp_path, steps=9)
-    run.losses, run.steps_per_epoch, run.step = [9.0, 1.0, 2.0], 2, 3
-    entry = train_ddpm.end_epoch(run, network, ema, IMAGES, tmp_path)
+    run.losses, run.validate_every, run.step = [9.0, 1.0, 2.0], 2, 3
+    entry = train_ddpm.validate(run, network, ema, IMAGES, tmp_path)
     look(network, None)
     assert seen == [{2}, {1}] and entry == {"loss": 1.5, "validation_loss": 0.5}
     assert (tmp_path / "step_000003.png").exists()
