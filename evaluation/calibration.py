@@ -5,7 +5,7 @@
 The best prediction of the noise is E[eps | x_t, y], which is ADM (14) at scale 1 if both networks
 are exact. So an exact guide lowers L_simple most at scale 1, an over-confident one at a lower scale
 or not at all. Beside it, how much lower the loss of the classifier-free U-Net is, which is given
-the digit: an estimate of what an exact guide would do. n = 5,000, validation images, seed 1.
+the digit: a rough comparison, since that is another network. n = 5,000, validation images, seed 1.
 """
 
 if __name__ == "__main__" and not __package__:

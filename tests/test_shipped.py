@@ -72,12 +72,21 @@ def as_shown(row):
 def test_each_result_of_the_pages_is_in_a_table():
     held = set()
     for path in TABLES:
-        held |= {as_shown(row) for row in read_rows(path) if row.get("accuracy", "-") != "-"}
+        held |= {as_shown(row) for row in read_rows(path) if row.get("frechet", "-") != "-"}
     number = r"\d\.\d+"
     pattern = rf"{number} \[{number}, {number}\] \| \d+\.\d+±{number}"
     for page, least in ((README, 4), (REPORT, 20)):
         found = re.findall(pattern, page.read_text())
         assert len(found) >= least and set(found) <= held, set(found) - held
+
+
+def test_the_accuracies_after_training_on_samples_are_in_the_report():
+    lines = {}
+    for row in read_rows(ROOT / "results" / "train_on_samples.csv"):
+        lines.setdefault((row["trained on"], row["n"]), []).append(row["accuracy"])
+    assert len(lines) == 4
+    for accuracies in lines.values():
+        assert f"| {' | '.join(accuracies)} |" in REPORT.read_text()
 
 
 # --- what the pages name is there ---
