@@ -101,8 +101,9 @@ def main(argv=None):
             if len(images) < size:
                 print(f"{name}: there are {len(images)}, too few for a row of {size}")
                 continue
+            some = some_of(images, labels, size)
             for seed in SEEDS:
-                network = trained_on(*some_of(images, labels, size), seed)
+                network = trained_on(*some, seed)
                 measured = accuracy_on(network, test_images, test_labels)
                 row = {"trained on": name, "n": size, "training_seed": seed, **measured}
                 rows.append(row | shared)

@@ -81,20 +81,17 @@ def draw_loop():
         axes.text(*place, word, ha="center", va="center", fontsize=12, bbox=box)
     for place, word in words.items():
         axes.text(*place, word, ha="center", va="center", fontsize=12)
-    arrows = [
-        ((0.6, 1.6), (1.5, 1.6)), ((2.3, 1.6), (3.5, 1.6)), ((4.5, 1.6), (7.35, 1.6)),
-        ((0.4, 1.4), (0.4, 0.5)), ((0.4, 0.5), (1.4, 0.5)), ((2.4, 0.5), (3.5, 0.5)),
-        ((4.5, 0.5), (5.6, 0.5)), ((7.2, 0.5), (7.7, 0.5)), ((7.7, 0.5), (7.7, 1.45)),
-        ((8.05, 1.6), (8.55, 1.6)), ((9.45, 1.6), (9.9, 1.6)),
-        ((10.4, 1.8), (10.4, 2.4)), ((10.4, 2.4), (0.3, 2.4)), ((0.3, 2.4), (0.3, 1.8)),
-        ((0.5, 1.8), (0.5, 2.1)), ((0.5, 2.1), (9.0, 2.1)), ((9.0, 2.1), (9.0, 1.95)),
-        ((1.9, 0.15), (1.9, 0.3)),
+    paths = [  # each ends in an arrow
+        [(0.6, 1.6), (1.5, 1.6)], [(2.3, 1.6), (3.5, 1.6)], [(4.5, 1.6), (7.35, 1.6)],
+        [(0.4, 1.4), (0.4, 0.5), (1.4, 0.5)], [(2.4, 0.5), (3.5, 0.5)], [(4.5, 0.5), (5.6, 0.5)],
+        [(7.2, 0.5), (7.7, 0.5), (7.7, 1.45)], [(8.05, 1.6), (8.55, 1.6)],
+        [(9.45, 1.6), (9.9, 1.6)], [(10.4, 1.8), (10.4, 2.4), (0.3, 2.4), (0.3, 1.8)],
+        [(0.5, 1.8), (0.5, 2.1), (9.0, 2.1), (9.0, 1.95)], [(1.9, 0.15), (1.9, 0.3)],
     ]  # fmt: skip
-    corners = [(0.4, 0.5), (7.7, 0.5), (10.4, 2.4), (0.3, 2.4), (0.5, 2.1), (9.0, 2.1)]
-    style = {"color": "C0", "shrinkA": 0, "shrinkB": 0}
-    for start, end in arrows:
-        head = "-" if end in corners else "->"
-        axes.annotate("", end, start, arrowprops={"arrowstyle": head, **style})
+    arrow = {"arrowstyle": "->", "color": "C0", "shrinkA": 0, "shrinkB": 0}
+    for path in paths:
+        axes.plot(*zip(*path[:-1]), color="C0", linewidth=1)
+        axes.annotate("", path[-1], path[-2], arrowprops=arrow)
     plt.show()
 
 
@@ -109,8 +106,8 @@ def film(unguided, guided, gradients, titles):
     for k, title in enumerate(titles):
         figure, panels = plt.subplots(3, 1, figsize=(6, 2.2), dpi=80, layout="constrained")
         gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
-        panels[0].imshow(grid_image(unguided[k].clamp(-1, 1), len(unguided[k])), **gray)
-        panels[1].imshow(grid_image(guided[k].clamp(-1, 1), len(guided[k])), **gray)
+        panels[0].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
+        panels[1].imshow(grid_image(guided[k], len(guided[k])), **gray)
         row = torch.cat(list(gradients[k][:, 0]), dim=1)
         limit = row.abs().max()
         panels[2].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
