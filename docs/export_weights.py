@@ -1,0 +1,61 @@
+"""Write both networks for the page of this folder: 1.5 MB.
+
+    python docs/export_weights.py    # writes docs/weights.bin, docs/weights.json
+
+weights.bin holds float16; weights.json says which tensor is where in it. TensorFlow.js has the
+channels last, so convolutions become (height, width, in, out), and matrices (in, out).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
+
+from inference import load_models  # noqa: E402
+from support.cli import MODELS, ArgumentParser, one_line_errors  # noqa: E402
+from support.files import atomic_write, sha256  # noqa: E402
+
+
+def for_tensorflow(name, weights):
+    """The weights of a layer in TensorFlow.js' order: a contiguous array of float16."""
+    if name == "linear.weight":  # after the flattening of (C, 7, 7), which is (7, 7, C) there
+        weights = weights.unflatten(1, (-1, 7, 7)).permute(2, 3, 1, 0).flatten(0, 2)
+    elif weights.ndim == 4:
+        weights = weights.permute(2, 3, 1, 0)
+    elif weights.ndim == 2:
+        weights = weights.T
+    return np.ascontiguousarray(weights.numpy().astype(np.float16))
+
+
+def export(folder):
+    """Write both files to a folder: the number of bytes of weights.bin."""
+    unet, classifier = load_models()
+    networks, parts, start = {}, [], 0
+    for network, module in (("unet", unet), ("classifier", classifier)):
+        networks[network] = []
+        for name, weights in module.state_dict().items():
+            array = for_tensorflow(name, weights)
+            place = {"name": name, "shape": array.shape, "start": start, "length": array.size}
+            networks[network].append(place)
+            parts.append(array.tobytes())
+            start += array.size
+    hashes = {name: sha256(MODELS / name) for name in ("ddpm_unet.pth", "classifier.pth")}
+    with atomic_write(folder / "weights.bin") as file:
+        file.write(b"".join(parts))
+    with atomic_write(folder / "weights.json") as file:
+        file.write(json.dumps({"sha256": hashes, "networks": networks}).encode())
+    return 2 * start
+
+
+@one_line_errors
+def main(argv=None):
+    ArgumentParser(__doc__).parse_args(argv)
+    print(f"docs/weights.bin, docs/weights.json: {export(DOCS):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

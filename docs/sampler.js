@@ -1,0 +1,206 @@
+// The process, the guided noise and the samplers: diffusion.py and inference.py, in TensorFlow.js.
+//
+// Equations are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images x_t are
+// (B, 28, 28, 1) in [-1, 1]; a timestep t is one number, the same for the whole batch.
+
+const NUM_TRAIN_TIMESTEPS = 1000;
+const BETA_START = 1e-4;
+const BETA_END = 0.02;
+export const SAMPLERS = ["sde-dpmsolver++", "ddim", "ddpm"];
+export const ALPHAS_CUMPROD = alphasCumprod(); // abar_t
+
+function alphasCumprod() {
+  const abars = [];
+  let product = 1;
+  for (let t = 0; t < NUM_TRAIN_TIMESTEPS; t++) {
+    product *= 1 - BETA_START - ((BETA_END - BETA_START) * t) / (NUM_TRAIN_TIMESTEPS - 1);
+    abars.push(product);
+  }
+  return abars;
+}
+
+/** abar_t; after the last timestep, where t is -1, it is 1. */
+export const abar = (t) => (t < 0 ? 1 : ALPHAS_CUMPROD[t]);
+
+/** From 999 down to 1000 / numSteps - 1, for a numSteps that divides 1000. */
+export function samplingTimesteps(numSteps) {
+  const stride = NUM_TRAIN_TIMESTEPS / numSteps;
+  return Array.from({ length: numSteps }, (_, i) => NUM_TRAIN_TIMESTEPS - 1 - i * stride);
+}
+
+/** s_t = w (1 + g abar_t / (1 - abar_t)). At growth 0 it is ADM's constant s. */
+export const scaleAt = (t, w, g) => w * (1 + (g * abar(t)) / (1 - abar(t)));
+
+/** x_t, an image with noise: DDPM (4). */
+export function addNoise(x_0, eps, t) {
+  return tf.add(tf.mul(x_0, Math.sqrt(abar(t))), tf.mul(eps, Math.sqrt(1 - abar(t))));
+}
+
+/** The image that x_t holds if eps is its noise: DDPM (15). */
+export function predictedX0(x_t, t, eps) {
+  return tf.div(tf.sub(x_t, tf.mul(eps, Math.sqrt(1 - abar(t)))), Math.sqrt(abar(t)));
+}
+
+/** The noise that goes with the clipped predicted image. */
+function clippedNoise(x_t, t, eps) {
+  const x_0 = tf.clipByValue(predictedX0(x_t, t, eps), -1, 1);
+  return tf.div(tf.sub(x_t, tf.mul(x_0, Math.sqrt(abar(t)))), Math.sqrt(1 - abar(t)));
+}
+
+const batchOf = (t, x) => tf.fill([x.shape[0]], t);
+
+/** log p(y | x_t, t) of the digits y (B,): (B,). */
+export function logP(logits, x_t, t, y) {
+  return tf.sum(tf.mul(tf.logSoftmax(logits(x_t, batchOf(t, x_t))), tf.oneHot(y, 10)), 1);
+}
+
+/** grad log p(y | x_t), of a guide (x_t, t, y) -> (B,): as x_t. */
+export function guideGradient(guide, x_t, t, y) {
+  return tf.grad((x) => tf.sum(guide(x, t, y)))(x_t);
+}
+
+/** ADM (14), scaled by s: eps_hat, its parts eps and grad. Where s is 0, no guide runs. */
+export function guidedNoise(unet, guide, x_t, t, y, s) {
+  const eps = clippedNoise(x_t, t, unet(x_t, batchOf(t, x_t)));
+  if (s === 0) return { eps, grad: tf.zerosLike(x_t), eps_hat: eps };
+  const grad = guideGradient(guide, x_t, t, y);
+  const eps_hat = tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t))));
+  return { eps, grad, eps_hat };
+}
+
+// --- samplers: the x at the next timestep u, from the predicted image x_0 at t ---
+
+/** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6) and (7). */
+function posterior(x_t, x_0, t, u, z) {
+  const ratio = abar(t) / abar(u);
+  const ofX0 = (Math.sqrt(abar(u)) * (1 - ratio)) / (1 - abar(t));
+  const ofXt = (Math.sqrt(ratio) * (1 - abar(u))) / (1 - abar(t));
+  const deviation = Math.sqrt(((1 - abar(u)) / (1 - abar(t))) * (1 - ratio));
+  return tf.addN([tf.mul(x_0, ofX0), tf.mul(x_t, ofXt), tf.mul(z, deviation)]);
+}
+
+/** Half the logarithm of the signal-to-noise ratio. */
+const lambda = (t) => 0.5 * Math.log(abar(t) / (1 - abar(t)));
+
+/** x_0 at t, extrapolated from its value at the step before to halfway from t to u. */
+function extrapolated(x_0, before, t, u) {
+  const r = (lambda(t) - lambda(before.t)) / (lambda(u) - lambda(t));
+  return tf.add(x_0, tf.div(tf.sub(x_0, before.x_0), 2 * r));
+}
+
+/**
+ * x, the images at u, and x_0, the predicted images, from x_t and its eps_hat.
+ *
+ * @param before {t, x_0} of the step before, or null at the first step.
+ * @param z fresh noise, as x_t; "ddim" does not use it.
+ */
+export function samplerStep(name, x_t, eps_hat, t, u, before, z) {
+  const x_0 = predictedX0(x_t, t, eps_hat);
+  if (name === "ddim") return { x: addNoise(x_0, eps_hat, u), x_0 }; // DDPM (4) at u
+  const secondOrder = name === "sde-dpmsolver++" && before && u >= 0;
+  const used = secondOrder ? extrapolated(x_0, before, t, u) : x_0;
+  return { x: posterior(x_t, used, t, u, z), x_0 };
+}
+
+// --- noise: the same on every machine ---
+
+/** Numbers from N(0, 1), for the image in a column. */
+export class Noise {
+  constructor(seed, column) {
+    this.state = (seed * 0x9e3779b1 + column * 0x85ebca6b) >>> 0;
+  }
+
+  /** A number between 0 and 1: the generator mulberry32. */
+  uniform() {
+    this.state = (this.state + 0x6d2b79f5) >>> 0;
+    let z = this.state;
+    z = Math.imul(z ^ (z >>> 15), z | 1);
+    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
+    return (((z ^ (z >>> 14)) >>> 0) + 0.5) / 2 ** 32;
+  }
+
+  /** The next image of noise, by Box and Muller: 784 numbers. */
+  image() {
+    const pixels = new Float32Array(784);
+    for (let i = 0; i < 784; i += 2) {
+      const radius = Math.sqrt(-2 * Math.log(this.uniform()));
+      const angle = 2 * Math.PI * this.uniform();
+      pixels[i] = radius * Math.cos(angle);
+      pixels[i + 1] = radius * Math.sin(angle);
+    }
+    return pixels;
+  }
+}
+
+/** The next image of noise of each generator: (B, 28, 28, 1). */
+export function noiseImages(generators) {
+  return tf.stack(generators.map((generator) => tf.tensor(generator.image(), [28, 28, 1])));
+}
+
+// --- the reverse loop, one call at a time: `sample` of inference.py ---
+
+export class Sampling {
+  /**
+   * @param networks {unet, logits}.
+   * @param settings {y: digits (B), w, g, low, high, told, second, sampler, steps, seed}: the guide acts
+   *   at low <= t < high; it is told t, or the number `told`; `second` is a digit for the image
+   *   turned by 180 degrees, or null.
+   * @param start null to begin with noise, or {x_0: 784 numbers, t}: this image, noised to t.
+   */
+  constructor(networks, settings, start = null) {
+    this.networks = networks;
+    this.settings = settings;
+    this.timesteps = samplingTimesteps(settings.steps);
+    this.noise = settings.y.map((_, column) => new Noise(settings.seed, column));
+    this.x_t = tf.tidy(() => {
+      const eps = noiseImages(this.noise);
+      if (!start) return eps.dataSync();
+      this.timesteps = this.timesteps.filter((t) => t <= start.t);
+      return addNoise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, this.timesteps[0]).dataSync();
+    });
+    this.before = null; // t and x_0 of the last step
+    this.calls = 0;
+  }
+
+  get done() {
+    return this.calls === this.timesteps.length;
+  }
+
+  /** The scale s_t; 0 outside of the window. */
+  scale(t) {
+    const { w, g, low, high } = this.settings;
+    return low <= t && t < high ? scaleAt(t, w, g) : 0;
+  }
+
+  guide(x_t, t, y) {
+    const { told, second } = this.settings;
+    const guideT = told ?? t;
+    const log_p = logP(this.networks.logits, x_t, guideT, y);
+    if (second === null) return log_p;
+    const turned = tf.reverse(x_t, [1, 2]);
+    return tf.add(log_p, logP(this.networks.logits, turned, guideT, tf.fill(y.shape, second, "int32")));
+  }
+
+  /** One call of the networks, and one step: {t, s, x_t, x_0, grad, p}, the images before the step. */
+  step() {
+    const { y: digits, sampler, told } = this.settings;
+    const t = this.timesteps[this.calls];
+    const u = this.timesteps[this.calls + 1] ?? -1; // the next timestep; -1: no noise is left
+    const s = this.scale(t);
+    return tf.tidy(() => {
+      const shape = [digits.length, 28, 28, 1];
+      const y = tf.tensor(digits, [digits.length], "int32");
+      const x_t = tf.tensor(this.x_t, shape);
+      const before = this.before && { t: this.before.t, x_0: tf.tensor(this.before.x_0, shape) };
+      const guide = (...args) => this.guide(...args);
+      const { grad, eps_hat } = guidedNoise(this.networks.unet, guide, x_t, t, y, s);
+      const { x, x_0 } = samplerStep(sampler, x_t, eps_hat, t, u, before, noiseImages(this.noise));
+      const p = tf.softmax(this.networks.logits(x_t, batchOf(told ?? t, x_t)));
+      const frame = { t, s, x_t: this.x_t, x_0: x_0.dataSync(), grad: grad.dataSync(), p: p.dataSync() };
+      this.before = { t, x_0: frame.x_0 };
+      this.x_t = x.dataSync();
+      this.calls += 1;
+      return frame;
+    });
+  }
+}
