@@ -20,15 +20,18 @@ const VALUES = { // what a control can be set to; the first of each line is its 
   steps: [10, 20, 50],
   seed: range(1000),
   second: ["none", ...DIGITS],
+  pause: ["end", ...range(20, 50).map((t) => 999 - t)],
 };
 const DEFAULTS = {
-  digit: "0 to 9", w: 1, g: 24, low: 0, high: 1000, told: "t", sampler: SAMPLERS[0], steps: 20, seed: 0, second: "none",
+  ...{ digit: "0 to 9", w: 1, g: 24, low: 0, high: 1000, told: "t", sampler: SAMPLERS[0], steps: 20 },
+  ...{ seed: 0, second: "none", pause: "end" },
 };
 
 const $ = (id) => document.getElementById(id);
 let networks;
 let settings = { ...DEFAULTS };
 let guided, unguided; // two `Sampling`s, from the same noise
+let start = null; // your drawing, once it is to be finished: see `Sampling`
 let playing = true;
 
 // --- settings: in the controls, and in the address ---
@@ -49,6 +52,7 @@ function readControls() {
     const place = $(name).tagName === "SELECT" ? $(name).selectedIndex : Number($(name).value);
     settings[name] = VALUES[name][place] ?? DEFAULTS[name];
   }
+  if (settings.low > settings.high) [settings.low, settings.high] = [settings.high, settings.low];
   history.replaceState(null, "", `#${new URLSearchParams(settings)}`);
 }
 
@@ -73,8 +77,8 @@ function samplingSettings() {
 
 // --- playing ---
 
-/** Begin again; with `start` from an image, see `Sampling`. */
-function restart(start = null) {
+/** Begin again, from noise or from your drawing. */
+function restart() {
   guided = new Sampling(networks, samplingSettings(), start);
   unguided = new Sampling(networks, { ...samplingSettings(), w: 0 }, start);
   play(true);
@@ -87,14 +91,18 @@ function play(yes) {
 
 function step() {
   const [withGuide, withoutGuide] = [guided.step(), unguided.step()];
-  if (guided.done) { // nothing is left to predict: show the images themselves
-    withGuide.x_t = guided.x_t;
-    withoutGuide.x_t = unguided.x_t;
-    play(false);
-  }
   drawStep(withGuide, withoutGuide);
-  const total = guided.timesteps.length;
-  $("status").textContent = guided.done ? `Done: ${total} calls.` : `Call ${guided.calls} of ${total}.`;
+  if (guided.done) { // no noise is left: show the images themselves
+    drawImages($("guided-x_t"), guided.x_t, grey);
+    drawImages($("unguided-x_t"), unguided.x_t, grey);
+    drawCurve(-1);
+    $("clock").value = "t = 0: no noise is left";
+  }
+  const nextT = guided.timesteps[guided.calls] ?? -1;
+  const pauseHere = withGuide.t >= settings.pause && settings.pause > nextT; // "end" is neither
+  if (guided.done || pauseHere) play(false);
+  const ending = guided.done ? ": done." : ".";
+  $("status").textContent = `Call ${guided.calls} of ${guided.timesteps.length}${ending}`;
 }
 
 /** A step per frame of the screen, for ever. */
@@ -107,13 +115,16 @@ function tick() {
 
 function drawStep(withGuide, withoutGuide) {
   const { t, s } = withGuide;
-  const longest = withGuide.grad.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
+  const largest = withGuide.grad.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
   drawImages($("guided-x_t"), withGuide.x_t, grey);
   drawImages($("guided-x_0"), withGuide.x_0, grey);
-  drawImages($("grad"), withGuide.grad, (value) => redOrBlue(value / longest));
-  drawBars($("p"), withGuide.p, guided.settings.y);
+  drawImages($("grad"), withGuide.grad, (value) => redOrBlue(value / largest));
+  $("grad").classList.toggle("unused", s === 0);
+  $("largest").value = s === 0 ? "not used now" : `largest: ${largest.toPrecision(2)}`;
+  drawBars($("guided-p"), withGuide.p, guided.settings.y);
   drawImages($("unguided-x_t"), withoutGuide.x_t, grey);
   drawImages($("unguided-x_0"), withoutGuide.x_0, grey);
+  drawBars($("unguided-p"), withoutGuide.p, guided.settings.y);
   drawCurve(t);
   $("clock").value = `t = ${t}, ᾱ = ${abar(t).toFixed(3)}, s = ${s < 100 ? s.toFixed(2) : Math.round(s)}`;
 }
@@ -156,18 +167,16 @@ function drawBars(canvas, p, y) {
   });
 }
 
-/** abar_t, from t = 999 at the left to 0; the window of the guide is shaded, t is marked. */
+/** abar_t, from t = 999 at the left to -1; the window of the guide is shaded, t is marked. */
 function drawCurve(t) {
   const context = $("curve").getContext("2d");
   const { width, height } = $("curve");
   const bottom = height - 16;
-  const x = (time) => ((1000 - time) / 1000) * width;
+  const x = (time) => 6 + ((999 - time) / 1000) * (width - 14);
   const y = (value) => bottom - value * (bottom - 8);
   context.clearRect(0, 0, width, height);
   context.fillStyle = "#ffe3b3";
-  if (settings.low < settings.high) {
-    context.fillRect(x(settings.high), 0, x(settings.low) - x(settings.high), bottom);
-  }
+  context.fillRect(x(settings.high), 0, x(settings.low) - x(settings.high), bottom);
   context.strokeStyle = BLUE;
   context.lineWidth = 2;
   context.beginPath();
@@ -175,9 +184,14 @@ function drawCurve(t) {
   context.stroke();
   context.fillStyle = "black";
   context.font = "13px sans-serif";
-  for (const time of [900, 700, 500, 300, 100]) context.fillText(`t = ${time}`, x(time) - 22, height - 3);
-  context.fillText("ᾱ = 1", width - 42, 22);
-  context.fillText("ᾱ = 0", 4, bottom - 6);
+  for (const time of [750, 500, 250]) {
+    context.fillText(`t = ${time}`, x(time) - 22, height - 3);
+    context.fillRect(x(time), bottom - 4, 1, 4);
+  }
+  context.fillText("noise →", 4, height - 3);
+  context.fillText("→ image", width - 64, height - 3);
+  context.fillText("ᾱ = 1", width - 56, 30);
+  context.fillText("ᾱ = 0", 4, bottom - 12);
   context.fillStyle = ORANGE;
   context.beginPath();
   context.arc(x(t), y(abar(t)), 6, 0, 2 * Math.PI);
@@ -261,11 +275,13 @@ function listenToDrawing() {
     drawing.fill(-1);
     showDrawing();
     readDrawing();
+    start = null;
+    restart();
   });
   $("from").addEventListener("input", () => ($("from-value").value = $("from").value));
   $("finish").addEventListener("click", () => {
-    restart({ x_0: drawing, t: Number($("from").value) });
-    $("stage").scrollIntoView({ block: "nearest" });
+    start = { x_0: drawing, t: Number($("from").value) };
+    restart();
   });
 }
 
@@ -299,8 +315,7 @@ function listen() {
     play(false);
     step();
   });
-  $("restart").addEventListener("click", () => restart());
-  $("defaults").addEventListener("click", () => (location.hash = ""));
+  $("restart").addEventListener("click", restart);
   $("share").addEventListener("click", () => {
     readControls();
     navigator.clipboard?.writeText(location.href);
@@ -310,6 +325,8 @@ function listen() {
     readAddress();
     showSettings();
     restart();
+    const changed = Object.keys(VALUES).find((name) => settings[name] !== DEFAULTS[name]);
+    lightUp(changed && $(changed).closest(".control").dataset.term);
   });
 }
 

@@ -59,13 +59,11 @@ export function guideGradient(guide, x_t, t, y) {
   return tf.grad((x) => tf.sum(guide(x, t, y)))(x_t);
 }
 
-/** ADM (14), scaled by s: eps_hat, its parts eps and grad. Where s is 0, no guide runs. */
+/** ADM (14), scaled by s: eps_hat, and the gradient, which is also shown where s is 0. */
 export function guidedNoise(unet, guide, x_t, t, y, s) {
   const eps = clippedNoise(x_t, t, unet(x_t, batchOf(t, x_t)));
-  if (s === 0) return { eps, grad: tf.zerosLike(x_t), eps_hat: eps };
   const grad = guideGradient(guide, x_t, t, y);
-  const eps_hat = tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t))));
-  return { eps, grad, eps_hat };
+  return { grad, eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t)))) };
 }
 
 // --- samplers: the x at the next timestep u, from the predicted image x_0 at t ---

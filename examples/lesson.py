@@ -14,11 +14,12 @@ from support.pictures import grid_image
 PITCH = 30  # pixels from one image of the grid to the next
 
 
-def show(images, columns, titles=(), rows=()):
+def show(images, columns, titles=(), rows=(), wrong=()):
     """Draw images (N, 1, 28, 28) in [-1, 1], row by row.
 
     Args:
         titles: labels above the columns. rows: labels left of the rows.
+        wrong: for each image, whether it gets a red frame.
     """
     height = -(-len(images) // columns)
     figure, axes = plt.subplots(figsize=(0.72 * columns + 0.2, 0.72 * height + 0.2))
@@ -26,6 +27,10 @@ def show(images, columns, titles=(), rows=()):
     axes.xaxis.tick_top()
     for set_ticks, labels in ((axes.set_xticks, titles), (axes.set_yticks, rows)):
         set_ticks([PITCH * i + PITCH / 2 for i in range(len(labels))], labels)
+    for number, is_wrong in enumerate(wrong):
+        if is_wrong:
+            corner = PITCH * (number % columns) + 1, PITCH * (number // columns) + 1
+            axes.add_patch(plt.Rectangle(corner, PITCH - 1, PITCH - 1, fill=False, color="red"))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     plt.show()
@@ -54,39 +59,43 @@ def slider(low, high, value, name):
     return kind(value=value, min=low, max=high, description=name, continuous_update=False)
 
 
-def draw_loop():
-    """Draw a step of guided sampling, as boxes and arrows."""
-    axes = plt.figure(figsize=(11, 2.6)).add_axes((0, 0, 1, 1), xlim=(0, 11), ylim=(-0.1, 2.5))
+def draw_loop(x_t, x_0, eps, grad, eps_hat, guided_x_0, next_x_t):
+    """Draw a step of guided sampling, with the images (1, 1, 28, 28) that occur in it."""
+    axes = plt.figure(figsize=(13, 4.2)).add_axes((0, 0, 1, 1))
     axes.axis("off")
-    box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "C0"}
-    boxes = {
-        (1.9, 1.6): "U-Net",
-        (4.0, 1.6): "clip $x_0$\nto [-1, 1]",
-        (1.9, 0.5): "classifier",
-        (4.0, 0.5): "autograd",
-        (9.0, 1.6): "sampler\nstep",
+    pictures = {  # lower left corner -> image, name above it, whether it has a sign
+        (0.2, 2.3): (x_t, "$x_t$", False),
+        (3.1, 2.6): (x_0, r"$\hat x_0$, clipped", False),
+        (4.9, 2.3): (eps, r"its noise $\epsilon(x_t, t)$", False),
+        (4.9, 0.2): (grad, r"$\nabla\log p(y\mid x_t, t)$", True),
+        (8.0, 2.3): (eps_hat, r"$\hat\epsilon$", False),
+        (9.9, 0.6): (guided_x_0, r"its $\hat x_0$", False),
+        (11.7, 2.3): (next_x_t, "next $x_t$", False),
     }
-    words = {
-        (0.4, 1.6): "$x_t, t$",
-        (1.9, 0.05): "digit $y$",
-        (2.95, 0.7): r"$\log p(y\mid x_t, t)$",
-        (5.0, 0.7): r"$\nabla$",
-        (6.4, 0.5): r"times $s\,\sqrt{1-\bar\alpha_t}$",
-        (6.2, 1.8): r"$\epsilon(x_t, t)$",
-        (7.7, 1.6): "minus",
-        (8.3, 1.8): r"$\hat\epsilon$",
-        (10.4, 1.6): "next $x_t$",
+    for (left, bottom), (image, name, signed) in pictures.items():
+        limit = image.abs().max() if signed else 1
+        extent = left, left + 1.1, bottom, bottom + 1.1
+        cmap = "bwr" if signed else "gray"
+        axes.imshow(image[0, 0], extent=extent, cmap=cmap, vmin=-limit, vmax=limit)
+        axes.text(left + 0.55, bottom + 1.2, name, ha="center", fontsize=13)
+    axes.set(xlim=(0, 13), ylim=(0, 4.2), aspect="auto")
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "C0"}
+    boxes = {
+        (2.3, 2.5): "U-Net",
+        (2.3, 0.75): "classifier,\nautograd",
+        (7.1, 2.85): "minus",
+        (10.45, 2.85): "sampler\nstep",
     }
     for place, word in boxes.items():
-        axes.text(*place, word, ha="center", va="center", fontsize=12, bbox=box)
-    for place, word in words.items():
-        axes.text(*place, word, ha="center", va="center", fontsize=12)
+        axes.text(*place, word, ha="center", va="center", fontsize=13, bbox=box)
+    axes.text(2.3, 0.1, "digit $y$", ha="center", fontsize=13)
+    axes.text(7.2, 1.3, r"times $s\,\sqrt{1-\bar\alpha_t}$", fontsize=13)
     paths = [  # each ends in an arrow
-        [(0.6, 1.6), (1.5, 1.6)], [(2.3, 1.6), (3.5, 1.6)], [(4.5, 1.6), (7.35, 1.6)],
-        [(0.4, 1.4), (0.4, 0.5), (1.4, 0.5)], [(2.4, 0.5), (3.5, 0.5)], [(4.5, 0.5), (5.6, 0.5)],
-        [(7.2, 0.5), (7.7, 0.5), (7.7, 1.45)], [(8.05, 1.6), (8.55, 1.6)],
-        [(9.45, 1.6), (9.9, 1.6)], [(10.4, 1.8), (10.4, 2.4), (0.3, 2.4), (0.3, 1.8)],
-        [(0.5, 1.8), (0.5, 2.1), (9.0, 2.1), (9.0, 1.95)], [(1.9, 0.15), (1.9, 0.3)],
+        [(1.35, 2.5), (1.85, 2.5)], [(2.75, 2.5), (4.85, 2.5)], [(6.05, 2.85), (6.65, 2.85)],
+        [(0.75, 2.25), (0.75, 0.75), (1.65, 0.75)], [(2.95, 0.75), (4.85, 0.75)],
+        [(6.05, 0.75), (7.1, 0.75), (7.1, 2.6)], [(7.55, 2.85), (7.95, 2.85)],
+        [(9.15, 2.85), (9.85, 2.85)], [(11.05, 2.85), (11.65, 2.85)],
+        [(0.75, 3.75), (0.75, 4.1), (10.45, 4.1), (10.45, 3.25)],
     ]  # fmt: skip
     arrow = {"arrowstyle": "->", "color": "C0", "shrinkA": 0, "shrinkB": 0}
     for path in paths:
@@ -99,19 +108,21 @@ def film(unguided, guided, gradients, titles):
     """Show a film of three rows of images: a frame for each step, and a rest on the last.
 
     Args:
-        unguided, guided: lists of images (N, 1, 28, 28) in [-1, 1]. gradients: of gradients, each
-        drawn on its own scale from blue, negative, over white to red.
+        unguided, guided: lists of predicted images (N, 1, 28, 28) in [-1, 1]. gradients: a list
+        of gradients. Of these the square root is drawn, which makes small ones visible, from
+            blue, negative, over white to red, on one scale for all frames.
     """
-    frames = []
+    roots = [grad.sign() * grad.abs().sqrt() for grad in gradients]
+    frames, limit = [], torch.stack(roots).abs().max()
     for k, title in enumerate(titles):
-        figure, panels = plt.subplots(3, 1, figsize=(6, 2.2), dpi=80, layout="constrained")
+        figure, panels = plt.subplots(3, 1, figsize=(7, 2.4), dpi=80, layout="constrained")
         gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
         panels[0].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
         panels[1].imshow(grid_image(guided[k], len(guided[k])), **gray)
-        row = torch.cat(list(gradients[k][:, 0]), dim=1)
-        limit = row.abs().max()
+        row = torch.cat(list(roots[k][:, 0]), dim=1)
         panels[2].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
-        for panel, name in zip(panels, ("unguided", "guided", "gradient")):
+        names = r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"
+        for panel, name in zip(panels, names):
             panel.set(xticks=[], yticks=[])
             panel.set_ylabel(name, rotation=0, ha="right", va="center")
         figure.suptitle(title)

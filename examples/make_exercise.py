@@ -2,7 +2,7 @@
 
     python -m examples.make_exercise
 
-Each line of `BLANKS` loses what is right of its `=`, each `guess` its number, and all cells their
+The lines of `BLANKS` become a name that is None, each `guess` loses its number, and all cells their
 outputs. The checks stay, and say what is still blank.
 """
 
@@ -13,28 +13,46 @@ import nbformat
 from support.cli import ROOT, ArgumentParser, one_line_errors
 from support.files import atomic_write
 
-BLANKS = {  # a line of the notebook -> the hint in its place
+BLANKS = {  # lines of the notebook -> the hint in their place
     "log_p = -distance / (2 * variance)": "the log of a Gaussian, up to a constant",
     "score_here = -mean_eps / (1 - a).sqrt()": "the score, from the mean noise",
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
+    "x_new = x + size * grad + (2 * size) ** 0.5 * noise": "one step, as above",
     "loss = F.cross_entropy(logits, y)": "the mean of -log p(y)",
+    """\
+    x_t = add_noise(x_0, eps, t)
+    loss = F.mse_loss(network(x_t, t).sample, eps)""": "mix, predict, compare",
     "x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()": "DDPM (15)",
     "x_t = a_next.sqrt() * x_0 + (1 - a_next).sqrt() * eps": "DDPM (4), at the next t",
     "grad = torch.autograd.grad(log_p(x_t, t, y).sum(), x_t)[0]": "by torch.autograd.grad",
-    "eps_hat = eps - s * (1 - abar(t)).sqrt() * grad": "ADM (14)",
+    "eps_hat = eps - s * (1 - abar(t)).sqrt() * grad": "from the scores of both",
+    """\
+    with torch.no_grad():
+        eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    grad = gradient(classifier.log_p, x_t, t.expand(10), y)
+    eps_hat = add_guide(eps, grad, t, s)
+    x_next = next_x_t(predicted_image(x_t, eps_hat, a), eps_hat, a_next)""": "five lines",
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
+    """\
+    turned = x_t.rot90(2, (2, 3))
+    log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",
     "eps_hat = eps + s * (eps_y - eps)": "ADM (14), with this difference",
 }
 
 
+def blank(lines, hint):
+    """What stands in the place of some lines: the name that the last of them sets, and the hint."""
+    *_, last = lines.strip().split("\n")
+    name = last.split(" = ")[0].strip()
+    return f"{name} = None  # your code: {hint}"
+
+
 def blanked(source):
     """The source of a cell with its blanks."""
-    source = re.sub(r"^guess = .*$", "guess = None  # your guess", source, flags=re.MULTILINE)
-    for line, hint in BLANKS.items():
-        name = line.split(" = ")[0]
-        blank = rf"\1{name} = None  # your code: {hint}"
-        source = re.sub(rf"^( *){re.escape(line)}$", blank, source, flags=re.MULTILINE)
-    return source
+    for lines, hint in BLANKS.items():
+        pattern = rf"^( *){re.escape(lines.strip())}$"
+        source = re.sub(pattern, rf"\1{blank(lines, hint)}", source, flags=re.MULTILINE)
+    return re.sub(r"^guess = .*$", "guess = None  # your guess", source, flags=re.MULTILINE)
 
 
 def make_exercise(notebook):

@@ -25,7 +25,8 @@ RUN = """async ([code, argument]) => {
     return new Function('S', 'networks', 'column', 'argument', code)(
         sampler, window.networks, column, argument);
 }"""
-ENDED = "document.getElementById('status').textContent.startsWith('Done')"
+ENDED = "document.getElementById('status').textContent.endsWith('done.')"
+PAUSED = "document.getElementById('play').textContent === 'Play'"
 DEFAULT_RUN = {
     **{"y": [3, 1, 4], "w": 1, "g": 24, "low": 0, "high": 1000, "told": None, "second": None},
     **{"sampler": "sde-dpmsolver++", "steps": 10, "seed": 5},
@@ -182,7 +183,7 @@ def settings_of(page):
 
 @needs_chromium
 def test_controls_change_the_address_and_a_link_restores_them(page, browser, address):
-    page.click("#defaults")
+    page.click("text=Default settings")
     before = settings_of(page)
     page.select_option("#digit", "7")
     page.select_option("#told", "always 0")
@@ -190,17 +191,19 @@ def test_controls_change_the_address_and_a_link_restores_them(page, browser, add
     page.select_option("#steps", "10")
     page.select_option("#second", "2")
     page.fill("#seed", "42")
+    page.select_option("#pause", "749")
     for name, value in {"w": 4, "g": 0, "low": 5, "high": 15}.items():
         page.fill(f"#{name}", str(value))
-    page.wait_for_function(ENDED, timeout=60_000)
-    assert page.inner_text("#status") == "Done: 10 calls."
+    page.wait_for_function(PAUSED, timeout=60_000)
+    assert page.inner_text("#status") == "Call 3 of 10."
+    assert page.inner_text("#clock").startswith("t = 799")
     changed = settings_of(page)
     assert all(changed[name] != before[name] for name in before)
     assert page.inner_text("#window-value") == "250 ≤ t < 750"
 
     other = browser.new_page()
     other.goto(page.url)
-    other.wait_for_function(ENDED, timeout=60_000)
+    other.wait_for_function(PAUSED, timeout=60_000)
     assert settings_of(other) == changed
     pixels = "document.getElementById('guided-x_t').toDataURL()"
     assert other.evaluate(pixels) == page.evaluate(pixels)
@@ -208,7 +211,7 @@ def test_controls_change_the_address_and_a_link_restores_them(page, browser, add
     other.reload()
     assert settings_of(other) == before
     other.close()
-    page.click("#defaults")
+    page.click("text=Default settings")
     assert settings_of(page) == before
 
 
@@ -235,6 +238,7 @@ def test_play_pause_and_one_step(page):
 @needs_chromium
 def test_a_drawing_is_read_and_finished(page, judge):
     page.click("#clear")
+    page.click("text=Default settings")
     box = page.locator("#drawing").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"]
     page.mouse.move(x, y + 25)
@@ -246,7 +250,7 @@ def test_a_drawing_is_read_and_finished(page, judge):
     page.fill("#from", "299")
     page.click("#finish")
     page.wait_for_function(ENDED, timeout=60_000)
-    assert page.inner_text("#status") == "Done: 6 calls."
+    assert page.inner_text("#status") == "Call 6 of 6: done."
     read = "Array.from(document.getElementById('guided-x_t').getContext('2d')"
     read += ".getImageData(1, 0, 28, 28).data.filter((_, i) => i % 4 === 0))"
     image = images(page.evaluate(read)) / 127.5 - 1
