@@ -9,7 +9,7 @@ const BLUE = "#0072b2";
 const DRAWING_TIMES = [0, 100, 200, 300, 400, 500, 700, 900];
 const range = (n, step = 1) => Array.from({ length: n }, (_, k) => step * k);
 const DIGITS = range(10).map(String);
-const VALUES = { // what a control can be set to; the first of each line is its name in a link
+const VALUES = { // name of a control, also in a link -> what it can be set to
   digit: ["0 to 9", ...DIGITS],
   w: [0, 0.25, 0.5, 1, 2, 3, 5, 25, 100, 1000, 10000],
   g: [0, 6, 24, 50, 100],
@@ -23,8 +23,17 @@ const VALUES = { // what a control can be set to; the first of each line is its 
   pause: ["end", ...range(20, 50).map((t) => 999 - t)],
 };
 const DEFAULTS = {
-  ...{ digit: "0 to 9", w: 1, g: 24, low: 0, high: 1000, told: "t", sampler: SAMPLERS[0], steps: 20 },
-  ...{ seed: 0, second: "none", pause: "end" },
+  digit: "0 to 9",
+  w: 1,
+  g: 24,
+  low: 0,
+  high: 1000,
+  told: "t",
+  sampler: SAMPLERS[0],
+  steps: 20,
+  seed: 0,
+  second: "none",
+  pause: "end",
 };
 
 const $ = (id) => document.getElementById(id);
@@ -36,11 +45,12 @@ let playing = true;
 
 // --- settings: in the controls, and in the address ---
 
+/** The property of a control that holds the place of its value in `VALUES`. */
+const placeOf = (control) => (control.tagName === "SELECT" ? "selectedIndex" : "value");
+
 function showSettings() {
   for (const [name, value] of Object.entries(settings)) {
-    const place = VALUES[name].indexOf(value);
-    if ($(name).tagName === "SELECT") $(name).selectedIndex = place;
-    else $(name).value = place;
+    $(name)[placeOf($(name))] = VALUES[name].indexOf(value);
   }
   $("w-value").value = settings.w;
   $("g-value").value = settings.g;
@@ -49,10 +59,12 @@ function showSettings() {
 
 function readControls() {
   for (const name of Object.keys(VALUES)) {
-    const place = $(name).tagName === "SELECT" ? $(name).selectedIndex : Number($(name).value);
-    settings[name] = VALUES[name][place] ?? DEFAULTS[name];
+    settings[name] = VALUES[name][$(name)[placeOf($(name))]] ?? DEFAULTS[name];
   }
   if (settings.low > settings.high) [settings.low, settings.high] = [settings.high, settings.low];
+}
+
+function writeAddress() {
   history.replaceState(null, "", `#${new URLSearchParams(settings)}`);
 }
 
@@ -80,7 +92,7 @@ function samplingSettings() {
 /** Begin again, from noise or from your drawing. */
 function restart() {
   guided = new Sampling(networks, samplingSettings(), start);
-  unguided = new Sampling(networks, { ...samplingSettings(), w: 0 }, start);
+  unguided = new Sampling(networks, { ...samplingSettings(), unguided: true }, start);
   play(true);
 }
 
@@ -227,12 +239,14 @@ function readDrawing() {
   const context = $("reading").getContext("2d");
   context.clearRect(0, 0, 320, 150);
   context.font = "13px sans-serif";
+  const probabilities = tf.tidy(() => {
+    const x_0 = tf.tensor(drawing, [1, 28, 28, 1]);
+    const eps = noiseImages([new Noise(settings.seed, 0)]);
+    const logits = (t) => networks.logits(addNoise(x_0, eps, t), tf.fill([1], t));
+    return DRAWING_TIMES.map((t) => tf.softmax(logits(t)).dataSync());
+  });
   DRAWING_TIMES.forEach((t, k) => {
-    const p = tf.tidy(() => {
-      const eps = noiseImages([new Noise(settings.seed, 0)]);
-      const x_t = addNoise(tf.tensor(drawing, [1, 28, 28, 1]), eps, t);
-      return tf.softmax(networks.logits(x_t, tf.fill([1], t))).dataSync();
-    });
+    const p = probabilities[k];
     const best = p.indexOf(Math.max(...p));
     const [left, bottom] = [80 * (k % 4) + 4, 75 * Math.floor(k / 4) + 54];
     p.forEach((value, digit) => {
@@ -297,6 +311,7 @@ function listen() {
   for (const name of Object.keys(VALUES)) {
     $(name).addEventListener("input", () => {
       readControls();
+      writeAddress();
       showSettings();
       restart();
       if (name === "seed") readDrawing();
@@ -317,7 +332,7 @@ function listen() {
   });
   $("restart").addEventListener("click", restart);
   $("share").addEventListener("click", () => {
-    readControls();
+    writeAddress();
     navigator.clipboard?.writeText(location.href);
     $("shared").value = location.href;
   });

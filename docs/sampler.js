@@ -23,13 +23,13 @@ function alphasCumprod() {
 export const abar = (t) => (t < 0 ? 1 : ALPHAS_CUMPROD[t]);
 
 /** From 999 down to 1000 / numSteps - 1, for a numSteps that divides 1000. */
-export function samplingTimesteps(numSteps) {
+function samplingTimesteps(numSteps) {
   const stride = NUM_TRAIN_TIMESTEPS / numSteps;
   return Array.from({ length: numSteps }, (_, i) => NUM_TRAIN_TIMESTEPS - 1 - i * stride);
 }
 
 /** s_t = w (1 + g abar_t / (1 - abar_t)). At growth 0 it is ADM's constant s. */
-export const scaleAt = (t, w, g) => w * (1 + (g * abar(t)) / (1 - abar(t)));
+const scaleAt = (t, w, g) => w * (1 + (g * abar(t)) / (1 - abar(t)));
 
 /** x_t, an image with noise: DDPM (4). */
 export function addNoise(x_0, eps, t) {
@@ -37,7 +37,7 @@ export function addNoise(x_0, eps, t) {
 }
 
 /** The image that x_t holds if eps is its noise: DDPM (15). */
-export function predictedX0(x_t, t, eps) {
+function predictedX0(x_t, t, eps) {
   return tf.div(tf.sub(x_t, tf.mul(eps, Math.sqrt(1 - abar(t)))), Math.sqrt(abar(t)));
 }
 
@@ -59,9 +59,10 @@ export function guideGradient(guide, x_t, t, y) {
   return tf.grad((x) => tf.sum(guide(x, t, y)))(x_t);
 }
 
-/** ADM (14), scaled by s: eps_hat, and the gradient, which is also shown where s is 0. */
-export function guidedNoise(unet, guide, x_t, t, y, s) {
+/** ADM (14), scaled by s: eps_hat, and the gradient, which is also shown where s is 0. No guide: null. */
+function guidedNoise(unet, guide, x_t, t, y, s) {
   const eps = clippedNoise(x_t, t, unet(x_t, batchOf(t, x_t)));
+  if (guide === null) return { grad: null, eps_hat: eps };
   const grad = guideGradient(guide, x_t, t, y);
   return { grad, eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t)))) };
 }
@@ -92,7 +93,7 @@ function extrapolated(x_0, before, t, u) {
  * @param before {t, x_0} of the step before, or null at the first step.
  * @param z fresh noise, as x_t; "ddim" does not use it.
  */
-export function samplerStep(name, x_t, eps_hat, t, u, before, z) {
+function samplerStep(name, x_t, eps_hat, t, u, before, z) {
   const x_0 = predictedX0(x_t, t, eps_hat);
   if (name === "ddim") return { x: addNoise(x_0, eps_hat, u), x_0 }; // DDPM (4) at u
   const secondOrder = name === "sde-dpmsolver++" && before && u >= 0;
@@ -142,7 +143,7 @@ export class Sampling {
    * @param networks {unet, logits}.
    * @param settings {y: digits (B), w, g, low, high, told, second, sampler, steps, seed}: the guide acts
    *   at low <= t < high; it is told t, or the number `told`; `second` is a digit for the image
-   *   turned by 180 degrees, or null.
+   *   turned by 180 degrees, or null. With `unguided`, no gradient is computed.
    * @param start null to begin with noise, or {x_0: 784 numbers, t}: this image, noised to t.
    */
   constructor(networks, settings, start = null) {
@@ -150,10 +151,10 @@ export class Sampling {
     this.settings = settings;
     this.timesteps = samplingTimesteps(settings.steps);
     this.noise = settings.y.map((_, column) => new Noise(settings.seed, column));
+    if (start) this.timesteps = this.timesteps.filter((t) => t <= start.t);
     this.x_t = tf.tidy(() => {
       const eps = noiseImages(this.noise);
       if (!start) return eps.dataSync();
-      this.timesteps = this.timesteps.filter((t) => t <= start.t);
       return addNoise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, this.timesteps[0]).dataSync();
     });
     this.before = null; // t and x_0 of the last step
@@ -179,9 +180,9 @@ export class Sampling {
     return tf.add(log_p, logP(this.networks.logits, turned, guideT, tf.fill(y.shape, second, "int32")));
   }
 
-  /** One call of the networks, and one step: {t, s, x_t, x_0, grad, p}, the images before the step. */
+  /** One call of the networks, and one step: {t, s, x_t, x_0, p, grad}, with x_t before the step. */
   step() {
-    const { y: digits, sampler, told } = this.settings;
+    const { y: digits, sampler, told, unguided } = this.settings;
     const t = this.timesteps[this.calls];
     const u = this.timesteps[this.calls + 1] ?? -1; // the next timestep; -1: no noise is left
     const s = this.scale(t);
@@ -190,11 +191,12 @@ export class Sampling {
       const y = tf.tensor(digits, [digits.length], "int32");
       const x_t = tf.tensor(this.x_t, shape);
       const before = this.before && { t: this.before.t, x_0: tf.tensor(this.before.x_0, shape) };
-      const guide = (...args) => this.guide(...args);
+      const guide = unguided ? null : (x_t, t, y) => this.guide(x_t, t, y);
       const { grad, eps_hat } = guidedNoise(this.networks.unet, guide, x_t, t, y, s);
       const { x, x_0 } = samplerStep(sampler, x_t, eps_hat, t, u, before, noiseImages(this.noise));
       const p = tf.softmax(this.networks.logits(x_t, batchOf(told ?? t, x_t)));
-      const frame = { t, s, x_t: this.x_t, x_0: x_0.dataSync(), grad: grad.dataSync(), p: p.dataSync() };
+      const frame = { t, s, x_t: this.x_t, x_0: x_0.dataSync(), p: p.dataSync() };
+      if (grad) frame.grad = grad.dataSync();
       this.before = { t, x_0: frame.x_0 };
       this.x_t = x.dataSync();
       this.calls += 1;

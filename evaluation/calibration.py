@@ -106,15 +106,16 @@ def main(argv=None):
     rows, curves = [], {}
     for low, high in BANDS:
         band = (low <= t) & (t < high)
-        names = "best_scale", "best_scale_low", "best_scale_high"
-        best = {name: f"{s:.2f}" for name, s in zip(names, best_scale(losses[:, band]))}
+        best, best_low, best_high = best_scale(losses[:, band])
         of_band = losses[:, band].mean(dim=1)
         *changes, by_label = (of_band / of_band[0] - 1).tolist()
         curves[f"t {low} to {high - 1}"] = changes
         for scale, change in zip(SCALES, changes[1:]):
             row = {"t": f"{low}-{high - 1}", "guidance_scale": scale, "change": f"{change:.4f}"}
             row |= {"change_by_label": f"{by_label:.4f}", "loss_unguided": f"{of_band[0]:.5f}"}
-            rows.append(row | best | shared)
+            row |= {"best_scale": f"{best:.2f}"}
+            row |= {"best_scale_low": f"{best_low:.2f}", "best_scale_high": f"{best_high:.2f}"}
+            rows.append(row | shared)
     write_rows(table, rows)
     with plt.rc_context({"font.size": 11}):
         save_figure(picture, plot(curves), provenance(weights, seed=SEED))

@@ -108,9 +108,9 @@ def film(unguided, guided, gradients, titles):
     """Show a film of three rows of images: a frame for each step, and a rest on the last.
 
     Args:
-        unguided, guided: lists of predicted images (N, 1, 28, 28) in [-1, 1]. gradients: a list
-        of gradients. Of these the square root is drawn, which makes small ones visible, from
-            blue, negative, over white to red, on one scale for all frames.
+        unguided, guided: lists of predicted images (N, 1, 28, 28) in [-1, 1].
+        gradients: a list of gradients. Of these the square root is drawn, which makes small ones
+            visible, from blue, negative, over white to red, on one scale for all frames.
     """
     roots = [grad.sign() * grad.abs().sqrt() for grad in gradients]
     frames, limit = [], torch.stack(roots).abs().max()

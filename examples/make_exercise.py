@@ -19,22 +19,19 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
     "x_new = x + size * grad + (2 * size) ** 0.5 * noise": "one step, as above",
     "loss = F.cross_entropy(logits, y)": "the mean of -log p(y)",
-    """\
-    x_t = add_noise(x_0, eps, t)
+    """x_t = add_noise(x_0, eps, t)
     loss = F.mse_loss(network(x_t, t).sample, eps)""": "mix, predict, compare",
     "x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()": "DDPM (15)",
     "x_t = a_next.sqrt() * x_0 + (1 - a_next).sqrt() * eps": "DDPM (4), at the next t",
     "grad = torch.autograd.grad(log_p(x_t, t, y).sum(), x_t)[0]": "by torch.autograd.grad",
     "eps_hat = eps - s * (1 - abar(t)).sqrt() * grad": "from the scores of both",
-    """\
-    with torch.no_grad():
+    """with torch.no_grad():
         eps = clipped_noise(x_t, t, unet(x_t, t).sample)
     grad = gradient(classifier.log_p, x_t, t.expand(10), y)
     eps_hat = add_guide(eps, grad, t, s)
     x_next = next_x_t(predicted_image(x_t, eps_hat, a), eps_hat, a_next)""": "five lines",
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
-    """\
-    turned = x_t.rot90(2, (2, 3))
+    """turned = x_t.rot90(2, (2, 3))
     log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",
     "eps_hat = eps + s * (eps_y - eps)": "ADM (14), with this difference",
 }
@@ -42,7 +39,7 @@ BLANKS = {  # lines of the notebook -> the hint in their place
 
 def blank(lines, hint):
     """What stands in the place of some lines: the name that the last of them sets, and the hint."""
-    *_, last = lines.strip().split("\n")
+    *_, last = lines.split("\n")
     name = last.split(" = ")[0].strip()
     return f"{name} = None  # your code: {hint}"
 
@@ -50,7 +47,7 @@ def blank(lines, hint):
 def blanked(source):
     """The source of a cell with its blanks."""
     for lines, hint in BLANKS.items():
-        pattern = rf"^( *){re.escape(lines.strip())}$"
+        pattern = rf"^( *){re.escape(lines)}$"
         source = re.sub(pattern, rf"\1{blank(lines, hint)}", source, flags=re.MULTILINE)
     return re.sub(r"^guess = .*$", "guess = None  # your guess", source, flags=re.MULTILINE)
 

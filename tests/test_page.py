@@ -28,8 +28,16 @@ RUN = """async ([code, argument]) => {
 ENDED = "document.getElementById('status').textContent.endsWith('done.')"
 PAUSED = "document.getElementById('play').textContent === 'Play'"
 DEFAULT_RUN = {
-    **{"y": [3, 1, 4], "w": 1, "g": 24, "low": 0, "high": 1000, "told": None, "second": None},
-    **{"sampler": "sde-dpmsolver++", "steps": 10, "seed": 5},
+    "y": [3, 1, 4],
+    "w": 1,
+    "g": 24,
+    "low": 0,
+    "high": 1000,
+    "told": None,
+    "second": None,
+    "sampler": "sde-dpmsolver++",
+    "steps": 10,
+    "seed": 5,
 }
 
 
@@ -156,11 +164,13 @@ def final_images(page, **changes):
 
 
 @needs_chromium
-def test_the_guide_acts_in_its_window_and_hears_what_it_is_told(page, networks):
+def test_the_guide_acts_in_its_window_and_hears_what_it_is_told(page):
     unguided, guided = final_images(page)
     assert (unguided - guided).abs().max() > 0.5
     _, without_window = final_images(page, low=1000)
     assert (without_window - unguided).abs().max() == 0
+    _, without_guide = final_images(page, unguided=True)
+    assert (without_guide - unguided).abs().max() == 0
     _, early = final_images(page, low=500)
     assert (early - guided).abs().max() > 0.1
     _, told_999 = final_images(page, told=999)
