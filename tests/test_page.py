@@ -184,6 +184,12 @@ def test_two_guides_draw_an_ambigram(page, judge):
         assert (judge(way_up).argmax(1) == digit).float().mean() >= 0.6
 
 
+def take_defaults(page):
+    """Follow the link to the default settings, and wait until the page has heard of it."""
+    page.click("text=Default settings")
+    page.wait_for_function("document.getElementById('steps').value === '20'")
+
+
 def settings_of(page):
     """What the controls show."""
     values = "(node) => [node.id, node.value]"
@@ -193,7 +199,7 @@ def settings_of(page):
 
 @needs_chromium
 def test_controls_change_the_address_and_a_link_restores_them(page, browser, address):
-    page.click("text=Default settings")
+    take_defaults(page)
     before = settings_of(page)
     page.select_option("#digit", "7")
     page.select_option("#told", "always 0")
@@ -221,7 +227,7 @@ def test_controls_change_the_address_and_a_link_restores_them(page, browser, add
     other.reload()
     assert settings_of(other) == before
     other.close()
-    page.click("text=Default settings")
+    take_defaults(page)
     assert settings_of(page) == before
 
 
@@ -248,7 +254,7 @@ def test_play_pause_and_one_step(page):
 @needs_chromium
 def test_a_drawing_is_read_and_finished(page, judge):
     page.click("#clear")
-    page.click("text=Default settings")
+    take_defaults(page)
     box = page.locator("#drawing").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"]
     page.mouse.move(x, y + 25)
