@@ -72,10 +72,10 @@ class FiLMBlock(nn.Module):
         self.scale_shift = nn.Linear(embedding_dim, 2 * out_channels)
         self.norm2 = nn.GroupNorm(8, out_channels, affine=False)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        same = stride == 1 and in_channels == out_channels
-        self.skip = (
-            nn.Identity() if same else nn.Conv2d(in_channels, out_channels, stride, stride=stride)
-        )
+        if stride == 1 and in_channels == out_channels:
+            self.skip = nn.Identity()
+        else:
+            self.skip = nn.Conv2d(in_channels, out_channels, kernel_size=stride, stride=stride)
 
     def forward(self, h, embedding):
         """h: (B, in_channels, H, W). embedding: (B, embedding_dim)."""

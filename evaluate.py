@@ -14,7 +14,7 @@ other half gets a row, and so do the validation images. Changes are from the fir
 drawn. `nearest` is the smallest distance of a sample to a training image. Settings are chosen with
 `--split validation --seed 1`, and reported with the defaults.
 
-Needs requirements-dev.txt. `python -m evaluation.figures FILE.csv` draws a table.
+`python -m evaluation.figures FILE.csv` draws a table.
 """
 
 import os
@@ -22,9 +22,8 @@ from itertools import product
 from pathlib import Path
 
 from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS
-from evaluation import measures
-from evaluation.rows import OWN_CLASSIFIER, SETTINGS, Reference, file_row, measure_rows
-from evaluation.rows import real_row, sampled_row
+from evaluation.rows import OWN_CLASSIFIER, SETTINGS, Reference, file_row, real_row, sampled_row
+from evaluation.table import measure_rows
 from evaluation.variants import variants
 from inference import GUIDANCE_SCALE, SAMPLER, SCALE_GROWTH, STEPS
 from mnist import Dataset, add_data_flags
@@ -37,40 +36,25 @@ N = 4_300
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
+    group = parser.add_argument_group("several values make several rows")
+
+    def setting(flag, default, help, **others):
+        group.add_argument(flag, nargs="+", default=default, help=help, **others)
+
     scale = cli.number(float, 0)
     steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
-    add = parser.add_argument_group("several values make several rows").add_argument
-    add("--models", nargs="+", default=[], metavar="DIR", help="folders of both networks")
-    add(
-        "--variant",
-        nargs="+",
-        choices=variants(),
-        default=["guided_noise"],
-        help="forms of the guidance",
-    )
-    add(
-        "--guide",
-        nargs="+",
-        default=[OWN_CLASSIFIER],
-        help="FILE.py:NAME of a log_p(x_t, t, y) -> (B,), or FILE.pth of a classifier",
-    )
-    add("--sampler", nargs="+", choices=SAMPLERS, default=[SAMPLER], help="schedulers")
-    add("--steps", nargs="+", type=steps, default=[STEPS], help="network calls per image")
-    add("--guidance-scale", nargs="+", type=scale, default=[GUIDANCE_SCALE], help="w; 0: unguided")
-    add(
-        "--scale-growth",
-        nargs="+",
-        type=scale,
-        default=[SCALE_GROWTH],
-        help="g of s = w (1 + g SNR); 0: ADM's s, the same at every t",
-    )
-    add(
-        "--samples",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=".npz, .npy or folder of PNGs; without --models, nothing else is drawn",
-    )
+    guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), or FILE.pth of a classifier"
+    growth = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
+    samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
+    setting("--models", [], "folders of both networks", metavar="DIR")
+    names = f"forms of the guidance: {', '.join(variants())}"
+    setting("--variant", ["guided_noise"], names, choices=variants(), metavar="NAME")
+    setting("--guide", [OWN_CLASSIFIER], guides)
+    setting("--sampler", [SAMPLER], "schedulers", choices=SAMPLERS)
+    setting("--steps", [STEPS], "network calls per image", type=steps)
+    setting("--guidance-scale", [GUIDANCE_SCALE], "w; 0: unguided", type=scale)
+    setting("--scale-growth", [SCALE_GROWTH], growth, type=scale)
+    setting("--samples", [], samples, metavar="FILE")
     add = parser.add_argument
     add("--n", type=cli.number(int, 100), default=N, help="samples, equally many of each class")
     add("--split", choices=("test", "validation"), default="test", help="of the real images")
@@ -98,16 +82,12 @@ def wanted_rows(args, reference):
     floors = reference.floors.items()
     real = [real_row(name, images, size) for size in sizes for name, images in floors]
     shared = {"seed": str(args.seed), "against": args.split, "judge": sha256(reference.judge_path)}
-    for row in real + rows:
-        row.settings.update(shared)
-    return real + rows
+    return [row._replace(settings=row.settings | shared) for row in real + rows]
 
 
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    missing = "scipy is missing: `pip install -r requirements-dev.txt`"
-    require(measures.binomtest, missing)
     if args.csv:
         prepare_outputs(args.csv)
         fresh = args.resume or not args.csv.exists()

@@ -34,20 +34,21 @@ MAX_SHOWN = 20  # images of a digit in a picture
 
 
 def guided_noise(unet, log_p, x_t, t, y, s, clip=True):
-    """eps_hat of ADM (14): (B, 1, 28, 28). At s = 0 no guide runs.
+    """eps_hat of ADM (14): (B, 1, 28, 28). Unguided, at s = 0 or without a guide, it is eps.
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, 1, 28, 28).
-        log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`.
+        log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`;
+            or None.
         x_t: (B, 1, 28, 28). t: () or (B,). y: (B, ...), what is asked for.
         clip: clip the predicted x_0 to [-1, 1] before guiding it, as openai/guided-diffusion does;
-            also at s = 0.
+            also unguided.
     """
     with torch.no_grad():
         eps = unet(x_t, t).sample
     if clip:
         eps = clipped_noise(x_t, t, eps)
-    if s == 0:
+    if s == 0 or log_p is None:
         return eps
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
     return eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14), scaled by s
@@ -104,7 +105,7 @@ def sample(
     The noise of an image depends on the seed, its digit and its number among those of the digit.
 
     Args:
-        log_p: the guide, see `guided_noise`. At scale 0 it may be None.
+        log_p: the guide, see `guided_noise`; None draws unguided.
         y: what is asked for: digits (N,), or anything else that log_p understands (N, ...).
         guidance_scale, scale_growth: w and g of `scale_at`.
         sampler: one of `diffusion.SAMPLERS`. steps: network calls per image, 1 .. 1000.
@@ -228,8 +229,6 @@ def main(argv=None):
     y = torch.tensor(digits).repeat_interleave(args.num_samples)
     print(f"reads {args.models}; device: {device}", flush=True)
 
-    film = pictures.Film(sampling_timesteps(args.steps))
-
     def watch(t, x_t, eps_hat):
         film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
 
@@ -240,10 +239,11 @@ def main(argv=None):
         "seed": args.seed,
         "batch_size": args.batch_size,
     }
-    *others, last = scales
-    rows = [sample(unet, log_p, y, guidance_scale=scale, **sampling) for scale in others]
-    watch_last = watch if args.gif else None
-    rows.append(sample(unet, log_p, y, guidance_scale=last, watch=watch_last, **sampling))
+    rows = []
+    for scale in scales:
+        film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
+        look = watch if args.gif else None
+        rows.append(sample(unet, log_p, y, guidance_scale=scale, watch=look, **sampling))
 
     weights = [args.models / "ddpm_unet.pth"]
     if classifier:

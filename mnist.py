@@ -87,7 +87,7 @@ def read_folder(folder):
     labels = torch.tensor(pictures.targets)
     order = torch.randperm(len(images), generator=generator(0, "split"))
     tenth = len(images) // 10
-    require(tenth > 0, f"--dataset {folder}: it has {len(images)} images, 10 are the least")
+    require(tenth >= 10, f"--dataset {folder}: it has {len(images)} images, 100 are the least")
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
     splits = {name: (images[part], labels[part]) for name, part in zip(SPLITS, parts)}
     return splits, pictures.classes

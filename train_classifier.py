@@ -61,8 +61,8 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
     eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation", 1))
     x_t = add_noise(x_0, eps, t)
     probabilities = []
-    for x_t_part, t_part in zip(x_t.split(batch_size), t.split(batch_size)):
-        logits = classifier(x_t_part.to(device), t_part.to(device))
+    for part in torch.arange(len(x_0)).split(batch_size):
+        logits = classifier(x_t[part].to(device), t[part].to(device))
         probabilities.append(logits.softmax(dim=1).cpu())
     return torch.cat(probabilities)
 

@@ -38,12 +38,13 @@ VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
 NUM_VALIDATION_IMAGES = 1_000
 
 
-def train(run, unet, predict, ema, optimizers, lr_schedulers):
+def train(run, unet, predict, ema, optimizers):
     """DDPM Algorithm 1, with the noise of a batch predicted by `predict(x_t, t, y, rng)`.
 
     Args:
         predict: calls `unet`; y (B,) are labels, rng is the random stream of the step.
         ema: diffusers' EMAModel of the U-Net's parameters.
+        optimizers: see `make_optimizers`.
     """
     device, precision = unet.device, run.settings["precision"]
     for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
@@ -56,46 +57,50 @@ def train(run, unet, predict, ema, optimizers, lr_schedulers):
         unet.zero_grad()
         loss.backward()
         clip_grad_norm_(unet.parameters(), 1.0)
-        for part in (*optimizers, *lr_schedulers):
+        for part in optimizers.values():  # both optimizers, then their learning rates
             part.step()
         ema.step(unet.parameters())
         run.record(loss)
 
 
+class ConvMuon(torch.optim.Muon):
+    """Muon for kernels of convolutions; torch's own takes matrices only.
+
+    It gets each kernel (out, in, height, width) as a matrix (out, everything else) that shares the
+    memory of the kernel.
+    """
+
+    def __init__(self, kernels, **settings):
+        self.kernels = kernels
+        self.matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
+        super().__init__(self.matrices, **settings)
+
+    def step(self, closure=None):
+        for kernel, matrix in zip(self.kernels, self.matrices):
+            matrix.grad = kernel.grad.flatten(1)
+        super().step(closure)
+
+
 def make_optimizers(unet, lr, steps):
     """Muon for the kernels of the convolutions between the first and the last; AdamW otherwise.
 
-    torch.optim.Muon takes matrices only. It gets each kernel (out, in, height, width) as a matrix
-    (out, everything else) that shares the memory of the kernel.
-
     Returns:
-        two optimizers, and the two schedules of their learning rates over a training.
+        name -> both optimizers, then the schedules of their learning rates: a dict.
     """
     outer = (unet.conv_in, unet.conv_out)
     convolutions = [m for m in unet.modules() if isinstance(m, torch.nn.Conv2d) and m not in outer]
     kernels = [convolution.weight for convolution in convolutions]
-    matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
-
-    def pass_gradients(*_):
-        for kernel, matrix in zip(kernels, matrices):
-            matrix.grad = kernel.grad.flatten(1)
-
-    muon = torch.optim.Muon(
-        matrices, lr=lr, weight_decay=MUON_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
-    )
-    muon.register_step_pre_hook(pass_gradients)
     chosen = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in unet.parameters() if id(parameter) not in chosen]
+    weight_decay, warmup = MUON_WEIGHT_DECAY, min(WARMUP_STEPS, steps // 2)
+    muon = ConvMuon(kernels, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
-    optimizers, warmup = [muon, adamw], min(WARMUP_STEPS, steps // 2)
-    return optimizers, [get_linear_schedule_with_warmup(o, warmup, steps) for o in optimizers]
-
-
-def training_parts(unet, ema, optimizers, lr_schedulers):
-    """What the state of a training holds, for `Run`."""
-    parts = {"network": unet, "ema": ema}
-    parts |= {f"optimizer {k}": part for k, part in enumerate(optimizers)}
-    return parts | {f"learning rate {k}": part for k, part in enumerate(lr_schedulers)}
+    return {
+        "muon": muon,
+        "adamw": adamw,
+        "lr_muon": get_linear_schedule_with_warmup(muon, warmup, steps),
+        "lr_adamw": get_linear_schedule_with_warmup(adamw, warmup, steps),
+    }
 
 
 @torch.no_grad()
@@ -105,9 +110,9 @@ def validation_loss(unet, images, batch_size=250):
     eps = torch.randn(images.shape, generator=generator(VALIDATION_SEED, "validation", 1))
     x_t = add_noise(images, eps, t)
     total = 0.0
-    for x_t_part, t_part, eps_part in zip(*(part.split(batch_size) for part in (x_t, t, eps))):
-        eps_theta = unet(x_t_part.to(unet.device), t_part.to(unet.device)).sample.cpu()
-        total += simple_loss(eps_theta, eps_part).sum().item()
+    for part in torch.arange(len(images)).split(batch_size):
+        eps_theta = unet(x_t[part].to(unet.device), t[part].to(unet.device)).sample
+        total += simple_loss(eps_theta.cpu(), eps[part]).sum().item()
     return total / len(images)
 
 
@@ -119,7 +124,7 @@ def validate(run, unet, ema, images, previews):
     entry = {"loss": run.recent_loss(), "validation_loss": validation_loss(unet, images)}
     run.log(f"loss {entry['loss']:.4f}  validation {entry['validation_loss']:.4f}")
     y = torch.arange(10).repeat_interleave(4)  # unguided: y is only the key of the noise
-    samples = sample(unet, None, y, guidance_scale=0, sampler="ddim", steps=20)
+    samples = sample(unet, None, y, sampler="ddim", steps=20)
     save_grid(previews / f"step_{run.step:06d}.png", samples, 4, str(entry))
     unet.train()
     ema.restore(unet.parameters())
@@ -162,7 +167,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = UNet2DModel(**UNET_CONFIG).to(device)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    optimizers, lr_schedulers = make_optimizers(unet, args.lr, args.steps)
+    optimizers = make_optimizers(unet, args.lr, args.steps)
 
     def predict(x_t, t, y, rng):
         return unet(x_t, t).sample  # without the label y
@@ -172,19 +177,19 @@ def main(argv=None):
 
     precision = pick_precision(args.precision, device)
     settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
-    parts = training_parts(unet, ema, optimizers, lr_schedulers)
+    parts = {"network": unet, "ema": ema, **optimizers}
     data = dataset.load("train")
     run = Run("U-Net", checkpoint, settings, data, parts, validate_now, args.resume)
     with run:
         ema.to(device)
-        train(run, unet, predict, ema, optimizers, lr_schedulers)
+        train(run, unet, predict, ema, optimizers)
         ema.copy_to(unet.parameters())
         summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
         save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, summary)
         made_from = provenance([checkpoint], **settings)
         save_figure(figure, plot_loss(run), made_from)
         y = torch.ones(8, dtype=torch.long)  # the noise of `python inference.py`, unguided
-        save_grid(samples, sample(unet.eval(), None, y, guidance_scale=0), 8, made_from)
+        save_grid(samples, sample(unet.eval(), None, y), 8, made_from)
     print(f"{checkpoint}, {samples} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 
 

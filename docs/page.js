@@ -339,6 +339,7 @@ function listen() {
   window.addEventListener("hashchange", () => {
     readAddress();
     showSettings();
+    readDrawing();
     restart();
     const changed = Object.keys(VALUES).find((name) => settings[name] !== DEFAULTS[name]);
     lightUp(changed && $(changed).closest(".control").dataset.term);

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from diffusion import add_noise, simple_loss, spread_timesteps
 from evaluation.rivals import CHECKPOINT, load_rival
-from evaluation.rows import write_rows
+from evaluation.table import write_rows
 from inference import guided_noise, load_models
 from mnist import load_mnist
 from support import cli
@@ -35,48 +35,40 @@ BANDS = ((0, 100), (100, 300), (300, 500), (500, 700), (700, 850), (850, 1000))
 
 
 @torch.no_grad()
-def losses_at_scales(unet, log_p, x_0, y, scales, free=None):
-    """L_simple of the guided noise, without clipping, for images with their own digits.
+def loss_parabolas(unet, log_p, x_0, y, free):
+    """L_simple of the guided noise at scale s, without clipping, for images with their own digits.
+
+    ADM (14) is linear in s: eps_hat = eps_theta + s d. So the loss of an image is a parabola,
+    mean |eps - eps_theta - s d|^2 = loss_0 - 2 s a + s^2 b, and lowest at a / b.
 
     Args:
-        x_0: (N, 1, 28, 28). y: (N,). scales: K numbers. free: the U-Net of classifier-free
-        guidance, or None.
+        x_0: (N, 1, 28, 28). y: (N,). free: the U-Net of classifier-free guidance.
 
     Returns:
-        losses: (K, N), and a last row for `free`, which is given y. t: (N,), uniform.
+        loss_0, a, b, the loss of `free`, which is given y, and t, which is uniform: (N,) each.
     """
     t = spread_timesteps(len(x_0), generator(SEED, "calibration", 0))
     eps = torch.randn(x_0.shape, generator=generator(SEED, "calibration", 1))
     x_t = add_noise(x_0, eps, t)
-    losses = []
-    for start in tqdm(range(0, len(x_0), BATCH_SIZE), desc="calibration", disable=None):
-        part = slice(start, start + BATCH_SIZE)
+    parts = []
+    for part in tqdm(torch.arange(len(x_0)).split(BATCH_SIZE), desc="calibration", disable=None):
         inputs = x_t[part], t[part], y[part]
-        unguided = guided_noise(unet, log_p, *inputs, 0, clip=False)
-        change = guided_noise(unet, log_p, *inputs, 1, clip=False) - unguided
-        predictions = [unguided + s * change for s in scales]  # ADM (14) is linear in s
-        if free:
-            predictions.append(free(*inputs).sample)
-        losses.append(torch.stack([simple_loss(eps_hat, eps[part]) for eps_hat in predictions]))
-    return torch.cat(losses, dim=1), t
+        eps_theta = guided_noise(unet, log_p, *inputs, 0, clip=False)
+        d = guided_noise(unet, log_p, *inputs, 1, clip=False) - eps_theta
+        loss_0, b = simple_loss(eps_theta, eps[part]), simple_loss(d, 0)
+        a = ((eps[part] - eps_theta) * d).mean(dim=(1, 2, 3))
+        by_label = simple_loss(free(*inputs).sample, eps[part])
+        parts.append(torch.stack([loss_0, a, b, by_label]))
+    return *torch.cat(parts, dim=1), t
 
 
-def best_scale(losses):
-    """Where the loss is lowest, with a 95 % interval by a bootstrap over images: three numbers.
-
-    In s, the loss is a parabola through its values at 0, 1 and 5.
-
-    Args:
-        losses: (K, N), at the scales 0 and `SCALES`.
-    """
-    at_0, at_1, at_5 = losses[0], losses[1 + SCALES.index(1)], losses[1 + SCALES.index(5)]
-    curvature = (at_5 - at_0 - 5 * (at_1 - at_0)) / 20
-    slope = at_1 - at_0 - curvature
-    shape = NUM_DRAWS, len(at_0)
-    draws = torch.randint(len(at_0), shape, generator=generator(SEED, "calibration", 2))
-    drawn = -slope[draws].mean(dim=1) / (2 * curvature[draws].mean(dim=1))
+def best_scale(a, b):
+    """Where the loss is lowest, with a 95 % interval by a bootstrap over images: three numbers."""
+    shape = NUM_DRAWS, len(a)
+    draws = torch.randint(len(a), shape, generator=generator(SEED, "calibration", 2))
+    drawn = a[draws].sum(dim=1) / b[draws].sum(dim=1)
     low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return (-slope.mean() / (2 * curvature.mean())).item(), low, high
+    return (a.sum() / b.sum()).item(), low, high
 
 
 def plot(curves):
@@ -99,20 +91,21 @@ def main(argv=None):
     prepare_outputs(table, picture)
     (unet, classifier), free = load_models(), load_rival()
     images, labels = load_mnist("validation")
-    losses, t = losses_at_scales(unet, classifier.log_p, images, labels, (0, *SCALES), free)
+    *parts, t = loss_parabolas(unet, classifier.log_p, images, labels, free)
     weights = [MODELS / name for name in ("ddpm_unet.pth", "classifier.pth", CHECKPOINT)]
     shared = {"n": len(t), "seed": SEED, "against": "validation", "torch": torch.__version__}
     shared |= {path.stem: sha256(path) for path in weights}
     rows, curves = [], {}
     for low, high in BANDS:
-        band = (low <= t) & (t < high)
-        best, best_low, best_high = best_scale(losses[:, band])
-        of_band = losses[:, band].mean(dim=1)
-        *changes, by_label = (of_band / of_band[0] - 1).tolist()
+        loss_0, a, b, by_label = (part[(low <= t) & (t < high)] for part in parts)
+        best, best_low, best_high = best_scale(a, b)
+        unguided = loss_0.mean().item()
+        change_by_label = by_label.mean().item() / unguided - 1
+        changes = [(s * s * b - 2 * s * a).mean().item() / unguided for s in (0, *SCALES)]
         curves[f"t {low} to {high - 1}"] = changes
         for scale, change in zip(SCALES, changes[1:]):
             row = {"t": f"{low}-{high - 1}", "guidance_scale": scale, "change": f"{change:.4f}"}
-            row |= {"change_by_label": f"{by_label:.4f}", "loss_unguided": f"{of_band[0]:.5f}"}
+            row |= {"change_by_label": f"{change_by_label:.4f}", "loss_unguided": f"{unguided:.5f}"}
             row |= {"best_scale": f"{best:.2f}"}
             row |= {"best_scale_low": f"{best_low:.2f}", "best_scale_high": f"{best_high:.2f}"}
             rows.append(row | shared)

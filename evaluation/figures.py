@@ -14,18 +14,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from evaluation.rows import SETTINGS, read_rows
+from evaluation.rows import SETTINGS
+from evaluation.table import SHOWN, read_rows
 from support import cli
 from support.cli import require
 from support.files import prepare_outputs, provenance
 from support.pictures import save_figure
 
-TITLES = {
-    "accuracy": "accuracy",
-    "frechet": "Fréchet distance",
-    "precision": "precision",
-    "recall": "recall",
-}
 NUMBERS = ("steps", "guidance_scale", "scale_growth")
 
 
@@ -67,7 +62,7 @@ def plot(rows, real, x):
     places = {text: float(text) if x in NUMBERS else k for k, text in enumerate(texts)}
     height = 6.6 if x in NUMBERS else 9  # names stand upright below the axes
     figure, panels = plt.subplots(2, 2, figsize=(9, height), layout="constrained", sharex=True)
-    for axes, name in zip(panels.flat, TITLES):
+    for axes, name in zip(panels.flat, SHOWN):
         for label, of_curve in curves(rows, x).items():
             of_curve = sorted(of_curve, key=lambda row: places[row[x]])
             value, low, high = (
@@ -85,7 +80,7 @@ def plot(rows, real, x):
             axes.set_xscale("symlog", linthresh=smallest)  # logarithmic, and shows 0
         axes.set_xticks(list(places.values()), texts, rotation=0 if x in NUMBERS else 90)
         axes.minorticks_off()
-        axes.set_ylabel(TITLES[name])
+        axes.set_ylabel(SHOWN[name])
     for axes in panels[1]:
         axes.set_xlabel(x)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)

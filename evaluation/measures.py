@@ -8,11 +8,6 @@ import torch
 from evaluation.judge import judge_images
 from support.streams import generator
 
-try:
-    from scipy.stats import binomtest
-except ModuleNotFoundError:  # it is in requirements-dev.txt, and evaluate.py says so
-    binomtest = None
-
 MEASURES = ("frechet", "precision", "recall", "boldness", "boldness_spread")
 COMPARED = MEASURES[:3]  # of these, the change from the first row is told too
 LARGEST = {"precision": 1.0, "recall": 1.0}  # where an interval ends; none goes below 0
@@ -21,8 +16,8 @@ NUM_HALVES = 1_000
 Z = 1.96  # standard errors in half of a 95 % interval; also by Student's t, of 999 degrees
 
 
-class Judged(NamedTuple):
-    """What the judge says of images."""
+class Readings(NamedTuple):
+    """What the judge reads in images."""
 
     features: torch.Tensor  # (N, D)
     prediction: torch.Tensor  # (N,)
@@ -30,18 +25,18 @@ class Judged(NamedTuple):
     boldness: torch.Tensor  # (N,), the mean pixel, 0 .. 1
 
     def part(self, index):
-        return Judged(*(values[index] for values in self))
+        return Readings(*(values[index] for values in self))
 
 
-def judged(judge, images, labels=None, device="cpu"):
-    """Images (N, 1, 28, 28), with labels (N,) or with those that the judge predicts: `Judged`."""
+def readings(judge, images, labels=None, device="cpu"):
+    """`Readings` of images (N, 1, 28, 28), with labels (N,) or those that the judge predicts."""
     features, prediction = judge_images(judge, images, device)
     labels = prediction if labels is None else labels
-    return Judged(features, prediction, labels, images.mean(dim=(1, 2, 3)) / 2 + 0.5)
+    return Readings(features, prediction, labels, images.mean(dim=(1, 2, 3)) / 2 + 0.5)
 
 
-class Measured:
-    """Samples, measured against real images, both `Judged`."""
+class Scores:
+    """The measures of samples against real images, both `Readings`."""
 
     def __init__(self, samples, real):
         self.labels = samples.labels
@@ -63,7 +58,7 @@ class Measured:
         return row
 
     def changes_from(self, first):
-        """How far samples are from other `Measured` ones, drawn from the same noise: strings.
+        """How far these scores are from those of other samples, of the same noise: strings.
 
         In how many images only one of both is right, with the p of McNemar's exact test; and the
         difference of the measures `COMPARED`, whose interval is over the same halves.
@@ -86,7 +81,7 @@ def with_interval(name, value, low, high):
 
 
 def measure(samples, real):
-    """All `MEASURES` of samples against real images, both `Judged`: float64 (5,).
+    """All `MEASURES` of samples against real images, both `Readings`: float64 (5,).
 
     Boldness is the mean pixel. Its spread is the standard deviation within a digit.
     """
@@ -125,7 +120,8 @@ def random_half(labels, rng):
 def mcnemar(only_this, only_first):
     """p of McNemar's exact test (1947), by how often one setting is right and the other is not."""
     total = only_this + only_first
-    return binomtest(only_this, total).pvalue if total else 1.0
+    tail = sum(math.comb(total, k) for k in range(min(only_this, only_first) + 1)) / 2**total
+    return min(2 * tail, 1.0)
 
 
 def wilson_interval(correct, n):

@@ -1,41 +1,29 @@
-"""The rows of a table: real images, samples by any settings, anybody's samples; all measured alike.
+"""The rows of a table: real images, samples by any settings, anybody's samples."""
 
-In a CSV file, a row has its settings, the SHA-256 of what made it, the measures with their
-intervals, seconds per image, and the change from the first row that is drawn.
-"""
-
-import csv
 import hashlib
-import io
-import platform
-import re
 import runpy
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import diffusers
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from classifier import Classifier
 from diffusion import SCHEDULE
 from evaluation.judge import accuracy_of, load_judge
-from evaluation.measures import Measured, balanced_parts, judged, nearest_distances
+from evaluation.measures import Scores, balanced_parts, readings
 from evaluation.rivals import CHECKPOINT, load_rival
 from evaluation.variants import variants
 from inference import load_models, sample
 from mnist import check_same_dataset
 from support.cli import UserError, require
-from support.files import atomic_write, load_checkpoint, sha256
+from support.files import load_checkpoint, sha256
 from support.pictures import from_uint8
 
 SETTINGS = ("models", "variant", "guide", "sampler", "steps", "guidance_scale", "scale_growth")
 OWN_CLASSIFIER = "classifier"  # the guide of a row that takes the classifier of its folder
-SHOWN = {"accuracy": "accuracy", "Fréchet": "frechet", "precision": "precision", "recall": "recall"}
 LEAST_ACCURACY = 0.9  # of a judge on real images
 LEAST_IMAGES = 100
 WHAT_IS_READ = (
@@ -66,21 +54,23 @@ class Reference:
         check_same_dataset(self.judge.dataset, dataset.info, self.judge_path)
         validation_images, validation_labels = dataset.load("validation")
         accuracy = accuracy_of(self.judge, validation_images, validation_labels, device)
-        read = f"{self.judge_path} is right on {accuracy:.3f} of the validation images"
-        remedy = f"{LEAST_ACCURACY} is the least to measure with: train it for more steps"
-        require(accuracy >= LEAST_ACCURACY, f"{read}, and {remedy}")
+        require(
+            accuracy >= LEAST_ACCURACY,
+            f"{self.judge_path} is right on {accuracy:.3f} of the validation images, and "
+            f"{LEAST_ACCURACY} is the least to measure with: train it for more steps",
+        )
         self.train_images, _ = dataset.load("train")
         images, labels = dataset.load(split)
         here, there = balanced_parts(labels, 2)  # (C, M) each
-        self.real = judged(self.judge, images[here.flatten()], labels[here.flatten()], device)
+        self.real = readings(self.judge, images[here.flatten()], labels[here.flatten()], device)
         self.floors = {f"other half of the {split} set": images[there]}  # (C, M, 1, 28, 28)
         if split == "test":
             [index] = balanced_parts(validation_labels, 1)
             self.floors["validation images"] = validation_images[index]
 
-    def measure(self, images, labels):
-        """`Measured` images (N, 1, 28, 28), with labels (N,) or None."""
-        return Measured(judged(self.judge, images, labels, self.device), self.real)
+    def scores(self, images, labels):
+        """The `Scores` of images (N, 1, 28, 28), with labels (N,) or None."""
+        return Scores(readings(self.judge, images, labels, self.device), self.real)
 
 
 class Row(NamedTuple):
@@ -121,6 +111,8 @@ def sampled_row(values, n, seed, reference):
         return sample(unet, log_p, y, seed=seed, predict_noise=predict_noise, **shared), y
 
     settings = {name: as_text(value) for name, value in values.items()}
+    if log_p is None:  # classifier-free
+        settings["guide"] = "-"
     hashes = {name: sha256(path) for name, path in paths.items()}
     return Row({**settings, "n": str(len(y)), **hashes}, draw, sampled=True)
 
@@ -167,100 +159,6 @@ def load_guide(text, device="cpu"):
     log_p = runpy.run_path(path).get(name)
     require(callable(log_p), f"--guide {text}: {path} has no function {name!r}")
     return log_p, path
-
-
-# --- measuring them, and the CSV file ---
-
-
-def measure_rows(rows, reference, path=None, resume=False):
-    """Measure every row, print it, and keep it in a CSV file: the rows of that file.
-
-    Args:
-        rows: a list of `Row`. path: the CSV file, or None. resume: continue that file.
-
-    Raises:
-        UserError: the file cannot be written; with `resume`, it has other rows.
-    """
-    done = resumed_rows(path, rows) if resume else []
-    first, measured_first = next((row for row in rows if row.sampled), None), None
-    for row in rows[len(done) :]:
-        measured, result = measure_row(row, reference)
-        if row is first:
-            measured_first = measured
-        elif row.sampled:
-            if measured_first is None:  # the first row was done before
-                measured_first, _ = measure_row(first, reference)
-            result |= measured.changes_from(measured_first)
-        done.append(result | where_it_ran(reference.device))
-        print_row(result)
-        if path:
-            write_rows(path, done)
-    return done
-
-
-def measure_row(row, reference):
-    """The `Measured` images of a row, and all that is told of them: a dict of strings."""
-    start = time.perf_counter()
-    images, labels = row.draw()
-    seconds = (time.perf_counter() - start) / len(images)
-    measured = reference.measure(images, labels)
-    result = {**row.settings, **measured.row(), "seconds": f"{seconds:.4f}"}
-    nearest = nearest_distances(images, reference.train_images)  # is it copying?
-    result |= {"nearest": f"{nearest.min():.3f}", "nearest_median": f"{nearest.median():.3f}"}
-    if not row.sampled:
-        result["seconds"] = "-"
-    if labels is None:  # what the judge reads was taken for right
-        result |= {name: "-" for name in result if name.startswith("accuracy")}
-    return measured, result
-
-
-def where_it_ran(device):
-    """The version of torch, the device, the name of the CPU, and what it computed in: a dict."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():  # on Linux, where platform does not know it
-        [cpu, *_] = re.findall("model name.*: (.*)", Path("/proc/cpuinfo").read_text()) or [cpu]
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-    return versions | {"device": str(device), "cpu": cpu, "dtype": "float32"}
-
-
-def print_row(result):
-    """Print what a row is, and its main measures."""
-    settings = [result[name] for name in SETTINGS if result[name] != "-"]
-    measures = []
-    for title, column in SHOWN.items():
-        low, high = result[f"{column}_low"], result[f"{column}_high"]
-        measures.append(f"{title} {result[column]} [{low}, {high}]")
-    tqdm.write(f"{', '.join(settings)}, n {result['n']}\n    {'  '.join(measures)}")
-
-
-def resumed_rows(path, rows):
-    """The rows of a file. Raises UserError if they are not the first of those wanted."""
-    done = read_rows(path) if path.exists() else []
-    same = all(result.items() >= row.settings.items() for result, row in zip(done, rows))
-    other = f"--resume: {path} has rows of other settings or weights; name another file"
-    require(same and len(done) <= len(rows), other)
-    print(f"--resume: {len(done)} of {len(rows)} rows are taken from {path}")
-    return done
-
-
-def read_rows(path):
-    """The rows of a CSV file, dicts of strings. Raises UserError if it cannot be read."""
-    try:
-        with open(path, newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-
-
-def write_rows(path, rows):
-    """Write dicts as a CSV file; where a row lacks a column, "-"."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="-", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
 
 
 # --- anybody's samples ---

@@ -21,7 +21,8 @@ from torch import nn
 from tqdm import trange
 
 from evaluation.measures import wilson_interval, with_interval
-from evaluation.rows import read_samples, where_it_ran, write_rows
+from evaluation.rows import read_samples
+from evaluation.table import where_it_ran, write_rows
 from mnist import load_mnist
 from support import cli
 from support.cli import ROOT, require

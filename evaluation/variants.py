@@ -9,8 +9,9 @@ from functools import partial
 import torch
 
 from diffusion import abar, clipped_noise, predicted_x_0, sampling_timesteps
+from evaluation import exact_guide
 from evaluation.rivals import classifier_free
-from inference import STEPS, guided_noise
+from inference import STEPS, guide_gradient, guided_noise
 
 
 def variants(steps=STEPS):
@@ -29,8 +30,10 @@ def variants(steps=STEPS):
         "only_t>=750": partial(in_window, low=750, high=1000),
         "only_t<250": partial(in_window, low=0, high=250),
         "only_t<500": partial(in_window, low=0, high=500),
-        "only_t<750": partial(in_window, low=0, high=750),
         "only_250<=t<750": partial(in_window, low=250, high=750),
+        "exact_guide": by_exact_guide,
+        "exact_length": exact_length,
+        "exact_direction": exact_direction,
         "classifier_free": classifier_free,
     }
 
@@ -77,7 +80,8 @@ def projected(unet, log_p, x_t, t, y, s):
 
 def wrong_digits(unet, log_p, x_t, t, y, s):
     """Guide to each digit in turn instead of that asked for: accuracy must fall to chance."""
-    other = (y + torch.arange(len(y), device=y.device)) % 10
+    num_classes = len(unet.dataset["classes"])
+    other = (y + torch.arange(len(y), device=y.device)) % num_classes
     return guided_noise(unet, log_p, x_t, t, other, s)
 
 
@@ -94,3 +98,28 @@ def in_window(unet, log_p, x_t, t, y, s, low, high):
     """Guide only at low <= t < high."""
     inside = low <= t < high
     return guided_noise(unet, log_p, x_t, t, y, s if inside else 0)
+
+
+def by_exact_guide(unet, log_p, x_t, t, y, s):
+    """The exact guide of the training images instead of log_p."""
+    return guided_noise(unet, exact_guide.log_p, x_t, t, y, s)
+
+
+def exact_length(unet, log_p, x_t, t, y, s):
+    """The gradient of log_p, but as long as that of the exact guide of the training images."""
+    return mixed_gradient(unet, log_p, exact_guide.log_p, x_t, t, y, s)
+
+
+def exact_direction(unet, log_p, x_t, t, y, s):
+    """The gradient of the exact guide of the training images, but as long as that of log_p."""
+    return mixed_gradient(unet, exact_guide.log_p, log_p, x_t, t, y, s)
+
+
+def mixed_gradient(unet, direction, length, x_t, t, y, s):
+    """ADM (14) with the gradient of a guide `direction`, scaled to the length of another's."""
+    eps = guided_noise(unet, None, x_t, t, y, 0)
+    t_of_each = t.expand(len(x_t))
+    grad = guide_gradient(direction, x_t, t_of_each, y)
+    wanted = guide_gradient(length, x_t, t_of_each, y).flatten(1).norm(dim=1)
+    ratio = wanted / grad.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return eps - s * (1 - abar(t)).sqrt() * ratio.view(-1, 1, 1, 1) * grad

@@ -25,7 +25,9 @@ def seen_pixels(unet, log_p, x_t, t, y):
     error = x_0[:, 0, :14].flatten(1) - y[:, :SEEN]
     variance = (1 - abar(t)).flatten()
     log_p_pixels = -error.square().sum(dim=1) / (2 * variance)
-    return log_p_pixels + log_p(x_t, t, y[:, SEEN].long()) if log_p else log_p_pixels
+    if log_p is None:
+        return log_p_pixels
+    return log_p_pixels + log_p(x_t, t, y[:, SEEN].long())
 
 
 @one_line_errors

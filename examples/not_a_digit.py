@@ -27,7 +27,7 @@ def main(argv=None):
         return log_p.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
 
     one = torch.ones(N, dtype=torch.long)
-    free, guided = sample(unet, None, one, guidance_scale=0), sample(unet, anything_but, one)
+    free, guided = sample(unet, None, one), sample(unet, anything_but, one)
     before, after = read(free), read(guided)
     print(f"read as 1, unguided: {share(before == 1)}; guided: {share(after == 1)}")
     print(f"of the others, read as before: {share((after == before)[before != 1])}")

@@ -6,34 +6,29 @@ from collections import Counter
 import numpy as np
 import torch
 
-from support.cli import MAX_SEED
-
-PURPOSES = {  # of a stream -> how many numbers follow in its key; new ones go to the end
-    "batches": 1,  # epoch
+PURPOSES = {  # of a stream -> its number, and below what follows it in a key
+    "batches": 0,  # epoch
     "classifier": 1,  # step
-    "U-Net": 1,  # step
-    "judge": 1,  # step
-    "samples": 2,  # label, number
-    "validation": 1,  # 0: times, 1: noise
-    "calibration": 1,  # 0: times, 1: noise
-    "split": 0,
-    "subset": 0,
-    "halves": 1,  # number
+    "U-Net": 2,  # step
+    "judge": 3,  # step
+    "samples": 4,  # label, number
+    "validation": 5,  # 0: times, 1: noise
+    "calibration": 6,  # 0: times, 1: noise, 2: bootstrap
+    "split": 7,
+    "subset": 8,
+    "halves": 9,  # number
 }
 
 
 def generator(seed, purpose, *numbers):
-    """A CPU torch.Generator seeded by the key (seed, purpose, *numbers).
-
-    No two keys are equal: the purpose is always the second number, and each has its own length.
-    The key is hashed to 64 bits.
+    """A CPU torch.Generator seeded by the key (seed, purpose, *numbers), hashed to 64 bits.
 
     Args:
-        seed: 0 .. 2^32 - 1. purpose: one of `PURPOSES`. numbers: integers, of the same range.
+        seed: 0 .. 2^32 - 1. purpose: one of `PURPOSES`.
+        numbers: integers of the same range, always equally many for a purpose.
     """
-    key = np.array([seed, list(PURPOSES).index(purpose), *numbers])
-    assert len(numbers) == PURPOSES[purpose] and key.min() >= 0 and key.max() <= MAX_SEED, key
-    state = np.random.SeedSequence(key.tolist()).generate_state(1, np.uint64)[0]
+    key = [seed, PURPOSES[purpose], *numbers]
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
 

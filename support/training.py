@@ -104,7 +104,7 @@ class Run:
         self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
     def recent_loss(self):
-        """The mean loss since the last validation, or of all steps if they are fewer."""
+        """The mean loss of the last epoch, or of all steps if they are fewer."""
         recent = self.losses[-self.validate_every :]
         return sum(recent) / len(recent)
 

@@ -15,10 +15,11 @@ from PIL import Image
 import evaluate
 import inference
 from classifier import Classifier
-from diffusion import SCHEDULE, sampling_timesteps
-from evaluation import calibration, figures, judge, measures, rows, train_on_samples
+from diffusion import SCHEDULE, add_noise, sampling_timesteps
+from evaluation import calibration, exact_guide, figures, judge, measures, rows, train_on_samples
 from evaluation.measures import COMPARED, MEASURES
-from evaluation.rows import SETTINGS, read_rows
+from evaluation.rows import SETTINGS
+from evaluation.table import SHOWN, read_rows
 from mnist import Dataset, load_mnist
 from support.files import save_checkpoint, sha256
 from support.pictures import save_npz
@@ -264,7 +265,7 @@ def test_a_figure_has_a_point_for_each_row(tmp_path, monkeypatch):
         path, png = ROOT / "results" / f"{name}.csv", tmp_path / f"{name}.png"
         figures.main([str(path), "--output", str(png)])
         sampled = [row for row in read_rows(path) if row["sampler"] != "-"]
-        for axes, measure in zip(drawn.pop().axes, figures.TITLES, strict=True):
+        for axes, measure in zip(drawn.pop().axes, SHOWN, strict=True):
             heights = [y for bars in axes.containers for y in bars.lines[0].get_ydata()]
             assert sorted(heights) == sorted(float(row[measure]) for row in sampled)
 
@@ -278,7 +279,7 @@ def test_the_loss_is_least_at_scale_1_where_the_guide_is_exact():
     def labelled(x_t, t, y):
         return SimpleNamespace(sample=mixture.eps_given_mean(x_t, t, mixture.MEANS[y]))
 
-    y, scales = torch.arange(3_000) % 10, (0, *calibration.SCALES)
+    y = torch.arange(3_000) % 10
     noise = torch.randn(len(y), 784)
     x_0 = (mixture.MEANS[y] + mixture.SIGMA * noise).view(-1, 1, 28, 28)
     for sureness, best in ((2, 0.5), (1, 1)):
@@ -286,8 +287,16 @@ def test_the_loss_is_least_at_scale_1_where_the_guide_is_exact():
         def log_p(x_t, t, y, sureness=sureness):
             return sureness * mixture.log_p(x_t, t, y)
 
-        losses, t = calibration.losses_at_scales(unet, log_p, x_0, y, scales, labelled)
-        found, low, high = calibration.best_scale(losses[:-1])
+        loss_0, a, b, by_label, t = calibration.loss_parabolas(unet, log_p, x_0, y, labelled)
+        found, low, high = calibration.best_scale(a, b)
         assert abs(found - best) < 0.03 and low <= found <= high < best + 0.06
-    torch.testing.assert_close(losses[2], losses[-1], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(loss_0 - 2 * a + b, by_label, atol=1e-4, rtol=1e-3)
     assert torch.bincount(t).tolist() == [3] * 1_000
+
+
+def test_the_exact_guide_knows_a_training_image():
+    """Under little noise it is sure of its label; the probabilities of all digits add up to 1."""
+    images, labels = load_mnist("train")
+    x_t = add_noise(images[:1], torch.randn(1, 1, 28, 28), torch.tensor(300)).expand(10, 1, 28, 28)
+    p = exact_guide.log_p(x_t, torch.full((10,), 300), torch.arange(10)).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-3) and p[labels[0]] > 0.99

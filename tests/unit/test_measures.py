@@ -8,15 +8,14 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from evaluation import measures
-from evaluation.measures import Measured, Judged, balanced_parts, covered, frechet_distance
-from evaluation.measures import measure, share
-from evaluation.measures import wilson_interval
+from evaluation.measures import COMPARED, Readings, Scores, balanced_parts, frechet_distance
+from evaluation.measures import measure, share, wilson_interval
 
 
-def judged_of(features):
+def readings_of(features):
     """As if a judge had read everything right, of three digits."""
     labels = torch.arange(len(features)) % 3
-    return Judged(features, labels, labels, torch.rand(len(features)))
+    return Readings(features, labels, labels, torch.rand(len(features)))
 
 
 def width(row, name):
@@ -46,18 +45,11 @@ def share_covered(points, manifold):
     return (distance <= radius).any(axis=1).mean()
 
 
-def test_coverage_is_that_of_scikit_learn():
-    rng = np.random.default_rng(1)
-    points, manifold = rng.normal(size=(60, 3)), 0.7 * rng.normal(size=(50, 3)) + 0.3
-    ours = covered(torch.from_numpy(points), torch.from_numpy(manifold), chunk=7)
-    assert 0.1 < ours < 0.95 and ours == pytest.approx(share_covered(points, manifold))
-
-
-def test_precision_and_recall_are_not_exchanged():
+def test_precision_and_recall_are_those_of_scikit_learn():
     """Samples in the middle of the real images are all good, and far from all that there is."""
     rng = np.random.default_rng(2)
     real, narrow = rng.normal(size=(300, 2)), 0.1 * rng.normal(size=(200, 2))
-    row = Measured(*(judged_of(torch.from_numpy(x)) for x in (narrow, real))).row()
+    row = Scores(*(readings_of(torch.from_numpy(x)) for x in (narrow, real))).row()
     precision, recall = share_covered(narrow, real), share_covered(real, narrow)
     assert precision > 0.9 and recall < 0.3
     assert row["precision"] == f"{precision:.4f}" and row["recall"] == f"{recall:.4f}"
@@ -74,29 +66,28 @@ def test_the_interval_of_a_share_is_that_of_scipy():
 
 
 def test_intervals_are_the_spread_over_new_draws(monkeypatch):
-    """Of the Fréchet distance, and of its change, where samples and real images are drawn again."""
-    monkeypatch.setattr(measures, "precision_recall", lambda *_: (0, 0))
-    values, changes, widths = [], [], []
-    for k in range(80):
-        noise, real = torch.randn(400, 5), judged_of(torch.randn(150, 5))
-        draws = [judged_of(noise + 0.3), judged_of(1.2 * noise + 0.3)]
-        value, other = (measure(seen, real)[0].item() for seen in draws)
-        values.append(value)
-        changes.append(other - value)
+    """Or up to half wider; of values and of changes, where samples and real images are new."""
+    monkeypatch.setattr(measures, "NUM_HALVES", 200)
+    values, widths = [], []
+    for k in range(100):
+        noise, real = torch.randn(400, 5), readings_of(torch.randn(150, 5))
+        draws = [readings_of(noise + 0.3), readings_of(1.2 * noise + 0.3)]
+        value, other = (measure(seen, real)[:3] for seen in draws)
+        values.append(torch.cat([value, other - value]))
         if k < 4:
-            first, this = (Measured(seen, real) for seen in draws)
+            first, this = (Scores(seen, real) for seen in draws)
             row = first.row() | this.changes_from(first)
-            widths.append([width(row, "frechet"), width(row, "frechet_change")])
-    true = 2 * 1.96 * np.std([values, changes], axis=1)
-    ratio = np.mean(widths, axis=0) / true
-    assert (ratio > 0.7).all() and (ratio < 1.4).all()
+            names = [*COMPARED, *(f"{name}_change" for name in COMPARED)]
+            widths.append([width(row, name) for name in names])
+    ratio = np.mean(widths, axis=0) / (2 * 1.96 * torch.stack(values).std(dim=0).numpy())
+    assert (ratio > 0.75).all() and (ratio < 1.5).all()
 
 
 def test_the_change_between_samples_of_the_same_noise_is_known_better():
     """It is the difference of both rows."""
-    real, noise = judged_of(torch.randn(200, 4)), torch.randn(300, 4)
+    real, noise = readings_of(torch.randn(200, 4)), torch.randn(300, 4)
     first, this, unpaired = (
-        Measured(judged_of(features), real)
+        Scores(readings_of(features), real)
         for features in (noise, 1.02 * noise + 0.1, 1.02 * torch.randn(300, 4) + 0.1)
     )
     row, others = this.changes_from(first), unpaired.changes_from(first)
@@ -110,15 +101,16 @@ def test_the_change_between_samples_of_the_same_noise_is_known_better():
 
 def test_changes_count_which_of_both_is_right():
     """The first one is wrong twice, the other one in these and in six more."""
-    real, labels = judged_of(torch.randn(50, 4)), torch.arange(40) % 2
+    real, labels = readings_of(torch.randn(50, 4)), torch.arange(40) % 2
     first, this = (
-        Measured(judged_of(torch.randn(40, 4))._replace(labels=labels, prediction=read), real)
+        Scores(readings_of(torch.randn(40, 4))._replace(labels=labels, prediction=read), real)
         for read in (labels.where(torch.arange(40) >= n, 9) for n in (2, 8))
     )
     row = this.changes_from(first)
     shown = [row[name] for name in ("only_first_right", "only_this_right", "mcnemar_p")]
     assert shown == ["6", "0", f"{2 * 0.5**6:.4f}"]
     assert first.changes_from(this)["only_this_right"] == "6"
+    assert measures.mcnemar(13, 5) == pytest.approx(scipy.stats.binomtest(13, 18).pvalue)
     assert this.row()["accuracy"] == "0.8000" and this.row()["accuracy_per_digit"] == "0.800 0.800"
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusion import ALPHAS_CUMPROD, IMAGE_SHAPE, SCHEDULE, abar, add_noise
-from diffusion import initial_noise, predicted_x_0, spread_timesteps
+from diffusion import initial_noise, predicted_x_0
 from evaluation.variants import without_root
 from inference import guide_gradient, guided_noise, sample, scale_at
 from support.cli import UserError
@@ -39,12 +39,6 @@ def test_noising_is_ddpm_equation_4():
     abar_t = (1 - betas).cumprod(dim=0)[t].view(4, 1, 1, 1)
     expected = abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
     torch.testing.assert_close(add_noise(x_0, eps, t), expected.float(), atol=1e-5, rtol=0)
-
-
-def test_timesteps_to_measure_with_are_spread_over_all():
-    t = spread_timesteps(5_000, generator(0, "validation", 0))
-    assert torch.bincount(t).tolist() == [5] * 1_000
-    assert not torch.equal(t, t.sort().values)
 
 
 # --- the guided noise ---
@@ -78,8 +72,9 @@ def test_the_noise_is_clipped_and_then_guided_by_adm_equation_14(clip, t):
     expected = eps - 5 * (1 - abar(t)).sqrt() * direction[y]
     eps_hat = guided_noise(unet, linear_log_p, x_t, t, y, 5, clip=clip)
     torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
-    unguided = guided_noise(unet, None, x_t, t, y, 0, clip=clip)  # no guide runs
-    torch.testing.assert_close(unguided, eps, atol=1e-4, rtol=1e-4)
+    for log_p, s in ((None, 5), (linear_log_p, 0)):  # unguided
+        unguided = guided_noise(unet, log_p, x_t, t, y, s, clip=clip)
+        torch.testing.assert_close(unguided, eps, atol=1e-4, rtol=1e-4)
 
 
 WRONG_GUIDES = {  # what is wrong -> the guide, and what the message says
@@ -145,7 +140,7 @@ def test_the_noise_of_an_image_depends_on_seed_digit_and_number_alone():
     unet, first = FakeUnet(lambda x_t, t: 0.9 * x_t), []
 
     def draw(*digits, **settings):
-        settings = {"guidance_scale": 0, "steps": 4, "seed": 5, **settings}
+        settings = {"steps": 4, "seed": 5, **settings}
         return sample(unet, None, torch.tensor(digits), **settings)
 
     together = draw(3, 1, 3, 3, 7, watch=lambda t, x_t, _: first.append(x_t))
@@ -185,11 +180,11 @@ def test_unguided_ddpm_sampling_is_that_of_diffusers(unet):
     for t in scheduler.timesteps:
         eps = guided_noise(unet, None, x_t, t, y, 0, clip=False)
         x_t = scheduler.step(eps, t, x_t, generator=rngs).prev_sample
-    images = sample(unet, None, y, guidance_scale=0, sampler="ddpm", steps=10)
+    images = sample(unet, None, y, sampler="ddpm", steps=10)
     torch.testing.assert_close(images, x_t.clamp(-1, 1), atol=1e-4, rtol=0)
 
 
 def test_samples_that_are_not_finite_are_an_error():
     unet = FakeUnet(lambda x_t, t: x_t * torch.nan)
     with pytest.raises(UserError, match="samples are not finite"):
-        sample(unet, None, torch.tensor([3]), guidance_scale=0, steps=2)
+        sample(unet, None, torch.tensor([3]), steps=2)

@@ -1,115 +1,35 @@
-"""Trainings: their random streams, a run that stops and goes on, and what the loops train."""
+"""Trainings: their random streams, what the loops train, and a training that stops and goes on."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+import mnist
 import train_classifier
 import train_ddpm
 from diffusion import IMAGE_SHAPE, UNET_CONFIG, abar
 from support import training
-from support.cli import MAX_SEED, UserError
-from support.streams import batch_indices, generator, image_generators
+from support.files import sha256
+from support.streams import batch_indices, generator
 from support.training import Run
 
+SCRIPTS = {"classifier": train_classifier, "ddpm_unet": train_ddpm}
+
 # --- random streams ---
-
-
-def test_the_streams_are_numbered_as_when_the_shipped_networks_were_trained():
-    def seed_of(*key):
-        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-    for number, purpose in enumerate(("batches", "classifier", "U-Net", "judge")):
-        for seed, step in ((0, 0), (3, 2_999), (MAX_SEED, 1)):
-            assert generator(seed, purpose, step).initial_seed() == seed_of(seed, number, step)
-    seeds = [rng.initial_seed() for rng in image_generators(7, torch.tensor([3, 1, 3]))]
-    assert seeds == [seed_of(7, 4, *key) for key in ((3, 0), (1, 0), (3, 1))]
-    rng = torch.Generator().manual_seed(seed_of(5, 0, 1))  # epoch 1, which step 3 is in
-    assert torch.equal(batch_indices(20, 10, 5, 3), torch.randperm(20, generator=rng)[10:])
 
 
 def test_an_epoch_shows_each_image_once():
     orders = [torch.cat([batch_indices(103, 10, 0, 10 * k + i) for i in range(10)]) for k in (0, 1)]
     assert [len(order.unique()) for order in orders] == [100, 100]
     assert not torch.equal(*orders)
-
-
-# --- a run ---
-
-
-@pytest.fixture
-def short_epochs(monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 2)
-    monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 1)
-
-
-def train_line(folder, stop=None, resume=False, nan_at=None, **changes):
-    """Fit a line to noisy points, with momentum and a falling learning rate; Ctrl-C at step `stop`.
-
-    There are 10 points in batches of 3, so an epoch is 3 steps.
-    """
-    torch.manual_seed(0)
-    network = nn.Linear(4, 1)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    lr_scheduler = LambdaLR(optimizer, lambda step: 0.9**step)
-    parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    settings = {"steps": 11, "batch_size": 3, "seed": 0, **changes}
-    data = torch.randn(10, 1, 2, 2), torch.arange(10)
-
-    def validate(run):
-        return {"bias": network.bias.item()}
-
-    with Run("judge", folder / "line.pth", settings, data, parts, validate, resume) as run:
-        for x_0, y, rng in run:
-            if run.step == stop:
-                raise KeyboardInterrupt
-            target = y + torch.randn(len(y), generator=rng)
-            loss = (network(x_0.flatten(1))[:, 0] - target).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            lr_scheduler.step()
-            run.record(loss * torch.nan if run.step == nan_at else loss)
-    return run, network
-
-
-def test_a_run_that_is_stopped_twice_ends_in_the_same_bits(tmp_path, short_epochs, capsys):
-    """The first state is that after step 6, which ends an epoch."""
-    whole, whole_network = train_line(tmp_path)
-    for stop, resume in ((7, False), (9, True)):
-        with pytest.raises(KeyboardInterrupt):
-            train_line(tmp_path, stop, resume)
-        assert "line.state.pth is kept: the same command with --resume" in capsys.readouterr().err
-    run, network = train_line(tmp_path, resume=True)
-    assert torch.equal(network.weight, whole_network.weight)
-    assert run.losses == whole.losses and len(run.losses) == run.step == 11
-    assert run.history == whole.history and not list(tmp_path.iterdir())  # no state is left
-
-
-def test_a_state_is_kept_after_an_error_and_continued_only_if_it_fits(tmp_path, short_epochs):
-    state = tmp_path / "line.state.pth"
-
-    def refused(message, **flags):
-        with pytest.raises(UserError, match=message):
-            train_line(tmp_path, **flags)
-
-    refused("the loss is nan at step 5: lower --lr", nan_at=5)
-    refused("continue it with --resume, or delete it")
-    refused("was made with other flags", resume=True, lr=0.2)
-    torch.save(torch.load(state, weights_only=True) | {"parts": {}}, state)
-    refused("line.state.pth is damaged", resume=True)
-    state.write_bytes(state.read_bytes()[:99])
-    refused("line.state.pth is damaged", resume=True)
-    state.unlink()
-    refused("there is no .*line.state.pth", resume=True)
-    refused("--batch-size 11: there are 10 images", batch_size=11)
 
 
 # --- what the loops train ---
@@ -143,7 +63,7 @@ def test_the_unet_is_trained_to_predict_eps(tmp_path):
         return network.weight * x_t
 
     with new_run("U-Net", tmp_path, steps=1) as run:
-        train_ddpm.train(run, network, predict, ema, [optimizer], [])
+        train_ddpm.train(run, network, predict, ema, {"sgd": optimizer})
     x_t, t, eps, _ = batch_by_hand("U-Net", 0)
     error = a * x_t - eps
     grad = (2 * error * x_t).mean().item()
@@ -200,3 +120,90 @@ def test_the_calibration_error_is_that_of_torchmetrics():
     expected = multiclass_calibration_error(probabilities, labels, 10, n_bins=15, norm="l1")
     error = train_classifier.calibration_error(probabilities, labels)
     assert error == pytest.approx(expected.item(), abs=1e-5) and error > 0.1
+
+
+# --- whole trainings ---
+
+
+def shipped():
+    """The SHA-256 of each file that a script could damage."""
+    patterns = ("*.png", "models/*", "results/*", "previews/*")
+    return {path: sha256(path) for pattern in patterns for path in ROOT.glob(pattern)}
+
+
+def train(name, folder, *flags):
+    """Train a network for six steps, and validate it on few images: its checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mnist, "NUM_VALIDATION", 200)
+        flags = ["--steps", "6", "--batch-size", "8", *flags]
+        SCRIPTS[name].main(["--models", str(folder), *flags])
+    return torch.load(folder / f"{name}.pth", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder in which both networks were trained; nothing that ships is touched."""
+    folder, before = tmp_path_factory.mktemp("trial"), shipped()
+    for name in SCRIPTS:
+        train(name, folder)
+    assert shipped() == before
+    return folder
+
+
+def test_the_trainings_write_their_files_and_nothing_else(tiny):
+    pictures = {"classifier_accuracy.png", "ddpm_loss.png", "sample_ddpm_output.png"}
+    networks = {"classifier.pth", "ddpm_unet.pth"}
+    assert {path.name for path in tiny.iterdir()} == pictures | networks | {"previews"}
+    assert (tiny / "previews" / "step_000006.png").exists()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_training_that_is_stopped_goes_on_bit_for_bit(tiny, tmp_path, name, monkeypatch, capsys):
+    """In the last step, when the state of the fourth is saved; at the end nothing differs."""
+    monkeypatch.setattr(training, "SAVE_EVERY", 4)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(SCRIPTS[name], "validate", Mock(side_effect=KeyboardInterrupt))
+        train(name, tmp_path)
+    error = capsys.readouterr().err
+    state = tmp_path / f"{name}.state.pth"
+    assert end.value.code == 130 and f"{state} is kept: the same command with --resume" in error
+    assert not (tmp_path / f"{name}.pth").exists() and state.exists()
+
+    resumed, once = train(name, tmp_path, "--resume"), torch.load(tiny / f"{name}.pth")
+    for key, value in once.pop("state_dict").items():
+        assert torch.equal(resumed["state_dict"][key], value), key
+    assert resumed["training"].pop("seconds") > 0 and once["training"].pop("seconds") > 0
+    assert resumed["training"] == once["training"]  # also the mean loss, and the validation
+    assert not list(tmp_path.glob("*state*")) and not list(tmp_path.glob(".*"))
+    assert capsys.readouterr().err == ""  # no progress bar where stderr is no terminal
+
+
+def test_a_state_is_kept_after_an_error_and_continued_only_if_it_fits(tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+    state = tmp_path / "classifier.state.pth"
+
+    def error(*flags):
+        return fails(train_classifier.main, "--models", tmp_path, "--steps", 6, *flags)
+
+    assert "--batch-size 60000: there are 55000 images" in error("--batch-size", 60_000)
+    assert f"--resume: there is no {state}" in error("--resume")
+    assert "the loss is nan at step 2: lower --lr" in error("--lr", "1e30")
+    assert "continue it with --resume, or delete it" in error()
+    assert f"{state} was made with other flags" in error("--resume")
+    torch.save(torch.load(state) | {"parts": {}}, state)
+    assert f"{state} is damaged: delete it" in error("--resume", "--lr", "1e30")
+
+
+def test_what_a_training_keeps_is_the_average(tmp_path, monkeypatch):
+    """The checkpoint has the EMA weights and not those of the last step."""
+    average = []
+
+    def remember(run, unet, ema, *rest):
+        average.extend(weights.clone() for weights in ema.shadow_params)
+        return {}
+
+    monkeypatch.setattr(train_ddpm, "validate", remember)
+    monkeypatch.setattr(train_ddpm, "plot_loss", Mock())
+    monkeypatch.setattr(train_ddpm, "save_figure", Mock())
+    kept = train("ddpm_unet", tmp_path)["state_dict"]
+    assert all(map(torch.equal, kept.values(), average))
