@@ -42,6 +42,7 @@ def check(name, yours, exact, tolerance, clip=False):
     `clip`: clip it to [-1, 1] first, as `sample` does with its images.
     """
     assert yours is not None, f"{name}: still blank"
+    assert yours.shape == exact.shape, f"{name}: the shape is wrong: {tuple(yours.shape)}"
     yours = yours.clamp(-1, 1) if clip else yours
     error = (yours - exact).abs().max().item()
     assert error < tolerance, f"{name}: wrong by up to {error:.2g}"
@@ -69,7 +70,7 @@ def draw_loop(x_t, x_0, eps, grad, eps_hat, guided_x_0, next_x_t):
         (4.9, 2.3): (eps, r"its noise $\epsilon(x_t, t)$", False),
         (4.9, 0.2): (grad, r"$\nabla\log p(y\mid x_t, t)$", True),
         (8.0, 2.3): (eps_hat, r"$\hat\epsilon$", False),
-        (9.9, 0.6): (guided_x_0, r"its $\hat x_0$", False),
+        (9.9, 0.6): (guided_x_0, "", False),
         (11.7, 2.3): (next_x_t, "next $x_t$", False),
     }
     for (left, bottom), (image, name, signed) in pictures.items():
@@ -89,12 +90,14 @@ def draw_loop(x_t, x_0, eps, grad, eps_hat, guided_x_0, next_x_t):
     for place, word in boxes.items():
         axes.text(*place, word, ha="center", va="center", fontsize=13, bbox=box)
     axes.text(2.3, 0.1, "digit $y$", ha="center", fontsize=13)
-    axes.text(7.2, 1.3, r"times $s\,\sqrt{1-\bar\alpha_t}$", fontsize=13)
+    axes.text(6.2, 0.3, r"times $s\,\sqrt{1-\bar\alpha_t}$", fontsize=13)
+    axes.text(9.2, 1.3, r"its $\hat x_0$", ha="center", fontsize=13)
     paths = [  # each ends in an arrow
         [(1.35, 2.5), (1.85, 2.5)], [(2.75, 2.5), (4.85, 2.5)], [(6.05, 2.85), (6.65, 2.85)],
         [(0.75, 2.25), (0.75, 0.75), (1.65, 0.75)], [(2.95, 0.75), (4.85, 0.75)],
         [(6.05, 0.75), (7.1, 0.75), (7.1, 2.6)], [(7.55, 2.85), (7.95, 2.85)],
         [(9.15, 2.85), (9.85, 2.85)], [(11.05, 2.85), (11.65, 2.85)],
+        [(8.55, 2.25), (8.55, 1.15), (9.85, 1.15)], [(10.45, 1.75), (10.45, 2.4)],
         [(0.75, 3.75), (0.75, 4.1), (10.45, 4.1), (10.45, 3.25)],
     ]  # fmt: skip
     arrow = {"arrowstyle": "->", "color": "C0", "shrinkA": 0, "shrinkB": 0}

@@ -33,6 +33,8 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
     """turned = x_t.rot90(2, (2, 3))
     log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",
+    """variances = [x_0[digits == k].flatten(1).var(dim=0).sum() for k in range(10)]
+    spread = torch.stack(variances).mean().sqrt()""": "sum over pixels, average over digits, root",
     "eps_hat = eps + s * (eps_y - eps)": "ADM (14), with this difference",
 }
 

@@ -1,0 +1,76 @@
+"""The exercise: each blank of the student's copy has its own check, which notices mistakes."""
+
+import copy
+
+import matplotlib
+import nbformat
+import pytest
+from conftest import ROOT
+
+from examples.make_exercise import BLANKS, blank, make_exercise
+
+NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
+SLOW = ("interact(", "predict_noised", ", asked", "few", "table.items", "top_half", "percent")
+SLOW += ("100_000", "first_steps", "in_window", "hand in", "not_y")  # words of slow cells
+
+
+@pytest.fixture(scope="module")
+def before():
+    """The source of each cell that has a check -> the names before it runs; short trainings."""
+    matplotlib.use("agg")
+    names, before = {}, {}
+    for cell in NOTEBOOK.cells:
+        if cell.cell_type != "code":
+            continue
+        if "check(" in cell.source:
+            before[cell.source] = dict(names)
+        elif any(word in cell.source for word in SLOW):
+            continue  # no check depends on it
+        exec(cell.source.replace("[: 150 *", "[: 2 *"), names)
+        matplotlib.pyplot.close("all")
+    return before
+
+
+def run_with(before, lines, replacement):
+    """Run the cell that has these lines, with others in their place."""
+    [source] = [source for source in before if lines in source]
+    exec(source.replace(lines, replacement), dict(before[source]))
+
+
+MISTAKES = [  # a part of a line, a wrong one, and the check that notices
+    ("-(1 - ALPHAS_CUMPROD[t]).sqrt() * score", "-score", "noise from the score"),
+    ("F.mse_loss(network(x_t, t)", "F.mse_loss(network(x_0, t)", "loss of the U-Net"),
+    ("eps - s * (1 - abar(t)).sqrt() * grad", "eps - s * grad", "guided noise"),
+    ("eps - s * (1 - abar(t)).sqrt() * grad", "eps + s * (1 - abar(t)).sqrt() * grad", "guided"),
+    ("s * (1 - abar(t)).sqrt() * grad", "s * (1 - abar(t // 2)).sqrt() * grad", "guided noise"),
+    ("log_p(x_t, t, y).sum(), x_t)", "log_p(x_t, t, y).mean(), x_t)", "gradient"),
+    ("a_next.sqrt() * x_0 + (1 - a_next)", "a.sqrt() * x_0 + (1 - a)", "next x_t"),
+    ("next_x_t(predicted_image(x_t, eps_hat, a), eps_hat", "next_x_t(x_t, eps_hat", "guided step"),
+    ("turned, t, y % 10", "turned, t, y // 10", "two guides"),
+    ("eps + s * (eps_y - eps)", "eps_y + s * (eps_y - eps)", "classifier-free formula"),
+]
+
+
+@pytest.mark.parametrize("line, mistake, check", MISTAKES)
+def test_a_mistake_is_noticed(before, line, mistake, check):
+    with pytest.raises(AssertionError, match=f"{check}.*wrong by"):
+        run_with(before, line, mistake)
+
+
+@pytest.mark.parametrize("lines", BLANKS)
+def test_a_blank_stops_at_its_own_check(before, lines):
+    with pytest.raises(AssertionError, match="still blank"):
+        run_with(before, lines, blank(lines, BLANKS[lines]))
+
+
+# --- the student's copy ---
+
+
+def test_the_copy_is_the_notebook_but_for_blanks_and_guesses():
+    made = make_exercise(copy.deepcopy(NOTEBOOK))
+    assert nbformat.read(ROOT / "exercise.ipynb", as_version=4) == made  # make it again
+    assert len(made.cells) == len(NOTEBOOK.cells)
+    text = "\n".join(cell.source for cell in made.cells)
+    assert text.count(" = None  # your code: ") == len(BLANKS)
+    assert text.count("guess = None  # your guess") >= 8
+    assert not any(lines in text for lines in BLANKS)
