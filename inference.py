@@ -10,6 +10,7 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -216,6 +217,11 @@ def save_picture(path, rows, scales, num_samples, names, made_from):
         pictures.save_grid(path, images, columns, made_from)
 
 
+def add_frame(film, t, x_t, eps_hat):
+    """Add x_t and the predicted x_0 of a step to a film."""
+    film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
+
+
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
@@ -229,9 +235,6 @@ def main(argv=None):
     y = torch.tensor(digits).repeat_interleave(args.num_samples)
     print(f"reads {args.models}; device: {device}", flush=True)
 
-    def watch(t, x_t, eps_hat):
-        film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
-
     sampling = {
         "scale_growth": args.scale_growth,
         "sampler": args.sampler,
@@ -242,8 +245,8 @@ def main(argv=None):
     rows = []
     for scale in scales:
         film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
-        look = watch if args.gif else None
-        rows.append(sample(unet, log_p, y, guidance_scale=scale, watch=look, **sampling))
+        watch = partial(add_frame, film) if args.gif else None
+        rows.append(sample(unet, log_p, y, guidance_scale=scale, watch=watch, **sampling))
 
     weights = [args.models / "ddpm_unet.pth"]
     if classifier:

@@ -38,13 +38,13 @@ VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
 NUM_VALIDATION_IMAGES = 1_000
 
 
-def train(run, unet, predict, ema, optimizers):
+def train(run, unet, predict, ema, optimizers, lr_schedulers):
     """DDPM Algorithm 1, with the noise of a batch predicted by `predict(x_t, t, y, rng)`.
 
     Args:
         predict: calls `unet`; y (B,) are labels, rng is the random stream of the step.
         ema: diffusers' EMAModel of the U-Net's parameters.
-        optimizers: see `make_optimizers`.
+        optimizers, lr_schedulers: dicts, see `make_optimizers`.
     """
     device, precision = unet.device, run.settings["precision"]
     for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
@@ -57,8 +57,10 @@ def train(run, unet, predict, ema, optimizers):
         unet.zero_grad()
         loss.backward()
         clip_grad_norm_(unet.parameters(), 1.0)
-        for part in optimizers.values():  # both optimizers, then their learning rates
-            part.step()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        for lr_scheduler in lr_schedulers.values():
+            lr_scheduler.step()
         ema.step(unet.parameters())
         run.record(loss)
 
@@ -85,7 +87,7 @@ def make_optimizers(unet, lr, steps):
     """Muon for the kernels of the convolutions between the first and the last; AdamW otherwise.
 
     Returns:
-        name -> both optimizers, then the schedules of their learning rates: a dict.
+        two dicts, by name: both optimizers, and the schedules of their learning rates.
     """
     outer = (unet.conv_in, unet.conv_out)
     convolutions = [m for m in unet.modules() if isinstance(m, torch.nn.Conv2d) and m not in outer]
@@ -95,12 +97,11 @@ def make_optimizers(unet, lr, steps):
     weight_decay, warmup = MUON_WEIGHT_DECAY, min(WARMUP_STEPS, steps // 2)
     muon = ConvMuon(kernels, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
-    return {
-        "muon": muon,
-        "adamw": adamw,
-        "lr_muon": get_linear_schedule_with_warmup(muon, warmup, steps),
-        "lr_adamw": get_linear_schedule_with_warmup(adamw, warmup, steps),
+    lr_schedulers = {
+        "lr of muon": get_linear_schedule_with_warmup(muon, warmup, steps),
+        "lr of adamw": get_linear_schedule_with_warmup(adamw, warmup, steps),
     }
+    return {"muon": muon, "adamw": adamw}, lr_schedulers
 
 
 @torch.no_grad()
@@ -167,7 +168,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = UNet2DModel(**UNET_CONFIG).to(device)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    optimizers = make_optimizers(unet, args.lr, args.steps)
+    optimizers, lr_schedulers = make_optimizers(unet, args.lr, args.steps)
 
     def predict(x_t, t, y, rng):
         return unet(x_t, t).sample  # without the label y
@@ -177,12 +178,12 @@ def main(argv=None):
 
     precision = pick_precision(args.precision, device)
     settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
-    parts = {"network": unet, "ema": ema, **optimizers}
+    parts = {"network": unet, "ema": ema, **optimizers, **lr_schedulers}
     data = dataset.load("train")
     run = Run("U-Net", checkpoint, settings, data, parts, validate_now, args.resume)
     with run:
         ema.to(device)
-        train(run, unet, predict, ema, optimizers)
+        train(run, unet, predict, ema, optimizers, lr_schedulers)
         ema.copy_to(unet.parameters())
         summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
         save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, summary)

@@ -15,10 +15,10 @@ import matplotlib.pyplot as plt
 import torch
 from tqdm import tqdm
 
-from diffusion import add_noise, simple_loss, spread_timesteps
+from diffusion import abar, add_noise, simple_loss, spread_timesteps
 from evaluation.rivals import CHECKPOINT, load_rival
 from evaluation.table import write_rows
-from inference import guided_noise, load_models
+from inference import guide_gradient, load_models
 from mnist import load_mnist
 from support import cli
 from support.cli import MODELS, ROOT
@@ -53,8 +53,8 @@ def loss_parabolas(unet, log_p, x_0, y, free):
     parts = []
     for part in tqdm(torch.arange(len(x_0)).split(BATCH_SIZE), desc="calibration", disable=None):
         inputs = x_t[part], t[part], y[part]
-        eps_theta = guided_noise(unet, log_p, *inputs, 0, clip=False)
-        d = guided_noise(unet, log_p, *inputs, 1, clip=False) - eps_theta
+        eps_theta = unet(x_t[part], t[part]).sample
+        d = -(1 - abar(t[part])).sqrt() * guide_gradient(log_p, *inputs)
         loss_0, b = simple_loss(eps_theta, eps[part]), simple_loss(d, 0)
         a = ((eps[part] - eps_theta) * d).mean(dim=(1, 2, 3))
         by_label = simple_loss(free(*inputs).sample, eps[part])

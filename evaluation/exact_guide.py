@@ -21,7 +21,7 @@ def training_pixels():
 
 def log_p(x_t, t, y):
     """log p(y | x_t, t) of the labels y (B,): (B,)."""
-    pixels, squares, labels = training_pixels()
+    pixels, squares, labels = (part.to(x_t.device) for part in training_pixels())
     a = abar(t).view(-1, 1)
     # log p(x_t | x_0) of every training image, by DDPM (4), up to a constant: (B, 55000)
     log_w = (a.sqrt() * x_t.flatten(1) @ pixels.T - a * squares / 2) / (1 - a)

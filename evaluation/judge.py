@@ -90,7 +90,7 @@ def accuracy_of(judge, images, labels, device="cpu"):
 
 
 def train(run, judge, optimizer, lr_scheduler):
-    """Minimise the cross-entropy of images that are rotated, shifted, scaled and sheared."""
+    """Minimise the cross-entropy; each batch is rotated, shifted, scaled and sheared as a whole."""
     device = next(judge.parameters()).device
     augment = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINEAR, fill=-1)
     for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step

@@ -13,7 +13,7 @@ COMPARED = MEASURES[:3]  # of these, the change from the first row is told too
 LARGEST = {"precision": 1.0, "recall": 1.0}  # where an interval ends; none goes below 0
 NUM_NEIGHBOURS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 1_000
-Z = 1.96  # standard errors in half of a 95 % interval; also by Student's t, of 999 degrees
+Z = 1.96  # standard errors in half of a 95 % interval
 
 
 class Readings(NamedTuple):
@@ -166,7 +166,7 @@ def precision_recall(real, fake):
 def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=500):
     """The share of points (N, D) that lie on the manifold of points (M, D).
 
-    That is, nearer to one of these than its k-th nearest neighbour among them.
+    That is, nearer to one of these than this one's own k-th nearest neighbour among them.
     """
     radii, inside = [], []
     for part in manifold.split(chunk):

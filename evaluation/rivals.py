@@ -77,7 +77,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = UNet2DModel(**UNET_CONFIG, num_class_embeds=no_label + 1).to(device)
     ema = EMAModel(unet.parameters(), decay=train_ddpm.EMA_DECAY, foreach=True)
-    optimizers = train_ddpm.make_optimizers(unet, args.lr, args.steps)
+    optimizers, lr_schedulers = train_ddpm.make_optimizers(unet, args.lr, args.steps)
 
     def predict(x_t, t, y, rng):
         """Algorithm 1 of the paper: some labels are dropped."""
@@ -91,11 +91,11 @@ def main(argv=None):
 
     precision = pick_precision(args.precision, device)
     settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
-    parts = {"network": unet, "ema": ema, **optimizers}
+    parts = {"network": unet, "ema": ema, **optimizers, **lr_schedulers}
     run = Run("U-Net", checkpoint, settings, dataset.load("train"), parts, validate, args.resume)
     with run:
         ema.to(device)
-        train_ddpm.train(run, unet, predict, ema, optimizers)
+        train_ddpm.train(run, unet, predict, ema, optimizers, lr_schedulers)
         ema.copy_to(unet.parameters())
         summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
         save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, summary)

@@ -61,6 +61,9 @@ class Reference:
         )
         self.train_images, _ = dataset.load("train")
         images, labels = dataset.load(split)
+        counts = torch.bincount(labels, minlength=len(dataset.info["classes"]))
+        too_few = f"the {split} set has too few images of some class: {counts.tolist()}"
+        require(counts.min() >= 2, too_few)
         here, there = balanced_parts(labels, 2)  # (C, M) each
         self.real = readings(self.judge, images[here.flatten()], labels[here.flatten()], device)
         self.floors = {f"other half of the {split} set": images[there]}  # (C, M, 1, 28, 28)
@@ -99,6 +102,8 @@ def sampled_row(values, n, seed, reference):
     device, num_classes = reference.device, len(reference.info["classes"])
     right_sampler = values["variant"] != "algorithm_1" or values["sampler"] == "ddpm"
     require(right_sampler, "--variant algorithm_1: it holds for --sampler ddpm only")
+    right_data = not values["variant"].startswith("exact_") or reference.info["name"] == "mnist"
+    require(right_data, f"--variant {values['variant']}: it is a guide for mnist only")
     unet, log_p, paths = load_networks(values["models"], values["variant"], values["guide"], device)
     check_same_dataset(unet.dataset, reference.info, paths["ddpm_unet"])
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
@@ -174,12 +179,12 @@ def read_samples(path, num_classes):
         if path.is_dir():
             pictures = [Image.open(png).convert("L") for png in sorted(path.glob("*.png"))]
             images = np.stack([np.asarray(picture) for picture in pictures])
-        elif path.suffix.lower() == ".npz":
-            arrays = dict(np.load(path, allow_pickle=False))
-            images, labels = arrays.pop("arr_0"), arrays.pop("arr_1", None)
-            require(not arrays, f"{path} also holds {', '.join(arrays)}; {WHAT_IS_READ}")
         else:
             images = np.load(path, allow_pickle=False)
+        if isinstance(images, np.lib.npyio.NpzFile):
+            arrays = dict(images)
+            images, labels = arrays.pop("arr_0"), arrays.pop("arr_1", None)
+            require(not arrays, f"{path} also holds {', '.join(arrays)}; {WHAT_IS_READ}")
     except UserError:
         raise
     except Exception as error:  # numpy, zipfile and PIL raise many kinds on what they cannot read

@@ -45,13 +45,15 @@ def check(name, yours, exact, tolerance, clip=False):
     assert yours.shape == exact.shape, f"{name}: the shape is wrong: {tuple(yours.shape)}"
     yours = yours.clamp(-1, 1) if clip else yours
     error = (yours - exact).abs().max().item()
+    opposite = (-yours - exact).abs().max().item() < tolerance <= error
+    assert not opposite, f"{name}: wrong by up to {error:.2g}; the sign is wrong"
     assert error < tolerance, f"{name}: wrong by up to {error:.2g}"
     print(f"{name}: correct (largest difference {error:.0e})")
 
 
 def compare(guess, value):
     """Print a guess beside what came out."""
-    print(f"your guess: {'none' if guess is None else guess}; it is {value:.2f}")
+    print(f"your guess: {'none' if guess is None else guess}; it is {value:.3g}")
 
 
 def slider(low, high, value, name):
@@ -70,8 +72,8 @@ def draw_loop(x_t, x_0, eps, grad, eps_hat, guided_x_0, next_x_t):
         (4.9, 2.3): (eps, r"its noise $\epsilon(x_t, t)$", False),
         (4.9, 0.2): (grad, r"$\nabla\log p(y\mid x_t, t)$", True),
         (8.0, 2.3): (eps_hat, r"$\hat\epsilon$", False),
-        (9.9, 0.6): (guided_x_0, "", False),
-        (11.7, 2.3): (next_x_t, "next $x_t$", False),
+        (9.6, 2.3): (guided_x_0, r"its $\hat x_0$", False),
+        (11.9, 2.3): (next_x_t, "next $x_t$", False),
     }
     for (left, bottom), (image, name, signed) in pictures.items():
         limit = image.abs().max() if signed else 1
@@ -85,50 +87,35 @@ def draw_loop(x_t, x_0, eps, grad, eps_hat, guided_x_0, next_x_t):
         (2.3, 2.5): "U-Net",
         (2.3, 0.75): "classifier,\nautograd",
         (7.1, 2.85): "minus",
-        (10.45, 2.85): "sampler\nstep",
+        (11.25, 2.85): "step",
     }
     for place, word in boxes.items():
         axes.text(*place, word, ha="center", va="center", fontsize=13, bbox=box)
     axes.text(2.3, 0.1, "digit $y$", ha="center", fontsize=13)
     axes.text(6.2, 0.3, r"times $s\,\sqrt{1-\bar\alpha_t}$", fontsize=13)
-    axes.text(9.2, 1.3, r"its $\hat x_0$", ha="center", fontsize=13)
-    paths = [  # each ends in an arrow
+    unguided = [  # each path ends in an arrow
         [(1.35, 2.5), (1.85, 2.5)], [(2.75, 2.5), (4.85, 2.5)], [(6.05, 2.85), (6.65, 2.85)],
-        [(0.75, 2.25), (0.75, 0.75), (1.65, 0.75)], [(2.95, 0.75), (4.85, 0.75)],
-        [(6.05, 0.75), (7.1, 0.75), (7.1, 2.6)], [(7.55, 2.85), (7.95, 2.85)],
-        [(9.15, 2.85), (9.85, 2.85)], [(11.05, 2.85), (11.65, 2.85)],
-        [(8.55, 2.25), (8.55, 1.15), (9.85, 1.15)], [(10.45, 1.75), (10.45, 2.4)],
-        [(0.75, 3.75), (0.75, 4.1), (10.45, 4.1), (10.45, 3.25)],
+        [(7.55, 2.85), (7.95, 2.85)], [(9.15, 2.85), (9.55, 2.85)],
+        [(10.75, 2.85), (10.9, 2.85)], [(11.6, 2.85), (11.85, 2.85)],
+        [(8.55, 2.25), (8.55, 1.8), (11.25, 1.8), (11.25, 2.5)],
+        [(0.75, 3.75), (0.75, 4.1), (10.15, 4.1), (10.15, 3.85)],
     ]  # fmt: skip
-    arrow = {"arrowstyle": "->", "color": "C0", "shrinkA": 0, "shrinkB": 0}
-    for path in paths:
-        axes.plot(*zip(*path[:-1]), color="C0", linewidth=1)
-        axes.annotate("", path[-1], path[-2], arrowprops=arrow)
+    by_guide = [
+        [(0.75, 2.25), (0.75, 0.75), (1.65, 0.75)], [(2.95, 0.75), (4.85, 0.75)],
+        [(6.05, 0.75), (7.1, 0.75), (7.1, 2.6)],
+    ]  # fmt: skip
+    for color, paths in (("C0", unguided), ("C3", by_guide)):
+        arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
+        for path in paths:
+            axes.plot(*zip(*path[:-1]), color=color, linewidth=1)
+            axes.annotate("", path[-1], path[-2], arrowprops=arrow)
     plt.show()
 
 
-def film(unguided, guided, gradients, titles):
-    """Show a film of three rows of images: a frame for each step, and a rest on the last.
-
-    Args:
-        unguided, guided: lists of predicted images (N, 1, 28, 28) in [-1, 1].
-        gradients: a list of gradients. Of these the square root is drawn, which makes small ones
-            visible, from blue, negative, over white to red, on one scale for all frames.
-    """
-    roots = [grad.sign() * grad.abs().sqrt() for grad in gradients]
-    frames, limit = [], torch.stack(roots).abs().max()
-    for k, title in enumerate(titles):
-        figure, panels = plt.subplots(3, 1, figsize=(7, 2.4), dpi=80, layout="constrained")
-        gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
-        panels[0].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
-        panels[1].imshow(grid_image(guided[k], len(guided[k])), **gray)
-        row = torch.cat(list(roots[k][:, 0]), dim=1)
-        panels[2].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
-        names = r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"
-        for panel, name in zip(panels, names):
-            panel.set(xticks=[], yticks=[])
-            panel.set_ylabel(name, rotation=0, ha="right", va="center")
-        figure.suptitle(title)
+def play(figures):
+    """Show matplotlib figures, made one at a time, as a film that rests on the last."""
+    frames = []
+    for figure in figures:
         buffer = io.BytesIO()
         figure.savefig(buffer)
         plt.close(figure)
@@ -136,3 +123,32 @@ def film(unguided, guided, gradients, titles):
     gif, durations = io.BytesIO(), [300] * (len(frames) - 1) + [3_000]
     frames[0].save(gif, "gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     display(Picture(gif.getvalue()))
+
+
+def film(unguided, guided, gradients, titles):
+    """Show a film of three rows of images, a frame for each step.
+
+    Args:
+        unguided, guided: lists of predicted images (N, 1, 28, 28) in [-1, 1].
+        gradients: a list of gradients. Of these the square root is drawn, which makes small ones
+            visible, from blue, negative, over white to red, on one scale for all frames.
+    """
+    roots = [grad.sign() * grad.abs().sqrt() for grad in gradients]
+    limit = torch.stack(roots).abs().max()
+
+    def pictures():
+        for k, title in enumerate(titles):
+            figure, panels = plt.subplots(3, 1, figsize=(10, 3.3), dpi=80, layout="constrained")
+            gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
+            panels[0].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
+            panels[1].imshow(grid_image(guided[k], len(guided[k])), **gray)
+            row = torch.cat(list(roots[k][:, 0]), dim=1)
+            panels[2].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
+            names = r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"
+            for panel, name in zip(panels, names):
+                panel.set(xticks=[], yticks=[])
+                panel.set_ylabel(name, rotation=0, ha="right", va="center")
+            figure.suptitle(title)
+            yield figure
+
+    play(pictures())

@@ -15,6 +15,7 @@ from support.files import atomic_write
 
 BLANKS = {  # lines of the notebook -> the hint in their place
     "log_p = -distance / (2 * variance)": "the log of a Gaussian, up to a constant",
+    "log_p_1 = log_joint(x, t)[:, 1] - log_joint(x, t).logsumexp(dim=1)": "Bayes' rule",
     "score_here = -mean_eps / (1 - a).sqrt()": "the score, from the mean noise",
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
     "x_new = x + size * grad + (2 * size) ** 0.5 * noise": "one step, as above",
@@ -23,6 +24,14 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     loss = F.mse_loss(network(x_t, t).sample, eps)""": "mix, predict, compare",
     "x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()": "DDPM (15)",
     "x_t = a_next.sqrt() * x_0 + (1 - a_next).sqrt() * eps": "DDPM (4), at the next t",
+    """steps = []
+    for t, a, a_next in zip(times, abars, abars[1:]):
+        with torch.no_grad():
+            eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+        x_0 = predicted_image(x_t, eps, a)
+        x_t = next_x_t(x_0, eps, a_next)
+        steps.append(x_0)
+    steps = torch.stack([*steps, x_t])""": "a loop over times, abars and the next abars",
     "grad = torch.autograd.grad(log_p(x_t, t, y).sum(), x_t)[0]": "by torch.autograd.grad",
     "eps_hat = eps - s * (1 - abar(t)).sqrt() * grad": "from the scores of both",
     """with torch.no_grad():
@@ -30,6 +39,8 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     grad = gradient(classifier.log_p, x_t, t.expand(10), y)
     eps_hat = add_guide(eps, grad, t, s)
     x_next = next_x_t(predicted_image(x_t, eps_hat, a), eps_hat, a_next)""": "five lines",
+    """v = (1 - a_next) / (1 - a) * (1 - a / a_next)
+    x_next = a_next.sqrt() * x_0 + (1 - a_next - v).sqrt() * eps + v.sqrt() * z""": "as above",
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
     """turned = x_t.rot90(2, (2, 3))
     log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",

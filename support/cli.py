@@ -1,6 +1,7 @@
 """Flags that the scripts share, and errors in one line."""
 
 import argparse
+import contextlib
 import functools
 import math
 import sys
@@ -63,15 +64,13 @@ def number(kind, low, high=math.inf):
     """An argparse type: a finite int or float from `low` to `high`."""
 
     def parse(text):
-        try:
+        with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low <= value <= high and math.isfinite(value)):
-            name = "a whole number" if kind is int else "a number"
-            bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {bounds}")
-        return value
+            if low <= value <= high and math.isfinite(value):
+                return value
+        name = "a whole number" if kind is int else "a number"
+        bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {name} {bounds}")
 
     return parse
 

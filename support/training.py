@@ -39,8 +39,8 @@ class Run:
         data: images (N, 1, H, W) and labels (N,).
         parts: name -> object with `state_dict` and `load_state_dict` (network, EMA, optimizers,
             learning rate schedules).
-        validate: called with the run after every epoch and after the last step; returns a dict of
-            plain values for `history`.
+        validate: called with the run after every epoch, or 400 steps if that is longer, and after
+            the last step; returns a dict of plain values for `history`.
         resume: continue from the state file.
 
     Raises UserError if a batch is larger than the training set, if the state to resume is missing,

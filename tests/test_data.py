@@ -38,8 +38,8 @@ def test_the_packed_files_are_enough_without_a_network(tmp_path, monkeypatch):
     raw.mkdir(parents=True)
     for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
         shutil.copy(path, raw)
-    for images, labels in zip(Dataset(data_dir=tmp_path).load("test"), Dataset().load("test")):
-        assert torch.equal(images, labels)
+    for unpacked, shipped in zip(Dataset(data_dir=tmp_path).load("test"), Dataset().load("test")):
+        assert torch.equal(unpacked, shipped)
 
 
 # --- a folder of images ---

@@ -27,7 +27,7 @@ def test_log_p_is_the_log_softmax_of_the_logits():
 def test_every_parameter_of_the_unet_has_exactly_one_optimizer():
     """Muon trains all kernels but the first and the last, by way of matrices that share memory."""
     unet = UNet2DModel(**UNET_CONFIG)
-    optimizers = make_optimizers(unet, 1e-3, 100)
+    optimizers, _ = make_optimizers(unet, 1e-3, 100)
     muon, adamw = optimizers["muon"], optimizers["adamw"]
     matrices, rest = (part.param_groups[0]["params"] for part in (muon, adamw))
     trained = [parameter.data_ptr() for parameter in [*matrices, *rest]]

@@ -5,23 +5,29 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 import mnist
 import train_classifier
 import train_ddpm
 from diffusion import IMAGE_SHAPE, UNET_CONFIG, abar
+from evaluation import judge, rivals
 from support import training
 from support.files import sha256
 from support.streams import batch_indices, generator
 from support.training import Run
 
-SCRIPTS = {"classifier": train_classifier, "ddpm_unet": train_ddpm}
+SCRIPTS = {  # the network that each makes
+    "classifier": train_classifier,
+    "ddpm_unet": train_ddpm,
+    "judge": judge,
+    "rival_classifier_free": rivals,
+}
 
 # --- random streams ---
 
@@ -63,7 +69,7 @@ def test_the_unet_is_trained_to_predict_eps(tmp_path):
         return network.weight * x_t
 
     with new_run("U-Net", tmp_path, steps=1) as run:
-        train_ddpm.train(run, network, predict, ema, {"sgd": optimizer})
+        train_ddpm.train(run, network, predict, ema, {"sgd": optimizer}, {})
     x_t, t, eps, _ = batch_by_hand("U-Net", 0)
     error = a * x_t - eps
     grad = (2 * error * x_t).mean().item()
@@ -85,6 +91,9 @@ def test_the_classifier_is_trained_on_noised_images(tmp_path, max_t):
     network = OfTheMean(1, 2)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     lr_scheduler = LambdaLR(optimizer, lambda step: 1)
+    x_t, t, _, y = batch_by_hand("classifier", 0, max_t)
+    first_loss = F.cross_entropy(network(x_t, t), y).item()
+    seen.clear()
     with new_run("classifier", tmp_path, steps=3) as run:
         train_classifier.train(run, network, optimizer, lr_scheduler, max_t)
     for step, (x_t, t) in enumerate(seen):
@@ -92,6 +101,7 @@ def test_the_classifier_is_trained_on_noised_images(tmp_path, max_t):
         torch.testing.assert_close(x_t, expected_x_t)
         assert torch.equal(t, expected_t) and (t.max() == 0) == (max_t == 0)
     assert len(seen) == len(run.losses) == lr_scheduler.last_epoch == 3
+    assert run.losses[0] == pytest.approx(first_loss)
 
 
 def test_the_end_of_an_epoch_measures_the_ema_and_leaves_the_weights(tmp_path, monkeypatch):
@@ -115,13 +125,6 @@ def test_the_end_of_an_epoch_measures_the_ema_and_leaves_the_weights(tmp_path, m
     assert (tmp_path / "step_000003.png").exists()
 
 
-def test_the_calibration_error_is_that_of_torchmetrics():
-    probabilities, labels = torch.randn(500, 10).mul(2).softmax(dim=1), torch.randint(10, (500,))
-    expected = multiclass_calibration_error(probabilities, labels, 10, n_bins=15, norm="l1")
-    error = train_classifier.calibration_error(probabilities, labels)
-    assert error == pytest.approx(expected.item(), abs=1e-5) and error > 0.1
-
-
 # --- whole trainings ---
 
 
@@ -142,7 +145,7 @@ def train(name, folder, *flags):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A folder in which both networks were trained; nothing that ships is touched."""
+    """A folder in which all networks were trained; nothing that ships is touched."""
     folder, before = tmp_path_factory.mktemp("trial"), shipped()
     for name in SCRIPTS:
         train(name, folder)
@@ -152,7 +155,7 @@ def tiny(tmp_path_factory):
 
 def test_the_trainings_write_their_files_and_nothing_else(tiny):
     pictures = {"classifier_accuracy.png", "ddpm_loss.png", "sample_ddpm_output.png"}
-    networks = {"classifier.pth", "ddpm_unet.pth"}
+    networks = {f"{name}.pth" for name in SCRIPTS}
     assert {path.name for path in tiny.iterdir()} == pictures | networks | {"previews"}
     assert (tiny / "previews" / "step_000006.png").exists()
 
@@ -162,7 +165,7 @@ def test_a_training_that_is_stopped_goes_on_bit_for_bit(tiny, tmp_path, name, mo
     """In the last step, when the state of the fourth is saved; at the end nothing differs."""
     monkeypatch.setattr(training, "SAVE_EVERY", 4)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(SCRIPTS[name], "validate", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(Run, "log", Mock(side_effect=KeyboardInterrupt))  # it is called at the end
         train(name, tmp_path)
     error = capsys.readouterr().err
     state = tmp_path / f"{name}.state.pth"
