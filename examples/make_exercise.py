@@ -42,10 +42,14 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     """v = (1 - a_next) / (1 - a) * (1 - a / a_next)
     x_next = a_next.sqrt() * x_0 + (1 - a_next - v).sqrt() * eps + v.sqrt() * z""": "as above",
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
+    """n, k = wins + losses, min(wins, losses)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    p = torch.tensor(min(1.0, 2 * tail))""": "as above, a tensor",
     """turned = x_t.rot90(2, (2, 3))
     log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",
     """variances = [x_0[digits == k].flatten(1).var(dim=0).sum() for k in range(10)]
     spread = torch.stack(variances).mean().sqrt()""": "sum over pixels, average over digits, root",
+    "log_p = log_p_each.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)": "without that of y",
     "eps_hat = eps + s * (eps_y - eps)": "ADM (14), with this difference",
 }
 
