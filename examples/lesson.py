@@ -4,6 +4,7 @@ import io
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from IPython.display import Image as Picture
 from IPython.display import display
 from ipywidgets import FloatSlider, IntRangeSlider, IntSlider
@@ -142,7 +143,7 @@ def film(unguided, guided, gradients, titles):
             gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
             panels[0].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
             panels[1].imshow(grid_image(guided[k], len(guided[k])), **gray)
-            row = torch.cat(list(roots[k][:, 0]), dim=1)
+            row = torch.cat(list(F.pad(roots[k], (1, 1, 1, 1))[:, 0]), dim=1)  # as wide as a grid
             panels[2].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
             names = r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"
             for panel, name in zip(panels, names):

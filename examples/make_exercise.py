@@ -14,7 +14,7 @@ from support.cli import ROOT, ArgumentParser, one_line_errors
 from support.files import atomic_write
 
 BLANKS = {  # lines of the notebook -> the hint in their place
-    "log_p = -distance / (2 * variance)": "the log of a Gaussian, up to a constant",
+    "log_p = -distance / (2 * variance)": "the log of a Gaussian, without its constant",
     "log_p_1 = log_joint(x, t)[:, 1] - log_joint(x, t).logsumexp(dim=1)": "Bayes' rule",
     "score_here = -mean_eps / (1 - a).sqrt()": "the score, from the mean noise",
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
@@ -41,6 +41,7 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     x_next = next_x_t(predicted_image(x_t, eps_hat, a), eps_hat, a_next)""": "five lines",
     """v = (1 - a_next) / (1 - a) * (1 - a / a_next)
     x_next = a_next.sqrt() * x_0 + (1 - a_next - v).sqrt() * eps + v.sqrt() * z""": "as above",
+    "best = along.sum() / size.sum()": "set the derivative to zero",
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
     """n, k = wins + losses, min(wins, losses)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n

@@ -47,6 +47,7 @@ MISTAKES = [  # a part of a line, a wrong one, and the check that notices
     ("a_next.sqrt() * x_0 + (1 - a_next)", "a.sqrt() * x_0 + (1 - a)", "next x_t"),
     ("x_0 = predicted_image(x_t, eps, a)\n        x_t", "x_0 = x_t\n        x_t", "reverse loop"),
     ("(1 - a_next - v).sqrt()", "(1 - a_next).sqrt()", "step with fresh noise"),
+    ("along.sum() / size.sum()", "(along / size).mean()", "best scale"),
     (".var(dim=0).sum()", ".var(dim=0).mean()", "spread"),
     ("next_x_t(predicted_image(x_t, eps_hat, a), eps_hat", "next_x_t(x_t, eps_hat", "guided step"),
     ("turned, t, y % 10", "turned, t, y // 10", "two guides"),
