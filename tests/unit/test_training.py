@@ -135,9 +135,10 @@ def shipped():
 
 
 def train(name, folder, *flags):
-    """Train a network for six steps, and validate it on few images: its checkpoint."""
+    """Train a network for six steps, on the first 200 images of each split: its checkpoint."""
+    load = mnist.Dataset.load
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist, "NUM_VALIDATION", 200)
+        patch.setattr(mnist.Dataset, "load", lambda *args: [part[:200] for part in load(*args)])
         flags = ["--steps", "6", "--batch-size", "8", *flags]
         SCRIPTS[name].main(["--models", str(folder), *flags])
     return torch.load(folder / f"{name}.pth", weights_only=True)
