@@ -55,8 +55,9 @@ def loss_parabolas(unet, log_p, x_0, y, free):
         inputs = x_t[part], t[part], y[part]
         eps_theta = unet(x_t[part], t[part]).sample
         d = -(1 - abar(t[part])).sqrt() * guide_gradient(log_p, *inputs)
-        loss_0, b = simple_loss(eps_theta, eps[part]), simple_loss(d, 0)
+        loss_0 = simple_loss(eps_theta, eps[part])
         a = ((eps[part] - eps_theta) * d).mean(dim=(1, 2, 3))
+        b = d.square().mean(dim=(1, 2, 3))
         by_label = simple_loss(free(*inputs).sample, eps[part])
         parts.append(torch.stack([loss_0, a, b, by_label]))
     return *torch.cat(parts, dim=1), t

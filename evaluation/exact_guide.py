@@ -12,16 +12,16 @@ from mnist import load_mnist
 
 
 @functools.cache
-def training_pixels():
+def training_pixels(device):
     """The training images (55000, 784), their squared lengths and their labels (55000,)."""
     images, labels = load_mnist("train")
-    pixels = images.flatten(1)
-    return pixels, pixels.square().sum(dim=1), labels
+    pixels = images.flatten(1).to(device)
+    return pixels, pixels.square().sum(dim=1), labels.to(device)
 
 
 def log_p(x_t, t, y):
     """log p(y | x_t, t) of the labels y (B,): (B,)."""
-    pixels, squares, labels = (part.to(x_t.device) for part in training_pixels())
+    pixels, squares, labels = training_pixels(x_t.device)
     a = abar(t).view(-1, 1)
     # log p(x_t | x_0) of every training image, by DDPM (4), up to a constant: (B, 55000)
     log_w = (a.sqrt() * x_t.flatten(1) @ pixels.T - a * squares / 2) / (1 - a)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from evaluation.judge import judge_images
+from support.cli import require
 from support.streams import generator
 
 MEASURES = ("frechet", "precision", "recall", "boldness", "boldness_spread")
@@ -186,12 +187,14 @@ def nearest_distances(images, train_images, chunk=500):
     return torch.cat(parts)
 
 
-def balanced_parts(labels, num_parts):
+def balanced_parts(labels, num_parts, num_classes):
     """Disjoint random parts of labels (N,): indices (num_parts, C, M), equally many of each class.
 
-    M is as large as the smallest class allows.
+    M is as large as the smallest class allows. Raises UserError if a class has no image for a part.
     """
     order = torch.randperm(len(labels), generator=generator(0, "subset"))
-    of_class = [order[labels[order] == y] for y in labels.unique()]
-    size = min(map(len, of_class)) // num_parts
+    of_class = [order[labels[order] == y] for y in range(num_classes)]
+    counts = [len(index) for index in of_class]
+    size = min(counts) // num_parts
+    require(size > 0, f"a class has too few images to measure with: there are {counts} of each")
     return torch.stack([index[: num_parts * size].view(num_parts, size) for index in of_class], 1)

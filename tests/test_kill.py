@@ -55,6 +55,6 @@ def test_a_training_that_is_killed_loses_nothing(tmp_path, name, made):
         if weights.exists():
             for key, value in torch.load(weights)["state_dict"].items():
                 assert torch.equal(value, expected[key])
-        if now == 0:  # the next one starts anew
+        if now == 0:  # the next run begins at the first step
             weights.unlink(missing_ok=True)
         step = now

@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from evaluation import measures
 from evaluation.measures import COMPARED, Readings, Scores, balanced_parts, frechet_distance
 from evaluation.measures import measure, share, wilson_interval
+from support.cli import UserError
 
 
 def readings_of(features):
@@ -116,8 +117,10 @@ def test_changes_count_which_of_both_is_right():
 
 def test_balanced_parts_are_disjoint_and_have_equally_many_of_each_class():
     labels = torch.tensor([0] * 9 + [1] * 20 + [2] * 7)[torch.randperm(36)]
-    parts = balanced_parts(labels, 2)
+    parts = balanced_parts(labels, 2, 3)
     assert parts.shape == (2, 3, 3) and len(parts.unique()) == 18
     assert (labels[parts] == torch.arange(3).view(1, 3, 1)).all()
-    assert torch.equal(parts, balanced_parts(labels, 2))
+    assert torch.equal(parts, balanced_parts(labels, 2, 3))
     assert not torch.equal(parts, parts.sort(dim=2).values)  # not the first ones
+    with pytest.raises(UserError, match=r"too few images .*: there are \[9, 20, 7, 0\]"):
+        balanced_parts(labels, 2, 4)
