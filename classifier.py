@@ -26,8 +26,11 @@ class Classifier(nn.Module):
 
     def __init__(self, channels=16, embedding_dim=128, num_classes=10):
         super().__init__()
-        self.config = {"channels": channels, "embedding_dim": embedding_dim}
-        self.config["num_classes"] = num_classes
+        self.config = {
+            "channels": channels,
+            "embedding_dim": embedding_dim,
+            "num_classes": num_classes,
+        }
         self.time_proj = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(64, embedding_dim)
         self.conv_in = nn.Conv2d(1, channels, 4, stride=2, padding=1)

@@ -14,7 +14,7 @@ SCHEDULE = {  # DDPM, section 4
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "beta_schedule": "linear",
-    "prediction_type": "epsilon",
+    "prediction_type": "epsilon",  # all code here takes the output of the U-Net for eps
 }
 # abar_t, the product of 1 - beta up to t: (1000,)
 ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
@@ -73,7 +73,7 @@ def simple_loss(eps_theta, eps):
 
 
 def spread_timesteps(num_images, rng):
-    """A t for each image, to measure with: 0 .. 999 equally often, in random order: (N,)."""
+    """A t for each image, to measure with: evenly over 0 .. 999, in random order: (N,)."""
     t = torch.arange(num_images) * NUM_TRAIN_TIMESTEPS // num_images
     return t[torch.randperm(num_images, generator=rng)]
 
@@ -95,7 +95,7 @@ def make_sampler(name, num_steps, device="cpu"):
 
     Args:
         name: one of `SAMPLERS`.
-        num_steps: network calls per image, 1 .. 1000.
+        num_steps: 1 .. 1000.
     """
     scheduler_class, settings = SAMPLERS[name]
     scheduler = scheduler_class(**SCHEDULE, **settings)

@@ -9,10 +9,10 @@
     python evaluate.py --samples FILE.npz                   # anybody's samples
 
 Accuracy is the share of samples in which the judge sees the digit asked for. Fréchet distance,
-precision and recall compare the judge's features of samples and of half of the real images; the
-other half gets a row, and so do the validation images. Changes are from the first row that is
-drawn. `nearest` is the smallest distance of a sample to a training image. Settings are chosen with
-`--split validation --seed 1`, and reported with the defaults.
+precision and recall compare the judge's features of samples and of half of the real images of
+--split. The other half gets a row; against the test set, so do the validation images. Changes are
+from the first row that is drawn. `nearest` is the smallest distance of a sample to a training
+image. Settings are chosen with `--split validation --seed 1`, and reported with the defaults.
 
 `python -m evaluation.figures FILE.csv` draws a table.
 """
@@ -51,7 +51,7 @@ def parse_args(argv):
     setting("--variant", ["guided_noise"], names, choices=variants(), metavar="NAME")
     setting("--guide", [OWN_CLASSIFIER], guides)
     setting("--sampler", [SAMPLER], "schedulers", choices=SAMPLERS)
-    setting("--steps", [STEPS], "network calls per image", type=steps)
+    setting("--steps", [STEPS], "of the sampler", type=steps)
     setting("--guidance-scale", [GUIDANCE_SCALE], "w; 0: unguided", type=scale)
     setting("--scale-growth", [SCALE_GROWTH], growth, type=scale)
     setting("--samples", [], samples, metavar="FILE")
@@ -90,8 +90,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.csv:
         prepare_outputs(args.csv)
-        fresh = args.resume or not args.csv.exists()
-        require(fresh, f"{args.csv} exists: continue it with --resume, or name another file")
+        good = args.resume or not args.csv.exists()
+        require(good, f"{args.csv} exists: continue it with --resume, or name another file")
     device = cli.pick_device(args.device)
     reference = Reference(args.judge, Dataset(args.dataset, args.data), args.split, device)
     print(f"reads {args.dataset} and {reference.judge_path}; device: {device}", flush=True)

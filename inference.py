@@ -29,7 +29,7 @@ from support.streams import image_generators
 GUIDANCE_SCALE = 1.0  # w: s where x_t is pure noise
 SCALE_GROWTH = 24.0  # g; at 0, s is ADM's, the same at every t
 SAMPLER = "sde-dpmsolver++"
-STEPS = 20  # network calls per image
+STEPS = 20
 BATCH_SIZE = 100
 MAX_SHOWN = 20  # images of a digit in a picture
 
@@ -109,7 +109,7 @@ def sample(
         log_p: the guide, see `guided_noise`; None draws unguided.
         y: what is asked for: digits (N,), or anything else that log_p understands (N, ...).
         guidance_scale, scale_growth: w and g of `scale_at`.
-        sampler: one of `diffusion.SAMPLERS`. steps: network calls per image, 1 .. 1000.
+        sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
         predict_noise: a variant of `guided_noise`, with the same arguments.
         watch: called with t, x_t (B, 1, 28, 28) and eps_hat at each step of each batch.
 
@@ -176,7 +176,7 @@ def parse_args(argv):
         help="g of s = w (1 + g SNR); 0: ADM's s, the same at every t",
     )
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="a scheduler of diffusers")
-    add("--steps", type=steps, default=STEPS, help="network calls per image")
+    add("--steps", type=steps, default=STEPS, help="of the sampler")
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
     add("--compare", action="store_true", help="unguided above guided, from the same noise")
     add(
@@ -242,10 +242,11 @@ def main(argv=None):
         "seed": args.seed,
         "batch_size": args.batch_size,
     }
-    rows = []
+    rows, watch = [], None
     for scale in scales:
-        film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
-        watch = partial(add_frame, film) if args.gif else None
+        if args.gif:
+            film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
+            watch = partial(add_frame, film)
         rows.append(sample(unet, log_p, y, guidance_scale=scale, watch=watch, **sampling))
 
     weights = [args.models / "ddpm_unet.pth"]
@@ -259,8 +260,7 @@ def main(argv=None):
         pictures.save_npz(args.npz, rows[-1], y)
     if args.gif:
         film.save(args.gif, rows[-1], args.num_samples, made_from)
-    count = len(y) * len(scales)
-    print(f"{' and '.join(map(str, outputs))}: {count} {'image' if count == 1 else 'images'}")
+    print(f"images drawn: {len(y) * len(scales)}; written: {', '.join(map(str, outputs))}")
 
 
 if __name__ == "__main__":

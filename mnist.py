@@ -80,8 +80,8 @@ def read_torchvision(source, data_dir):
 
 def read_folder(folder):
     """The images of a folder of one folder per class, as `read_torchvision`."""
-    known = f"{', '.join(TORCHVISION)}, nor a folder of one folder of images per class"
-    require(Path(folder).is_dir(), f"--dataset {folder}: it is not {known}")
+    known = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
+    require(Path(folder).is_dir(), f"--dataset {folder}: it is none of {known}")
     pictures = datasets.ImageFolder(folder, FOLDER_TRANSFORM)
     images = torch.stack([image for image, _ in pictures])
     labels = torch.tensor(pictures.targets)
@@ -106,7 +106,8 @@ def class_numbers(words, classes):
     for word in words:
         known = word in numbers or word == "all"
         names = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
-        require(known, f"argument --digits: {word!r} is not one of {names}; separate by spaces")
+        wrong = f"argument --digits/--classes: {word!r} is not one of {names}; separate by spaces"
+        require(known, wrong)
         found += range(len(classes)) if word == "all" else [numbers[word]]
     return found
 

@@ -82,7 +82,7 @@ def validate(run, classifier, validation, device):
         bands[f"{low}-{high - 1}"] = {"accuracy": accuracy, "confidence": sureness}
         words.append(f"t {low}-{high - 1}: {accuracy:.3f} ({sureness:.3f})")
     run.log("accuracy (confidence)  " + "  ".join(words))
-    return {"bands": bands}
+    return {"validation": bands}
 
 
 def accuracy_against_t(classifier, images, labels, device="cpu"):
@@ -133,20 +133,17 @@ def main(argv=None):
     warmup = min(WARMUP_STEPS, args.steps // 2)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
 
-    settings = cli.training_settings(args, dataset=dataset.info["name"], max_t=args.max_t)
     parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
     def validate_now(run):
         return validate(run, classifier, validation, device)
 
-    data = dataset.load("train")
-    run = Run("classifier", checkpoint, settings, data, parts, validate_now, args.resume)
+    run = Run("classifier", checkpoint, args, dataset, parts, validate_now, max_t=args.max_t)
     with run:
         train(run, classifier, optimizer, lr_scheduler, args.max_t)
-        summary = {**settings, "seconds": run.elapsed(), "validation": run.history[-1]["bands"]}
-        save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, summary)
+        save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
         plotted = plot_accuracy(classifier, *validation, device)
-        save_figure(figure, plotted, provenance([checkpoint], **settings))
+        save_figure(figure, plotted, provenance([checkpoint], **run.settings))
     print(f"{checkpoint} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 
 

@@ -69,12 +69,13 @@ class ConvMuon(torch.optim.Muon):
     """Muon for kernels of convolutions; torch's own takes matrices only.
 
     It gets each kernel (out, in, height, width) as a matrix (out, everything else) that shares the
-    memory of the kernel.
+    memory of the kernel: a view.
     """
 
     def __init__(self, kernels, **settings):
         self.kernels = kernels
-        self.matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in kernels]
+        views = [kernel.detach().view(len(kernel), -1) for kernel in kernels]
+        self.matrices = [torch.nn.Parameter(view) for view in views]
         super().__init__(self.matrices, **settings)
 
     def step(self, closure=None):
@@ -176,18 +177,15 @@ def main(argv=None):
     def validate_now(run):
         return validate(run, unet, ema, validation, previews)
 
-    precision = pick_precision(args.precision, device)
-    settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
     parts = {"network": unet, "ema": ema, **optimizers, **lr_schedulers}
-    data = dataset.load("train")
-    run = Run("U-Net", checkpoint, settings, data, parts, validate_now, args.resume)
+    precision = pick_precision(args.precision, device)
+    run = Run("U-Net", checkpoint, args, dataset, parts, validate_now, precision=precision)
     with run:
         ema.to(device)
         train(run, unet, predict, ema, optimizers, lr_schedulers)
         ema.copy_to(unet.parameters())
-        summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
-        save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, summary)
-        made_from = provenance([checkpoint], **settings)
+        save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
+        made_from = provenance([checkpoint], **run.settings)
         save_figure(figure, plot_loss(run), made_from)
         y = torch.ones(8, dtype=torch.long)  # the noise of `python inference.py`, unguided
         save_grid(samples, sample(unet.eval(), None, y), 8, made_from)

@@ -1,23 +1,18 @@
 """Write both networks for the page of this folder: 1.5 MB.
 
-    python docs/export_weights.py    # writes docs/weights.bin, docs/weights.json
+    python -m docs.export_weights    # docs/weights.bin, docs/weights.json
 
 weights.bin holds float16; weights.json says which tensor is where in it. TensorFlow.js has the
 channels last, so convolutions become (height, width, in, out), and matrices (in, out).
 """
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent))
-
-from inference import load_models  # noqa: E402
-from support.cli import MODELS, ArgumentParser, one_line_errors  # noqa: E402
-from support.files import atomic_write, sha256  # noqa: E402
+from inference import load_models
+from support.cli import MODELS, ROOT, ArgumentParser, one_line_errors
+from support.files import atomic_write, sha256
 
 
 def for_tensorflow(name, weights):
@@ -54,7 +49,7 @@ def export(folder):
 @one_line_errors
 def main(argv=None):
     ArgumentParser(__doc__).parse_args(argv)
-    print(f"docs/weights.bin, docs/weights.json: {export(DOCS):,} bytes")
+    print(f"docs/weights.bin, docs/weights.json: {export(ROOT / 'docs'):,} bytes")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def loss_parabolas(unet, log_p, x_0, y, free):
         x_0: (N, 1, 28, 28). y: (N,). free: the U-Net of classifier-free guidance.
 
     Returns:
-        loss_0, a, b, the loss of `free`, which is given y, and t, which is uniform: (N,) each.
+        loss_0, a, b, and the loss of `free`, which is given y: (4, N); t, which is uniform: (N,).
     """
     t = spread_timesteps(len(x_0), generator(SEED, "calibration", 0))
     eps = torch.randn(x_0.shape, generator=generator(SEED, "calibration", 1))
@@ -60,7 +60,7 @@ def loss_parabolas(unet, log_p, x_0, y, free):
         b = d.square().mean(dim=(1, 2, 3))
         by_label = simple_loss(free(*inputs).sample, eps[part])
         parts.append(torch.stack([loss_0, a, b, by_label]))
-    return *torch.cat(parts, dim=1), t
+    return torch.cat(parts, dim=1), t
 
 
 def best_scale(a, b):
@@ -92,13 +92,13 @@ def main(argv=None):
     prepare_outputs(table, picture)
     (unet, classifier), free = load_models(), load_rival()
     images, labels = load_mnist("validation")
-    *parts, t = loss_parabolas(unet, classifier.log_p, images, labels, free)
+    losses, t = loss_parabolas(unet, classifier.log_p, images, labels, free)
     weights = [MODELS / name for name in ("ddpm_unet.pth", "classifier.pth", CHECKPOINT)]
     shared = {"n": len(t), "seed": SEED, "against": "validation", "torch": torch.__version__}
     shared |= {path.stem: sha256(path) for path in weights}
     rows, curves = [], {}
     for low, high in BANDS:
-        loss_0, a, b, by_label = (part[(low <= t) & (t < high)] for part in parts)
+        loss_0, a, b, by_label = losses[:, (low <= t) & (t < high)]
         best, best_low, best_high = best_scale(a, b)
         unguided = loss_0.mean().item()
         change_by_label = by_label.mean().item() / unguided - 1

@@ -18,7 +18,6 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
 
-from diffusion import SCHEDULE
 from mnist import add_data_flags, training_data
 from support import cli
 from support.cli import MODELS
@@ -74,7 +73,7 @@ def block(in_channels, out_channels, size):
 def load_judge(folder=MODELS, device="cpu"):
     """The judge of a folder, in eval mode. Raises UserError."""
     path = Path(folder, "judge.pth")
-    return load_checkpoint(path, Judge, SCHEDULE, "-m evaluation.judge", device)
+    return load_checkpoint(path, Judge, None, "-m evaluation.judge", device)
 
 
 @torch.no_grad()
@@ -129,15 +128,13 @@ def main(argv=None):
         run.log(f"validation accuracy {accuracy:.4f}")
         return {"validation_accuracy": accuracy}
 
-    settings = cli.training_settings(args, dataset=dataset.info["name"])
     parts = {"network": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    run = Run("judge", checkpoint, settings, dataset.load("train"), parts, validate, args.resume)
+    run = Run("judge", checkpoint, args, dataset, parts, validate)
     with run:
         train(run, judge, optimizer, lr_scheduler)
         test_accuracy = accuracy_of(judge.eval(), *dataset.load("test"), device)
-        summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
-        summary["test_accuracy"] = test_accuracy
-        save_checkpoint(checkpoint, judge, SCHEDULE, dataset.info, summary)
+        summary = run.summary() | {"test_accuracy": test_accuracy}
+        save_checkpoint(checkpoint, judge, None, dataset.info, summary)
     took = f"{args.steps} steps in {run.elapsed():.0f} s"
     print(f"{checkpoint}: {took}; test accuracy {test_accuracy:.4f}")
 

@@ -9,9 +9,8 @@ from evaluation.judge import judge_images
 from support.cli import require
 from support.streams import generator
 
-MEASURES = ("frechet", "precision", "recall", "boldness", "boldness_spread")
-COMPARED = MEASURES[:3]  # of these, the change from the first row is told too
-LARGEST = {"precision": 1.0, "recall": 1.0}  # where an interval ends; none goes below 0
+COMPARED = ("frechet", "precision", "recall")  # the change from the first row is told too
+RANGES = {"frechet": (0, math.inf), "precision": (0, 1), "recall": (0, 1)}  # an interval ends there
 NUM_NEIGHBOURS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 1_000
 Z = 1.96  # standard errors in half of a 95 % interval
@@ -51,10 +50,10 @@ class Scores:
         row = with_interval("accuracy", self.correct.float().mean().item(), low, high)
         of_digit = [self.correct[self.labels == y].float().mean() for y in self.labels.unique()]
         row["accuracy_per_digit"] = " ".join(f"{accuracy:.3f}" for accuracy in of_digit)
-        errors = self.halves.std(dim=0).tolist()
-        for name, value, error in zip(MEASURES, self.values.tolist(), errors):
-            low = max(value - Z * error, 0)
-            high = min(value + Z * error, LARGEST.get(name, math.inf))
+        for name, value in self.values.items():
+            half_width = Z * self.halves[name].std().item()
+            lowest, highest = RANGES.get(name, (-math.inf, math.inf))
+            low, high = max(value - half_width, lowest), min(value + half_width, highest)
             row |= with_interval(name, value, low, high)
         return row
 
@@ -68,11 +67,10 @@ class Scores:
         only_first = int((first.correct & ~self.correct).sum())
         row = {"only_first_right": str(only_first), "only_this_right": str(only_this)}
         row["mcnemar_p"] = f"{mcnemar(only_this, only_first):.4f}"
-        errors = (self.halves - first.halves).std(dim=0).tolist()
-        changes = (self.values - first.values).tolist()
-        for name, change, error in zip(COMPARED, changes, errors):
-            low, high = change - Z * error, change + Z * error
-            row |= with_interval(f"{name}_change", change, low, high)
+        for name in COMPARED:
+            change = self.values[name] - first.values[name]
+            half_width = Z * (self.halves[name] - first.halves[name]).std().item()
+            row |= with_interval(f"{name}_change", change, change - half_width, change + half_width)
         return row
 
 
@@ -82,39 +80,50 @@ def with_interval(name, value, low, high):
 
 
 def measure(samples, real):
-    """All `MEASURES` of samples against real images, both `Readings`: float64 (5,).
+    """All measures of samples against real images, both `Readings`: name -> a number.
 
-    Boldness is the mean pixel. Its spread is the standard deviation within a digit.
+    Precision and recall are those of Kynkäänniemi et al. 2019: the share of samples on the manifold
+    of real images, and the share of real images on the manifold of samples.
     """
+    return {
+        "frechet": frechet_distance(real.features, samples.features),
+        "precision": covered(samples.features, real.features),
+        "recall": covered(real.features, samples.features),
+        "boldness": samples.boldness.mean().item(),  # boldness is the mean pixel
+        "boldness_spread": spread_within_digits(samples),
+    }
+
+
+def spread_within_digits(samples):
+    """The standard deviation of boldness within a digit, as the judge reads it."""
     of_digit = [samples.boldness[samples.prediction == y] for y in samples.prediction.unique()]
     variances = [boldness.var().item() for boldness in of_digit if len(boldness) > 1]
-    spread = torch.tensor(variances).mean().sqrt()  # NaN if there is a single image of each
-    precision, recall = precision_recall(real.features, samples.features)
-    frechet = frechet_distance(real.features, samples.features)
-    values = frechet, precision, recall, samples.boldness.mean(), spread
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(variances).mean().sqrt().item()  # NaN if there is one image of each
 
 
 def over_halves(samples, real):
-    """All `MEASURES` of random halves of both, the same at every call: float64 (NUM_HALVES, 5).
+    """`measure` of random halves of both, the same at every call: name -> (NUM_HALVES,).
 
     Their standard deviation is the standard error of the measures of the whole: the delete-half
     jackknife (Shao & Wu 1989). A bootstrap would draw images twice; their neighbours at distance 0
     distort precision and recall.
     """
-    rows = []
+    values = []
     for k in range(NUM_HALVES):
         rng = generator(0, "halves", k)
         half = samples.part(random_half(samples.labels, rng))
         real_half = real.part(random_half(real.labels, rng))
-        rows.append(measure(half, real_half))
-    return torch.stack(rows)
+        values.append(measure(half, real_half))
+    return {
+        name: torch.tensor([each[name] for each in values], dtype=torch.float64)
+        for name in values[0]
+    }
 
 
 def random_half(labels, rng):
     """The indices of a random half of each class of labels (N,)."""
     order = torch.randperm(len(labels), generator=rng)
-    by_class = order[labels[order].argsort(stable=True)]
+    by_class = order[labels[order].argsort(stable=True)]  # in random order within a class
     return by_class[::2]
 
 
@@ -153,15 +162,6 @@ def frechet_distance(real, fake):
     root = vectors * values.clamp(min=0).sqrt()  # L
     eigenvalues = torch.linalg.eigvalsh(root.T @ s_1 @ root)
     return (shift + s_1.trace() + s_2.trace() - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()
-
-
-def precision_recall(real, fake):
-    """Precision and recall (Kynkäänniemi et al. 2019) of features (N, D) and (M, D).
-
-    Precision is the share of samples on the manifold of real images, recall the share of real
-    images on the manifold of samples.
-    """
-    return covered(fake, real), covered(real, fake)
 
 
 def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=500):

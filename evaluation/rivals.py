@@ -89,16 +89,14 @@ def main(argv=None):
         run.log(f"loss {loss:.4f}")
         return {"loss": loss}
 
-    precision = pick_precision(args.precision, device)
-    settings = cli.training_settings(args, dataset=dataset.info["name"], precision=precision)
     parts = {"network": unet, "ema": ema, **optimizers, **lr_schedulers}
-    run = Run("U-Net", checkpoint, settings, dataset.load("train"), parts, validate, args.resume)
+    precision = pick_precision(args.precision, device)
+    run = Run("U-Net", checkpoint, args, dataset, parts, validate, precision=precision)
     with run:
         ema.to(device)
         train_ddpm.train(run, unet, predict, ema, optimizers, lr_schedulers)
         ema.copy_to(unet.parameters())
-        summary = {**settings, "seconds": run.elapsed(), **run.history[-1]}
-        save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, summary)
+        save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
     print(f"{checkpoint}: {args.steps} steps in {run.elapsed():.0f} s")
 
 

@@ -97,18 +97,18 @@ def real_row(name, images, n):
 
 def sampled_row(values, n, seed, reference):
     """The row of n samples by `values`, one of each of `SETTINGS`. Raises UserError."""
-    device, num_classes = reference.device, len(reference.info["classes"])
-    right_sampler = values["variant"] != "algorithm_1" or values["sampler"] == "ddpm"
-    require(right_sampler, "--variant algorithm_1: it holds for --sampler ddpm only")
-    right_data = not values["variant"].startswith("exact_") or reference.info["name"] == "mnist"
-    require(right_data, f"--variant {values['variant']}: it is a guide for mnist only")
-    unet, log_p, paths = load_networks(values["models"], values["variant"], values["guide"], device)
-    check_same_dataset(unet.dataset, reference.info, paths["ddpm_unet"])
+    variant, num_classes = values["variant"], len(reference.info["classes"])
+    if variant == "algorithm_1":
+        require(values["sampler"] == "ddpm", f"--variant {variant}: it needs --sampler ddpm")
+    if variant.startswith("exact_"):
+        require(reference.info["name"] == "mnist", f"--variant {variant}: it is for mnist only")
+    require(n >= num_classes, f"--n {n}: there are {num_classes} classes")
+    unet, log_p, paths = load_networks(values, reference)
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
 
     names = ("guidance_scale", "scale_growth", "sampler", "steps")
     shared = {name: values[name] for name in names}
-    predict_noise = variants(values["steps"])[values["variant"]]
+    predict_noise = variants(values["steps"])[variant]
 
     def draw():
         return sample(unet, log_p, y, seed=seed, predict_noise=predict_noise, **shared), y
@@ -136,26 +136,32 @@ def as_text(value):
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def load_networks(models, variant, guide, device="cpu"):
-    """The U-Net, the guide, and what they were read from, of a row. Raises UserError."""
-    if variant == "classifier_free":
-        return load_rival(models, device), None, {"ddpm_unet": Path(models, CHECKPOINT)}
-    own = guide == OWN_CLASSIFIER
-    unet, classifier = load_models(models, device, guide=own)
-    if own:
-        log_p, guide_path = classifier.log_p, Path(models, "classifier.pth")
+def load_networks(values, reference):
+    """The U-Net, the guide, and the files that they were read from, of a row. Raises UserError."""
+    models, info, device = values["models"], reference.info, reference.device
+    if values["variant"] == "classifier_free":
+        unet, log_p = load_rival(models, device), None
+        paths = {"ddpm_unet": Path(models, CHECKPOINT)}
+    elif values["guide"] == OWN_CLASSIFIER:
+        unet, classifier = load_models(models, device)
+        log_p = classifier.log_p
+        paths = {name: Path(models, f"{name}.pth") for name in ("ddpm_unet", "classifier")}
     else:
-        log_p, guide_path = load_guide(guide, device)
-    return unet, log_p, {"ddpm_unet": Path(models, "ddpm_unet.pth"), "classifier": guide_path}
+        unet, _ = load_models(models, device, guide=False)
+        log_p, guide_path = load_guide(values["guide"], info, device)
+        paths = {"ddpm_unet": Path(models, "ddpm_unet.pth"), "classifier": guide_path}
+    check_same_dataset(unet.dataset, info, paths["ddpm_unet"])
+    return unet, log_p, paths
 
 
-def load_guide(text, device="cpu"):
+def load_guide(text, info, device="cpu"):
     """The guide of --guide, FILE.py:NAME or the checkpoint of a classifier, and its file.
 
-    Raises UserError if there is no such guide.
+    Raises UserError if there is no such guide, or if it is of another data set than `info`.
     """
     if text.endswith(".pth"):
         guide = load_checkpoint(text, Classifier, SCHEDULE, "train_classifier.py", device)
+        check_same_dataset(guide.dataset, info, text)
         return guide.log_p, text
     path, _, name = text.rpartition(":")
     require(Path(path).is_file(), f"--guide {text}: there is no file {path!r}; write FILE.py:NAME")

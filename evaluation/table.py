@@ -1,7 +1,8 @@
 """Measures the rows of a table, and keeps them in a CSV file.
 
 There, a row has its settings, the SHA-256 of what made it, the measures with their intervals,
-seconds per image, and the change from the first row that is drawn.
+seconds per image, and the change from the first row that is drawn. Of a guide in FILE.py, only that
+file is hashed, and not what it reads.
 """
 
 import csv
@@ -39,7 +40,8 @@ def measure_rows(rows, reference, path=None, resume=False):
         UserError: the file cannot be written; with `resume`, it has other rows.
     """
     done = resumed_rows(path, rows) if resume else []
-    first, first_scores = next((row for row in rows if row.sampled), None), None
+    first = next((row for row in rows if row.sampled), None)
+    first_scores = None
     for row in rows[len(done) :]:
         scores, result = measure_row(row, reference)
         if row is first:
@@ -75,7 +77,8 @@ def where_it_ran(device):
     """The versions of torch and diffusers, the device, and the name of the CPU: a dict."""
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():  # on Linux, where platform does not know it
-        [cpu, *_] = re.findall("model name.*: (.*)", Path("/proc/cpuinfo").read_text()) or [cpu]
+        found = re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())
+        cpu = found[1] if found else cpu
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
     return versions | {"device": str(device), "cpu": cpu}
 

@@ -1,7 +1,8 @@
 """Variants of `guided_noise`, the controls of the method.
 
-A variant is a function (unet, log_p, x_t, t, y, s) -> eps_hat (B, 1, 28, 28). To add
-one, write it here and name it in `variants`; then `python evaluate.py --variant NAME` measures it.
+A variant is a function (unet, log_p, x_t, t, y, s) -> eps_hat (B, 1, 28, 28), called by `sample`
+with one timestep t () for all images. To add one, write it here and name it in `variants`; then
+`python evaluate.py --variant NAME` measures it.
 """
 
 from functools import partial

@@ -6,6 +6,8 @@ With the class's log p too, the sum is not exact at t > 0. The variance 1 - abar
 four on 40 validation digits. A guide of pixels is steep: it needs a constant scale, scale_growth=0.
 """
 
+from functools import partial
+
 import torch
 
 from diffusion import abar, predicted_x_0
@@ -38,10 +40,7 @@ def main(argv=None):
     y = torch.cat([x_0[:, 0, :14].flatten(1), labels[:, None]], dim=1)
     rows = {"digit": x_0, "seen": x_0 * (torch.arange(28) < 14)[:, None]}
     for name, log_p in {"no class": None, "with class": classifier.log_p}.items():
-
-        def guide(x_t, t, y, log_p=log_p):
-            return seen_pixels(unet, log_p, x_t, t, y)
-
+        guide = partial(seen_pixels, unet, log_p)
         rows[name] = sample(unet, guide, y, scale_growth=0)
         print(f"{name}: read as its label: {share(read(rows[name]) == labels)}")
     save_rows("inpainting", rows, labels.tolist())

@@ -112,12 +112,6 @@ def add_training_flags(parser, steps, batch_size, lr):
     parser.add_argument("--resume", action="store_true", help="continue a stopped training")
 
 
-def training_settings(args, **others):
-    """What the weights of a training depend on: the flags of every training, and others; a dict."""
-    flags = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
-    return flags | others
-
-
 def add_precision_flag(parser):
     """The precision of a U-Net's layers in training, for `support.training.pick_precision`."""
     precisions = ("auto", "bfloat16", "float32")

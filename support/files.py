@@ -104,7 +104,7 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     Args:
         path: a file that `save_checkpoint` wrote.
         network_class: the class of the network that it must hold.
-        schedule: the noise schedule that it must have been trained on.
+        schedule: the noise schedule that it must have been trained on; None if it is of no matter.
         made_by: the script that makes it, for error messages.
         device: where the network goes.
 
@@ -117,8 +117,8 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     name, make_it = network_class.__name__, how_to_make(path, made_by)
     checkpoint = load_tensors(path, make_it)
     require(checkpoint.get("network") == name, f"{path} holds no {name}: {make_it}")
-    same = checkpoint.get("schedule") == schedule
-    require(same, f"{path} was trained on another noise schedule: {make_it}")
+    good = schedule is None or checkpoint.get("schedule") == schedule
+    require(good, f"{path} was trained on another noise schedule: {make_it}")
     try:
         network = network_class(**checkpoint["config"])
         network.load_state_dict(checkpoint["state_dict"])

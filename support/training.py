@@ -24,7 +24,7 @@ class Run:
     need no saving, since they depend on the seed and the step alone. Leaving the `with` block
     without an error removes the state file.
 
-        run = Run("U-Net", checkpoint, settings, (images, labels), parts, validate, resume)
+        run = Run("U-Net", checkpoint, args, dataset, parts, validate)
         with run:
             for x_0, y, rng in run:
                 loss = ...
@@ -34,32 +34,40 @@ class Run:
     Args:
         purpose: of the random streams, and the label of the progress bar.
         checkpoint: the file that the training writes; the state is kept beside it.
-        settings: the flags that the weights depend on, a dict of plain values with `steps`,
-            `batch_size` and `seed`. A resumed run must have the same.
-        data: images (N, 1, H, W) and labels (N,).
+        args: the flags of `support.cli.add_training_flags`.
+        dataset: `load("train")` gives its images (N, 1, H, W) and labels (N,); `info` has its name.
         parts: name -> object with `state_dict` and `load_state_dict` (network, EMA, optimizers,
             learning rate schedules).
         validate: called with the run after every epoch, or 400 steps if that is longer, and after
             the last step; returns a dict of plain values for `history`.
-        resume: continue from the state file.
+        more_settings: what the weights depend on besides the flags of every training.
 
     Raises UserError if a batch is larger than the training set, if the state to resume is missing,
     damaged or of other settings, or if there is a state and it is not resumed.
 
     Attributes:
         step: how many steps are done. losses: a float per step. history: a dict per validation.
+        settings: what the weights depend on, a dict. A resumed run must have the same.
     """
 
-    def __init__(self, purpose, checkpoint, settings, data, parts, validate, resume):
-        self.purpose, self.settings, self.data, self.parts = purpose, settings, data, parts
-        self.validate = validate
+    def __init__(self, purpose, checkpoint, args, dataset, parts, validate, **more_settings):
+        self.purpose, self.parts, self.validate = purpose, parts, validate
+        self.data = dataset.load("train")
+        self.settings = {
+            "steps": args.steps,
+            "batch_size": args.batch_size,
+            "lr": args.lr,
+            "seed": args.seed,
+            "dataset": dataset.info["name"],
+            **more_settings,
+        }
         self.state_path = Path(checkpoint).with_suffix(".state.pth")
         self.step, self.losses, self.history, self.seconds = 0, [], [], 0.0
-        num_images, batch_size = len(data[0]), settings["batch_size"]
-        too_few = f"--batch-size {batch_size}: there are {num_images} images to train on"
-        require(batch_size <= num_images, too_few)
-        self.validate_every = max(num_images // batch_size, MIN_VALIDATE_EVERY)
-        if resume:
+        num_images = len(self.data[0])
+        too_few = f"--batch-size {args.batch_size}: there are {num_images} images to train on"
+        require(args.batch_size <= num_images, too_few)
+        self.validate_every = max(num_images // args.batch_size, MIN_VALIDATE_EVERY)
+        if args.resume:
             self.load()
         else:
             stopped = f"{self.state_path} is the state of a stopped training"
@@ -99,7 +107,8 @@ class Run:
     def record(self, loss):
         """Call with the loss of each step (). Raises UserError if it is not finite."""
         value = loss.item()
-        require(math.isfinite(value), f"the loss is {value} at step {self.step}: lower --lr")
+        restart = f"delete {self.state_path} if it is there, and start with a lower --lr"
+        require(math.isfinite(value), f"the loss is {value} at step {self.step}: {restart}")
         self.losses.append(value)
         self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
@@ -111,6 +120,10 @@ class Run:
     def elapsed(self):
         """Seconds of training so far, over all runs."""
         return time.monotonic() - self.start
+
+    def summary(self):
+        """What a checkpoint tells of its training: settings, seconds, the last validation."""
+        return {**self.settings, "seconds": self.elapsed(), **self.history[-1]}
 
     def log(self, text):
         """Print a line above the bar."""

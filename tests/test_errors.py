@@ -123,9 +123,8 @@ def test_another_data_set_never_replaces_weights(fails, models, shapes, script):
 def test_a_folder_that_is_no_data_set(fails, tmp_path, shapes):
     folder = tmp_path / "data"
     flags = ["--models", tmp_path / "models", "--steps", 1, "--dataset", folder]
-    assert f"{folder}: it is not mnist, fashion-mnist, kmnist, nor" in fails(
-        train_ddpm.main, *flags
-    )
+    known = "it is none of mnist, fashion-mnist, kmnist, or a folder of one folder of images per"
+    assert f"--dataset {folder}: {known}" in fails(train_ddpm.main, *flags)
     folder.mkdir()
     assert f"--dataset {folder}" in fails(train_ddpm.main, *flags)
     (folder / "empty").mkdir()

@@ -17,7 +17,7 @@ import inference
 from classifier import Classifier
 from diffusion import SCHEDULE, add_noise, sampling_timesteps
 from evaluation import calibration, exact_guide, figures, judge, measures, rows, train_on_samples
-from evaluation.measures import COMPARED, MEASURES
+from evaluation.measures import COMPARED
 from evaluation.rows import SETTINGS
 from evaluation.table import SHOWN, read_rows
 from mnist import Dataset, load_mnist
@@ -115,6 +115,11 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path):
     assert torch.equal(by_other, by_untrained) and not torch.equal(by_shipped, by_untrained)
 
     assert "has no function 'other'" in refused("--guide", f"{own}:other")
+    classes = {"name": "shapes", "classes": ["bar", "ring"]}
+    save_checkpoint(
+        tmp_path / "shapes.pth", Classifier(num_classes=2), SCHEDULE, classes, {"seed": 0}
+    )
+    assert "was trained on shapes, not on mnist" in refused("--guide", tmp_path / "shapes.pth")
     assert "there is no file" in refused("--guide", "none.py:log_p")
 
     [_, row] = run(tmp_path / "free.csv", "--variant", "classifier_free")
@@ -205,7 +210,7 @@ def test_samples_of_files_score_as_the_row_that_draws_them(tmp_path):
     _, drawn, *table = run(tmp_path / "x.csv", *flags)
     by_npz, by_npy, by_folder, by_wrong = table
     assert by_npz["accuracy_per_digit"] == drawn["accuracy_per_digit"]
-    for name in MEASURES:
+    for name in ("frechet", "precision", "recall", "boldness", "boldness_spread"):
         assert float(by_npz[name]) == pytest.approx(float(drawn[name]), abs=0.03)
         assert by_npz[name] == by_npy[name] == by_folder[name] == by_wrong[name]
     assert by_npy["accuracy"] == by_folder["accuracy"] == by_npy["accuracy_low"] == "-"
@@ -287,7 +292,8 @@ def test_the_loss_is_least_at_scale_1_where_the_guide_is_exact():
         def log_p(x_t, t, y, sureness=sureness):
             return sureness * mixture.log_p(x_t, t, y)
 
-        loss_0, a, b, by_label, t = calibration.loss_parabolas(unet, log_p, x_0, y, labelled)
+        losses, t = calibration.loss_parabolas(unet, log_p, x_0, y, labelled)
+        loss_0, a, b, by_label = losses
         found, low, high = calibration.best_scale(a, b)
         assert abs(found - best) < 0.03 and low <= found <= high < best + 0.06
     torch.testing.assert_close(loss_0 - 2 * a + b, by_label, atol=1e-4, rtol=1e-3)

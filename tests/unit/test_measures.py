@@ -73,8 +73,9 @@ def test_intervals_are_the_spread_over_new_draws(monkeypatch):
     for k in range(100):
         noise, real = torch.randn(400, 5), readings_of(torch.randn(150, 5))
         draws = [readings_of(noise + 0.3), readings_of(1.2 * noise + 0.3)]
-        value, other = (measure(seen, real)[:3] for seen in draws)
-        values.append(torch.cat([value, other - value]))
+        value, other = (measure(seen, real) for seen in draws)
+        changes = [other[name] - value[name] for name in COMPARED]
+        values.append(torch.tensor([*(value[name] for name in COMPARED), *changes]))
         if k < 4:
             first, this = (Scores(seen, real) for seen in draws)
             row = first.row() | this.changes_from(first)

@@ -44,9 +44,10 @@ LABELS = torch.arange(64) % 2
 IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, *IMAGE_SHAPE)  # gray: -.5 or .5
 
 
-def new_run(purpose, folder, **settings):
-    settings = {"batch_size": 16, "seed": 0, "precision": "float32", **settings}
-    return Run(purpose, folder / "w.pth", settings, (IMAGES, LABELS), {}, lambda run: {}, False)
+def new_run(purpose, folder, steps):
+    args = SimpleNamespace(steps=steps, batch_size=16, lr=0.1, seed=0, resume=False)
+    data = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
+    return Run(purpose, folder / "w.pth", args, data, {}, lambda run: {}, precision="float32")
 
 
 def batch_by_hand(purpose, step, max_t=999):
@@ -191,7 +192,8 @@ def test_a_state_is_kept_after_an_error_and_continued_only_if_it_fits(tmp_path, 
 
     assert "--batch-size 60000: there are 55000 images" in error("--batch-size", 60_000)
     assert f"--resume: there is no {state}" in error("--resume")
-    assert "the loss is nan at step 2: lower --lr" in error("--lr", "1e30")
+    nan = f"the loss is nan at step 2: delete {state} if it is there, and start with a lower --lr"
+    assert nan in error("--lr", "1e30")
     assert "continue it with --resume, or delete it" in error()
     assert f"{state} was made with other flags" in error("--resume")
     torch.save(torch.load(state) | {"parts": {}}, state)
