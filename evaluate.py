@@ -21,11 +21,10 @@ import os
 from itertools import product
 from pathlib import Path
 
-from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS
 from evaluation.rows import OWN_CLASSIFIER, SETTINGS, Reference, file_row, real_row, sampled_row
 from evaluation.table import measure_rows
 from evaluation.variants import variants
-from inference import GUIDANCE_SCALE, SAMPLER, SCALE_GROWTH, STEPS
+from inference import add_sampling_flags
 from mnist import Dataset, add_data_flags
 from support import cli
 from support.cli import MODELS, require
@@ -41,19 +40,13 @@ def parse_args(argv):
     def setting(flag, default, help, **others):
         group.add_argument(flag, nargs="+", default=default, help=help, **others)
 
-    scale = cli.number(float, 0)
-    steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), or FILE.pth of a classifier"
-    growth = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
     samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
     setting("--models", [], "folders of both networks", metavar="DIR")
     names = f"forms of the guidance: {', '.join(variants())}"
     setting("--variant", ["guided_noise"], names, choices=variants(), metavar="NAME")
     setting("--guide", [OWN_CLASSIFIER], guides)
-    setting("--sampler", [SAMPLER], "schedulers", choices=SAMPLERS)
-    setting("--steps", [STEPS], "of the sampler", type=steps)
-    setting("--guidance-scale", [GUIDANCE_SCALE], "w; 0: unguided", type=scale)
-    setting("--scale-growth", [SCALE_GROWTH], growth, type=scale)
+    add_sampling_flags(group, nargs="+")
     setting("--samples", [], samples, metavar="FILE")
     add = parser.add_argument
     add("--n", type=cli.number(int, 100), default=N, help="samples, equally many of each class")

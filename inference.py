@@ -154,29 +154,31 @@ def load_models(folder=MODELS, device="cpu", guide=True):
     return unet, classifier
 
 
+def add_sampling_flags(parser, nargs=None):
+    """The flags of `sample`: several scales, and with nargs="+" several of the others too."""
+
+    def default(value):
+        return [value] if nargs else value
+
+    add = parser.add_argument
+    scale = cli.number(float, 0)
+    steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
+    scale_help = "w, s in pure noise; 0: unguided; several: a row each, same noise"
+    growth_help = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
+    samplers = "a scheduler of diffusers"
+    add("--guidance-scale", nargs="+", type=scale, default=[GUIDANCE_SCALE], help=scale_help)
+    add("--scale-growth", nargs=nargs, type=scale, default=default(SCALE_GROWTH), help=growth_help)
+    add("--sampler", nargs=nargs, choices=SAMPLERS, default=default(SAMPLER), help=samplers)
+    add("--steps", nargs=nargs, type=steps, default=default(STEPS), help="of the sampler")
+
+
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     one_or_more = cli.number(int, 1)
-    scale = cli.number(float, 0)
-    steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     add("--digits", "--classes", nargs="+", default=["1"], help="names or numbers, or all")
     add("--num-samples", type=one_or_more, default=8, help="images of each digit")
-    add(
-        "--guidance-scale",
-        nargs="+",
-        type=scale,
-        default=[GUIDANCE_SCALE],
-        help="w, s in pure noise; 0: unguided; several: one row each, same noise",
-    )
-    add(
-        "--scale-growth",
-        type=scale,
-        default=SCALE_GROWTH,
-        help="g of s = w (1 + g SNR); 0: ADM's s, the same at every t",
-    )
-    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="a scheduler of diffusers")
-    add("--steps", type=steps, default=STEPS, help="of the sampler")
+    add_sampling_flags(parser)
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
     add("--compare", action="store_true", help="unguided above guided, from the same noise")
     add(

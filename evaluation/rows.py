@@ -22,7 +22,8 @@ from support.cli import UserError, require
 from support.files import load_checkpoint, sha256
 from support.pictures import from_uint8
 
-SETTINGS = ("models", "variant", "guide", "sampler", "steps", "guidance_scale", "scale_growth")
+SAMPLING = ("sampler", "steps", "guidance_scale", "scale_growth")  # arguments of `sample`
+SETTINGS = ("models", "variant", "guide", *SAMPLING)
 OWN_CLASSIFIER = "classifier"  # the guide of a row that takes the classifier of its folder
 LEAST_ACCURACY = 0.9  # of a judge on real images
 LEAST_IMAGES = 100
@@ -106,12 +107,11 @@ def sampled_row(values, n, seed, reference):
     unet, log_p, paths = load_networks(values, reference)
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
 
-    names = ("guidance_scale", "scale_growth", "sampler", "steps")
-    shared = {name: values[name] for name in names}
     predict_noise = variants(values["steps"])[variant]
+    sampling = {name: values[name] for name in SAMPLING}
 
     def draw():
-        return sample(unet, log_p, y, seed=seed, predict_noise=predict_noise, **shared), y
+        return sample(unet, log_p, y, seed=seed, predict_noise=predict_noise, **sampling), y
 
     settings = {name: as_text(value) for name, value in values.items()}
     if log_p is None:  # classifier-free
