@@ -10,8 +10,9 @@ from conftest import ROOT
 from examples.make_exercise import BLANKS, blank, make_exercise
 
 NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
-SLOW = ("interact(", "predict_noised", ", asked", "few", "table.items", "top_half", "percent")
-SLOW += ("100_000", "first_steps", "in_window", "hand in", "not_y")  # words of slow cells
+# words of cells that are slow, and that no check needs
+SLOW = ("interact(", "predict_noised", ", asked", "few", "table.items", "table.values", "top_half")
+SLOW += ("10_000", "percent", "without_root", "draw_setting", "hand in", "not_y")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,9 @@ MISTAKES = [  # a part of a line, a wrong one, and the check that notices
     ("a_next.sqrt() * x_0 + (1 - a_next)", "a.sqrt() * x_0 + (1 - a)", "next x_t"),
     ("x_0 = predicted_image(x_t, eps, a)\n        x_t", "x_0 = x_t\n        x_t", "reverse loop"),
     ("(1 - a_next - v).sqrt()", "(1 - a_next).sqrt()", "step with fresh noise"),
+    ("low <= t < high else 0)", "low < t <= high else 0)", "guided between"),
+    ("* grad\n    return scaled", "* other\n    return scaled", "our direction"),
+    ("accuracy < 0.98, 0).argmax()", "accuracy < 0.98, 0).argmin()", "is best"),
     ("along.sum() / size.sum()", "(along / size).mean()", "best scale"),
     (".var(dim=0).sum()", ".var(dim=0).mean()", "spread"),
     ("next_x_t(predicted_image(x_t, eps_hat, a), eps_hat", "next_x_t(x_t, eps_hat", "guided step"),

@@ -53,6 +53,6 @@ def test_intervals_of_the_text_are_printed_above_or_in_the_lab_report():
             for output in cell.outputs:
                 known |= set(re.findall(INTERVAL, output.get("text", "")))
                 known |= set(re.findall(r"asked \[(\d+), (\d+)\]", output.get("text", "")))
-        elif "interact(" not in above and "## 9. Exercises" not in cell.source:
+        elif "interact(" not in above and "Exercises" not in cell.source:
             quoted |= set(re.findall(INTERVAL, cell.source))
     assert len(quoted) > 15 and quoted <= known, quoted - known
