@@ -129,6 +129,14 @@ def test_mixed_gradients_take_length_and_direction_from_different_guides(monkeyp
     torch.testing.assert_close(found["exact_direction"], by_exact / ratio, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("t, ratio", [(999, 1), (949, 0.89), (349, 4.31), (250, 4.31), (49, 54.36)])
+def test_the_median_length_multiplies_the_scale(t, ratio):
+    x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(t)
+    clipped, change = by_hand(x_t, t, 0.2)
+    eps_hat = variants()["median_length"](unet, log_p, x_t, t, Y, 0.2)
+    torch.testing.assert_close(eps_hat - clipped, ratio * change, atol=1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("t", [torch.tensor(400), torch.tensor([20, 400, 990])])
 def test_classifier_free_noise_is_equation_6_of_the_paper(t):
     """(1 + w) eps(y) - w eps(no label), then clipped; each image with its own t and y."""
