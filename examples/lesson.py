@@ -43,6 +43,9 @@ def check(name, yours, exact, tolerance, clip=False):
     `clip`: clip it to [-1, 1] first, as `sample` does with its images.
     """
     assert yours is not None, f"{name}: still blank"
+    yours = torch.tensor(yours) if isinstance(yours, (int, float)) else yours
+    assert torch.is_tensor(yours), f"{name}: it is a {type(yours).__name__}, not a tensor"
+    assert yours.isfinite().all(), f"{name}: it is not finite"
     assert yours.shape == exact.shape, f"{name}: the shape is wrong: {tuple(yours.shape)}"
     yours = yours.clamp(-1, 1) if clip else yours
     error = (yours - exact).abs().max().item()

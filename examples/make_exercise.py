@@ -14,7 +14,7 @@ from support.cli import ROOT, ArgumentParser, one_line_errors
 from support.files import atomic_write
 
 BLANKS = {  # lines of the notebook -> the hint in their place
-    "log_p = -distance / (2 * variance)": "the log of a Gaussian, without its constant",
+    "log_p = -distance / (2 * variance)": "the terms with x of the log of a Gaussian",
     "log_p_1 = log_joint(x, t)[:, 1] - log_joint(x, t).logsumexp(dim=1)": "Bayes' rule",
     "score_here = -mean_eps / (1 - a).sqrt()": "the score, from the mean noise",
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
@@ -40,20 +40,21 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     eps_hat = add_guide(eps, grad, t, s)
     x_next = next_x_t(predicted_image(x_t, eps_hat, a), eps_hat, a_next)""": "five lines",
     """v = (1 - a_next) / (1 - a) * (1 - a / a_next)
-    x_next = a_next.sqrt() * x_0 + (1 - a_next - v).sqrt() * eps + v.sqrt() * z""": "as above",
+    x_next = a_next.sqrt() * x_0 + (1 - a_next - v).sqrt() * eps + v.sqrt() * z""": "v, the step",
     "best = along.sum() / size.sum()": "set the derivative to zero",
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
     "eps_hat = guided_noise(unet, log_p, x_t, t, y, s if low <= t < high else 0)": "guided or not",
     """ratio = other.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1).clamp(min=1e-12)
     scaled = ratio.view(-1, 1, 1, 1) * grad""": "each image's gradient times a number",
+    "constant = factors.log().mean().exp()": "the same product",
     """n, k = wins + losses, min(wins, losses)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
-    p = torch.tensor(min(1.0, 2 * tail))""": "as above, a tensor",
+    p = torch.tensor(min(1.0, 2 * tail))""": "a tensor, at most 1",
     """turned = x_t.rot90(2, (2, 3))
     log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",
     """variances = [x_0[digits == k].flatten(1).var(dim=0).sum() for k in range(10)]
     spread = torch.stack(variances).mean().sqrt()""": "sum over pixels, average over digits, root",
-    "best = spread.masked_fill(accuracy < 0.98, 0).argmax()": "your rule",
+    "best = torch.where(accuracy >= 0.98, spread, accuracy - 1).argmax()": "your rule",
     "log_p = log_p_each.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)": "without that of y",
     "eps_hat = eps + s * (eps_y - eps)": "ADM (14), with this difference",
 }
