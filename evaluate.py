@@ -43,7 +43,7 @@ def parse_args(argv):
     guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), or FILE.pth of a classifier"
     samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
     setting("--models", [], "folders of both networks", metavar="DIR")
-    names = f"forms of the guidance: {', '.join(variants())}"
+    names = f"forms of the guidance, the last with --scale-growth 0: {', '.join(variants())}"
     setting("--variant", ["guided_noise"], names, choices=variants(), metavar="NAME")
     setting("--guide", [OWN_CLASSIFIER], guides)
     add_sampling_flags(group, nargs="+")

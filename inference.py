@@ -103,7 +103,8 @@ def sample(
 ):
     """Draw an image for each y: DDPM Algorithm 2, or the same loop with another scheduler's step.
 
-    The noise of an image depends on the seed, its digit and its number among those of the digit.
+    The noise of an image depends on the seed, its digit and its number among those of the digit; of
+    the seed and its number alone, where y is anything else than digits.
 
     Args:
         log_p: the guide, see `guided_noise`; None draws unguided.

@@ -136,5 +136,7 @@ def mixed_gradient(unet, direction, length, x_t, t, y, s):
 
 def median_length(unet, log_p, x_t, t, y, s):
     """The scale times `MEDIAN_RATIOS`: the exact guide's length, as far as t alone can tell it."""
-    ratio = [ratio for start, ratio in MEDIAN_RATIOS.items() if t <= start][-1]
-    return guided_noise(unet, log_p, x_t, t, y, s * ratio)
+    for start, ratio in MEDIAN_RATIOS.items():  # from high t to low
+        if t <= start:
+            factor = ratio
+    return guided_noise(unet, log_p, x_t, t, y, s * factor)

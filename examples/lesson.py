@@ -146,7 +146,8 @@ def film(unguided, guided, gradients, titles):
             gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
             panels[0].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
             panels[1].imshow(grid_image(guided[k], len(guided[k])), **gray)
-            row = torch.cat(list(F.pad(roots[k], (1, 1, 1, 1))[:, 0]), dim=1)  # as wide as a grid
+            row = torch.cat(list(F.pad(roots[k], (1, 1, 1, 1))[:, 0]), dim=1)
+            row = F.pad(row, (1, 1, 1, 1))  # now each image stands below those of the grids
             panels[2].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
             names = r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"
             for panel, name in zip(panels, names):

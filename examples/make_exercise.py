@@ -46,7 +46,7 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "eps_hat = guided_noise(unet, log_p, x_t, t, y, s if low <= t < high else 0)": "guided or not",
     """ratio = other.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1).clamp(min=1e-12)
     scaled = ratio.view(-1, 1, 1, 1) * grad""": "each image's gradient times a number",
-    "constant = factors.log().mean().exp()": "the same product",
+    "constant = factors.log().mean().exp()": "the same mean logarithm",
     """n, k = wins + losses, min(wins, losses)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
     p = torch.tensor(min(1.0, 2 * tail))""": "a tensor, at most 1",

@@ -1,10 +1,11 @@
-"""The layout of the repository: imports run one way, and importing does nothing."""
+"""The house: imports run one way, importing does nothing, and every fault can be made."""
 
 import ast
 import re
 import subprocess
 import sys
 
+from break_the_method import read_faults
 from conftest import ROOT
 
 LAYERS = {  # a file imports from its own layer or from lower ones
@@ -46,6 +47,11 @@ def test_support_knows_neither_timesteps_nor_digits():
     words = re.compile(r"timesteps?\b|\bdigits?\b|abar|alphas_cumprod|mnist", re.I)
     for path in (ROOT / "support").glob("[!_]*.py"):
         assert not words.findall(path.read_text()), path
+
+
+def test_every_fault_can_be_made():
+    for fault, name, text, _ in read_faults():
+        assert (ROOT / name).read_text().count(text) == 1, fault
 
 
 def test_importing_does_nothing():
