@@ -37,10 +37,12 @@ def show(images, columns, titles=(), rows=(), wrong=()):
     plt.show()
 
 
-def check(name, yours, exact, tolerance, clip=False):
+def check(name, yours, exact, tolerance, clip=False, up_to_constant=False):
     """Print that `yours` is correct. Raises AssertionError if it is blank or not `exact`.
 
-    `clip`: clip it to [-1, 1] first, as `sample` does with its images.
+    Args:
+        clip: clip it to [-1, 1] first, as `sample` does with its images.
+        up_to_constant: both may differ by a number.
     """
     assert yours is not None, f"{name}: still blank"
     yours = torch.tensor(yours) if isinstance(yours, (int, float)) else yours
@@ -48,6 +50,7 @@ def check(name, yours, exact, tolerance, clip=False):
     assert yours.isfinite().all(), f"{name}: it is not finite"
     assert yours.shape == exact.shape, f"{name}: the shape is wrong: {tuple(yours.shape)}"
     yours = yours.clamp(-1, 1) if clip else yours
+    yours = yours - (yours - exact).mean() if up_to_constant else yours
     error = (yours - exact).abs().max().item()
     opposite = (-yours - exact).abs().max().item() < tolerance <= error
     assert not opposite, f"{name}: wrong by up to {error:.2g}; the sign is wrong"

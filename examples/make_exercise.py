@@ -54,7 +54,8 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",
     """variances = [x_0[digits == k].flatten(1).var(dim=0).sum() for k in range(10)]
     spread = torch.stack(variances).mean().sqrt()""": "sum over pixels, average over digits, root",
-    "best = torch.where(accuracy >= 0.98, spread, accuracy - 1).argmax()": "your rule",
+    """distance = (spread - real_spread).abs()
+    best = torch.where(accuracy >= 0.98, -distance, accuracy - 100).argmax()""": "your rule",
     "log_p = log_p_each.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)": "without that of y",
     "eps_hat = eps + s * (eps_y - eps)": "ADM (14), with this difference",
 }
