@@ -104,7 +104,7 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     Args:
         path: a file that `save_checkpoint` wrote.
         network_class: the class of the network that it must hold.
-        schedule: the noise schedule that it must have been trained on; None if it is of no matter.
+        schedule: the noise schedule that it must have been trained on, or None for any.
         made_by: the script that makes it, for error messages.
         device: where the network goes.
 
