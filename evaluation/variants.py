@@ -15,7 +15,7 @@ from evaluation.rivals import classifier_free
 from inference import STEPS, guide_gradient, guided_noise
 
 # from t down to the next one -> how many times longer the exact guide's gradient is than ours: the
-# median over samples that go wrong at scale 1, from section 7 of the notebook
+# median over samples that go wrong at scale 1, from the appendix of the notebook
 MEDIAN_RATIOS = {
     999: 1.0, 949: 0.89, 849: 1.09, 749: 1.05, 649: 1.14,
     549: 1.46, 449: 2.67, 349: 4.31, 249: 9.96, 149: 54.36,

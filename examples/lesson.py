@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from IPython.display import Image as Picture
 from IPython.display import display
 from ipywidgets import FloatSlider, IntRangeSlider, IntSlider
-from PIL import Image
+from PIL import Image, ImageDraw
+from torchvision.transforms.functional import pil_to_tensor
 
 from support.pictures import grid_image
 
@@ -69,53 +70,44 @@ def slider(low, high, value, name):
     return kind(value=value, min=low, max=high, description=name, continuous_update=False)
 
 
-def draw_loop(x_t, x_0, eps, grad, eps_hat, guided_x_0, next_x_t):
-    """Draw a step of guided sampling, with the images (1, 1, 28, 28) that occur in it."""
-    axes = plt.figure(figsize=(13, 4.2)).add_axes((0, 0, 1, 1))
+def draw_strokes(strokes):
+    """Draw white lines on black: lists of points (x, y) from 0 to 28 -> (1, 1, 28, 28) in [-1, 1].
+
+    (0, 0) is the upper left corner. Each list of points becomes a line.
+    """
+    large = Image.new("L", (280, 280))
+    for points in strokes:
+        scaled = [(10 * x, 10 * y) for x, y in points]
+        ImageDraw.Draw(large).line(scaled, fill=255, width=24, joint="curve")
+    return pil_to_tensor(large.resize((28, 28)))[None] / 127.5 - 1
+
+
+def picture_equations(rows, signed=()):
+    """Draw equations, one below the other, with pictures in the place of symbols.
+
+    Args:
+        rows: for each equation, a list of texts and of pairs: a symbol, and its picture
+            (1, 1, 28, 28). All are gray from -1 to 1, except those of `signed`.
+        signed: pictures that are blue, white and red, for negative, zero and positive.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 1.9 * len(rows)), layout="constrained")
     axes.axis("off")
-    pictures = {  # lower left corner -> image, name above it, whether it has a sign
-        (0.2, 2.3): (x_t, "$x_t$", False),
-        (3.1, 2.6): (x_0, r"$\hat x_0$, clipped", False),
-        (4.9, 2.3): (eps, r"its noise $\epsilon(x_t, t)$", False),
-        (4.9, 0.2): (grad, r"$\nabla\log p(y\mid x_t, t)$", True),
-        (8.0, 2.3): (eps_hat, r"$\hat\epsilon$", False),
-        (9.6, 2.3): (guided_x_0, r"its $\hat x_0$", False),
-        (11.9, 2.3): (next_x_t, "next $x_t$", False),
-    }
-    for (left, bottom), (image, name, signed) in pictures.items():
-        limit = image.abs().max() if signed else 1
-        extent = left, left + 1.1, bottom, bottom + 1.1
-        cmap = "bwr" if signed else "gray"
-        axes.imshow(image[0, 0], extent=extent, cmap=cmap, vmin=-limit, vmax=limit)
-        axes.text(left + 0.55, bottom + 1.2, name, ha="center", fontsize=13)
-    axes.set(xlim=(0, 13), ylim=(0, 4.2), aspect="auto")
-    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "C0"}
-    boxes = {
-        (2.3, 2.5): "U-Net",
-        (2.3, 0.75): "classifier,\nautograd",
-        (7.1, 2.85): "minus",
-        (11.25, 2.85): "step",
-    }
-    for place, word in boxes.items():
-        axes.text(*place, word, ha="center", va="center", fontsize=13, bbox=box)
-    axes.text(2.3, 0.1, "digit $y$", ha="center", fontsize=13)
-    axes.text(6.2, 0.3, r"times $s\,\sqrt{1-\bar\alpha_t}$", fontsize=13)
-    unguided = [  # each path ends in an arrow
-        [(1.35, 2.5), (1.85, 2.5)], [(2.75, 2.5), (4.85, 2.5)], [(6.05, 2.85), (6.65, 2.85)],
-        [(7.55, 2.85), (7.95, 2.85)], [(9.15, 2.85), (9.55, 2.85)],
-        [(10.75, 2.85), (10.9, 2.85)], [(11.6, 2.85), (11.85, 2.85)],
-        [(8.55, 2.25), (8.55, 1.8), (11.25, 1.8), (11.25, 2.5)],
-        [(0.75, 3.75), (0.75, 4.1), (10.15, 4.1), (10.15, 3.85)],
-    ]  # fmt: skip
-    by_guide = [
-        [(0.75, 2.25), (0.75, 0.75), (1.65, 0.75)], [(2.95, 0.75), (4.85, 0.75)],
-        [(6.05, 0.75), (7.1, 0.75), (7.1, 2.6)],
-    ]  # fmt: skip
-    for color, paths in (("C0", unguided), ("C3", by_guide)):
-        arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
-        for path in paths:
-            axes.plot(*zip(*path[:-1]), color=color, linewidth=1)
-            axes.annotate("", path[-1], path[-2], arrowprops=arrow)
+    for bottom, row in zip(range(2 * len(rows), 0, -2), rows):
+        left = 0
+        for item in row:
+            if isinstance(item, str):
+                axes.text(left + 1, bottom + 0.75, item, ha="center", va="center", fontsize=13)
+                left += 2
+                continue
+            symbol, picture = item
+            is_signed = any(picture is each for each in signed)
+            limit = picture.abs().max() if is_signed else 1
+            cmap = "bwr" if is_signed else "gray"
+            extent = left, left + 1.5, bottom, bottom + 1.5
+            axes.imshow(picture[0, 0], extent=extent, cmap=cmap, vmin=-limit, vmax=limit)
+            axes.text(left + 0.75, bottom + 1.57, symbol, ha="center", fontsize=13)
+            left += 1.5
+    axes.set(xlim=(0, 8.5), ylim=(1.9, 2 * len(rows) + 1.9))
     plt.show()
 
 
@@ -132,31 +124,38 @@ def play(figures):
     display(Picture(gif.getvalue()))
 
 
-def film(unguided, guided, gradients, titles):
-    """Show a film of three rows of images, a frame for each step.
+def film(unguided, guided, gradients, times):
+    """Show a film of three rows of images, and the length of the gradient, a frame for each step.
 
     Args:
         unguided, guided: lists of predicted images (N, 1, 28, 28) in [-1, 1].
-        gradients: a list of gradients. Of these the square root is drawn, which makes small ones
-            visible, from blue, negative, over white to red, on one scale for all frames.
+        gradients: a list of gradients, from blue, negative, over white to red. Each frame has its
+            own scale of colours, since the lengths differ by orders of magnitude.
+        times: the t of each step.
     """
-    roots = [grad.sign() * grad.abs().sqrt() for grad in gradients]
-    limit = torch.stack(roots).abs().max()
+    lengths = [grad.flatten(1).norm(dim=1).mean() for grad in gradients]
+    names = [r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"]
 
     def pictures():
-        for k, title in enumerate(titles):
-            figure, panels = plt.subplots(3, 1, figsize=(10, 3.3), dpi=80, layout="constrained")
+        for k, t in enumerate(times):
+            figure = plt.figure(figsize=(11, 2.9), dpi=80, layout="constrained")
+            mosaic = [[name, "length"] for name in names]
+            panels = figure.subplot_mosaic(mosaic, width_ratios=(3.4, 1))
+            length = panels.pop("length")
             gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
-            panels[0].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
-            panels[1].imshow(grid_image(guided[k], len(guided[k])), **gray)
-            row = torch.cat(list(F.pad(roots[k], (1, 1, 1, 1))[:, 0]), dim=1)
+            panels[names[0]].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
+            panels[names[1]].imshow(grid_image(guided[k], len(guided[k])), **gray)
+            row = torch.cat(list(F.pad(gradients[k], (1, 1, 1, 1))[:, 0]), dim=1)
             row = F.pad(row, (1, 1, 1, 1))  # now each image stands below those of the grids
-            panels[2].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
-            names = r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"
-            for panel, name in zip(panels, names):
+            limit = row.abs().max()
+            panels[names[2]].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
+            for name, panel in panels.items():
                 panel.set(xticks=[], yticks=[])
                 panel.set_ylabel(name, rotation=0, ha="right", va="center")
-            figure.suptitle(title)
+            length.semilogy(times, lengths, color="0.7")
+            length.plot(t, lengths[k], "o", color="C3")
+            length.set(title="length of the gradient", xlabel="t", xlim=(1040, 0))
+            figure.suptitle(f"t = {t}")
             yield figure
 
     play(pictures())

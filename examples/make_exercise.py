@@ -17,11 +17,18 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "log_p = -distance / (2 * variance)": "the terms with x of the log of a Gaussian",
     "log_p_1 = log_joint(x, t)[:, 1] - log_joint(x, t).logsumexp(dim=1)": "Bayes' rule",
     "score_here = -mean_eps / (1 - a).sqrt()": "the score, from the mean noise",
+    "v = -score_on_line(x, tau)": "against the score",
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
     "x_new = x + size * grad + (2 * size) ** 0.5 * noise": "one step, as above",
     "loss = F.cross_entropy(logits, y)": "the mean of -log p(y)",
     """x_t = add_noise(x_0, eps, t)
     loss = F.mse_loss(network(x_t, t).sample, eps)""": "mix, predict, compare",
+    """t, eps = torch.randint(1000, (len(x_0),)), torch.randn_like(x_0)
+    loss = unet_loss(network, x_0, t, eps)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    loss = loss.item()""": "draw, loss, gradient, step; the loss is a float",
     "x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()": "DDPM (15)",
     "x_t = a_next.sqrt() * x_0 + (1 - a_next).sqrt() * eps": "DDPM (4), at the next t",
     """steps = []
@@ -39,6 +46,9 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     grad = gradient(classifier.log_p, x_t, t.expand(10), y)
     eps_hat = add_guide(eps, grad, t, s)
     x_next = next_x_t(predicted_image(x_t, eps_hat, a), eps_hat, a_next)""": "five lines",
+    """x_t = add_noise(picture.expand(10, -1, -1, -1), x_T, times[first])
+    for k in range(first, 20):
+        x_t = guided_step(x_t, times[k], abars[k], abars[k + 1], s)""": "add noise, then the loop",
     """v = (1 - a_next) / (1 - a) * (1 - a / a_next)
     x_next = a_next.sqrt() * x_0 + (1 - a_next - v).sqrt() * eps + v.sqrt() * z""": "v, the step",
     "best = along.sum() / size.sum()": "set the derivative to zero",
@@ -56,6 +66,15 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     spread = torch.stack(variances).mean().sqrt()""": "sum over pixels, average over digits, root",
     """distance = (spread - real_spread).abs()
     best = torch.where(accuracy >= 0.98, -distance, accuracy - 100).argmax()""": "your rule",
+    "change = torch.stack([spread_of(second, draw) - spread_of(first, draw) for draw in draws])": (
+        "one number for each draw"
+    ),
+    """one = sample(unet, classifier.log_p, digits, sampler="ddim", steps=10, seed=8)
+    other = sample(unet, classifier.log_p, digits, steps=10, seed=8)
+    both = torch.stack([one, other])""": "your two settings",
+    """x_0 = predicted_image(x_t, unet(x_t, t).sample, abar(t)).clamp(-1, 1)
+    error = (x_0 - unseen[y])[:, :, :14].square().sum(dim=(1, 2, 3))
+    log_p = -error / (2 * (1 - abar(t)).flatten())""": "the predicted image, its error, log p",
     "log_p = log_p_each.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)": "without that of y",
     "eps_hat = eps + s * (eps_y - eps)": "ADM (14), with this difference",
 }

@@ -13,7 +13,7 @@ from examples.make_exercise import BLANKS, blank, make_exercise
 NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
 # words of cells that are slow, and that no check needs
 SLOW = ("interact(", "predict_noised", ", asked", "few", "table.items", "table.values", "top_half")
-SLOW += ("10_000", "percent", "300 to 599", "draw_setting", "not_y")
+SLOW += ("10_000", "on_same", "leads", "percent", "windows", "draw_setting", "not_y")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,17 @@ def run_with(before, lines, replacement):
 
 
 MISTAKES = [  # a part of a line, a wrong one, and the check that notices
+    ("v = -score_on_line", "v = score_on_line", "velocity"),
     ("-(1 - ALPHAS_CUMPROD[t]).sqrt() * score", "-score", "noise from the score"),
     ("F.mse_loss(network(x_t, t)", "F.mse_loss(network(x_0, t)", "loss of the U-Net"),
+    ("optimizer.zero_grad()\n", "\n", "weight after two steps"),
     ("eps - s * (1 - abar(t)).sqrt() * grad", "eps - s * grad", "guided noise"),
     ("eps - s * (1 - abar(t)).sqrt() * grad", "eps + s * (1 - abar(t)).sqrt() * grad", "guided"),
     ("s * (1 - abar(t)).sqrt() * grad", "s * (1 - abar(t // 2)).sqrt() * grad", "guided noise"),
     ("log_p(x_t, t, y).sum(), x_t)", "log_p(x_t, t, y).mean(), x_t)", "gradient"),
     ("a_next.sqrt() * x_0 + (1 - a_next)", "a.sqrt() * x_0 + (1 - a)", "next x_t"),
     ("x_0 = predicted_image(x_t, eps, a)\n        x_t", "x_0 = x_t\n        x_t", "reverse loop"),
+    ("abars[k], abars[k + 1], s)", "abars[k], abars[k], s)", "from a picture"),
     ("(1 - a_next - v).sqrt()", "(1 - a_next).sqrt()", "step with fresh noise"),
     ("low <= t < high else 0)", "low < t <= high else 0)", "guided between"),
     ("* grad\n    return scaled", "* other\n    return scaled", "our direction"),
@@ -56,6 +59,8 @@ MISTAKES = [  # a part of a line, a wrong one, and the check that notices
     ("range(k + 1)", "range(losses + 1)", "McNemar's test, turned round"),
     ("along.sum() / size.sum()", "(along / size).mean()", "best scale"),
     (".var(dim=0).sum()", ".var(dim=0).mean()", "spread"),
+    ("spread_of(first, draw) for", "spread_of(first, draws[0]) for", "changes"),
+    ("(x_0 - unseen[y])[:, :, :14]", "(x_0 - unseen[y])[:, :, 14:]", "inpainting"),
     ("next_x_t(predicted_image(x_t, eps_hat, a), eps_hat", "next_x_t(x_t, eps_hat", "guided step"),
     ("turned, t, y % 10", "turned, t, y // 10", "two guides"),
     ("eps + s * (eps_y - eps)", "eps_y + s * (eps_y - eps)", "classifier-free formula"),
