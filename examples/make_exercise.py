@@ -19,7 +19,8 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "score_here = -mean_eps / (1 - a).sqrt()": "the score, from the mean noise",
     "v = -score_on_line(x, tau)": "against the score",
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
-    "x_new = x + size * grad + (2 * size) ** 0.5 * noise": "one step, as above",
+    "x_0 = (x + (1 - a) * guided_score(x, t, s)) / a.sqrt()": "Tweedie's formula, guided",
+    "x_new = x + h * grad + (2 * h) ** 0.5 * noise": "one step, as above",
     "loss = F.cross_entropy(logits, y)": "the mean of -log p(y)",
     """x_t = add_noise(x_0, eps, t)
     loss = F.mse_loss(network(x_t, t).sample, eps)""": "mix, predict, compare",
@@ -49,8 +50,10 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     """x_t = add_noise(picture.expand(10, -1, -1, -1), x_T, times[first])
     for k in range(first, 20):
         x_t = guided_step(x_t, times[k], abars[k], abars[k + 1], s)""": "add noise, then the loop",
-    """v = (1 - a_next) / (1 - a) * (1 - a / a_next)
-    x_next = a_next.sqrt() * x_0 + (1 - a_next - v).sqrt() * eps + v.sqrt() * z""": "v, the step",
+    """beta = (1 - a_next) / (1 - a) * (1 - a / a_next)
+    x_next = a_next.sqrt() * x_0 + (1 - a_next - beta).sqrt() * eps + beta.sqrt() * z""": (
+        "beta, the step"
+    ),
     "best = along.sum() / size.sum()": "set the derivative to zero",
     "log_p = log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)": "log p(y | x_t), by Bayes",
     "eps_hat = guided_noise(unet, log_p, x_t, t, y, s if low <= t < high else 0)": "guided or not",
@@ -64,8 +67,12 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     log_p = classifier.log_p(x_t, t, y // 10) + classifier.log_p(turned, t, y % 10)""": "a sum",
     """variances = [x_0[digits == k].flatten(1).var(dim=0).sum() for k in range(10)]
     spread = torch.stack(variances).mean().sqrt()""": "sum over pixels, average over digits, root",
-    """distance = (spread - real_spread).abs()
-    best = torch.where(accuracy >= 0.98, -distance, accuracy - 100).argmax()""": "your rule",
+    """best = accuracy.argmax()
+    right_enough = accuracy >= 0.98
+    if right_enough.any():
+        distance = (spread - real_spread).abs()
+        distance[~right_enough] = torch.inf
+        best = distance.argmin()""": "your rule",
     "change = torch.stack([spread_of(second, draw) - spread_of(first, draw) for draw in draws])": (
         "one number for each draw"
     ),
