@@ -22,6 +22,7 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "x_0 = (x + (1 - a) * guided_score(x, t, s)) / a.sqrt()": "Tweedie's formula, guided",
     "x_new = x + h * grad + (2 * h) ** 0.5 * noise": "one step, as above",
     "loss = F.cross_entropy(logits, y)": "the mean of -log p(y)",
+    "h_t = (1 + scale)[:, :, None, None] * h + shift[:, :, None, None]": "one line, as above",
     """x_t = add_noise(x_0, eps, t)
     loss = F.mse_loss(network(x_t, t).sample, eps)""": "mix, predict, compare",
     """t, eps = torch.randint(1000, (len(x_0),)), torch.randn_like(x_0)
