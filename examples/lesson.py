@@ -124,37 +124,37 @@ def play(figures):
     display(Picture(gif.getvalue()))
 
 
-def film(unguided, guided, gradients, times):
-    """Show a film of three rows of images, and the length of the gradient, a frame for each step.
+def film(rows, gradients, times):
+    """Show a film of rows of images, and the length of the gradient, a frame for each step.
 
     Args:
-        unguided, guided: lists of predicted images (N, 1, 28, 28) in [-1, 1].
+        rows: name -> a list of images (N, 1, 28, 28) in [-1, 1], one for each step.
         gradients: a list of gradients, from blue, negative, over white to red. Each frame has its
             own scale of colours, since the lengths differ by orders of magnitude.
         times: the t of each step.
     """
     lengths = [grad.flatten(1).norm(dim=1).mean() for grad in gradients]
-    names = [r"$\hat x_0$ unguided", r"$\hat x_0$ guided", "gradient"]
+    names = [*rows, "gradient"]
 
     def pictures():
         for k, t in enumerate(times):
-            figure = plt.figure(figsize=(11, 2.9), dpi=80, layout="constrained")
+            figure = plt.figure(figsize=(11, 3.5), dpi=80, layout="constrained")
             mosaic = [[name, "length"] for name in names]
             panels = figure.subplot_mosaic(mosaic, width_ratios=(3.4, 1))
             length = panels.pop("length")
-            gray = {"cmap": "gray", "vmin": 0, "vmax": 255}
-            panels[names[0]].imshow(grid_image(unguided[k], len(unguided[k])), **gray)
-            panels[names[1]].imshow(grid_image(guided[k], len(guided[k])), **gray)
+            for name, images in rows.items():
+                grid = grid_image(images[k], len(images[k]))
+                panels[name].imshow(grid, cmap="gray", vmin=0, vmax=255)
             row = torch.cat(list(F.pad(gradients[k], (1, 1, 1, 1))[:, 0]), dim=1)
             row = F.pad(row, (1, 1, 1, 1))  # now each image stands below those of the grids
             limit = row.abs().max()
-            panels[names[2]].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
+            panels["gradient"].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
             for name, panel in panels.items():
                 panel.set(xticks=[], yticks=[])
                 panel.set_ylabel(name, rotation=0, ha="right", va="center")
             length.semilogy(times, lengths, color="0.7")
             length.plot(t, lengths[k], "o", color="C3")
-            length.set(title="length of the gradient", xlabel="t", xlim=(1040, 0))
+            length.set(title="length of the gradient", xlabel="t, sampling runs to the left")
             figure.suptitle(f"t = {t}")
             yield figure
 

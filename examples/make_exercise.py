@@ -17,7 +17,9 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "log_p = -distance / (2 * variance)": "the terms with x of the log of a Gaussian",
     "log_p_1 = log_joint(x, t)[:, 1] - log_joint(x, t).logsumexp(dim=1)": "Bayes' rule",
     "score_here = -mean_eps / (1 - a).sqrt()": "the score, from the mean noise",
-    "v = -score_on_line(x, tau)": "against the score",
+    """variance = width**2 + 2 * tau
+    p_1 = (2 * x / variance).sigmoid()  # that x belongs to the Gaussian around 1
+    score = (2 * p_1 - 1 - x) / variance""": "the mean of both scores, by their shares in x",
     "eps = -(1 - ALPHAS_CUMPROD[t]).sqrt() * score": "the mean noise, from the score",
     "x_0 = (x + (1 - a) * guided_score(x, t, s)) / a.sqrt()": "Tweedie's formula, guided",
     "x_new = x + h * grad + (2 * h) ** 0.5 * noise": "one step, as above",
@@ -77,6 +79,10 @@ BLANKS = {  # lines of the notebook -> the hint in their place
     "change = torch.stack([spread_of(second, draw) - spread_of(first, draw) for draw in draws])": (
         "one number for each draw"
     ),
+    (
+        'prediction = "DDIM has less spread, because it adds no fresh noise. '
+        'An interval below zero would prove me wrong."'
+    ): "what you expect, and which result would prove you wrong",
     """one = sample(unet, classifier.log_p, digits, sampler="ddim", steps=10, seed=8)
     other = sample(unet, classifier.log_p, digits, steps=10, seed=8)
     both = torch.stack([one, other])""": "your two settings",

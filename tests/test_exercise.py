@@ -40,7 +40,7 @@ def run_with(before, lines, replacement):
 
 
 MISTAKES = [  # a part of a line, a wrong one, and the check that notices
-    ("v = -score_on_line", "v = score_on_line", "velocity"),
+    ("(2 * p_1 - 1 - x) / variance", "(2 * p_1 - 1 - x) / width**2", "score on a line"),
     ("-(1 - ALPHAS_CUMPROD[t]).sqrt() * score", "-score", "noise from the score"),
     ("F.mse_loss(network(x_t, t)", "F.mse_loss(network(x_0, t)", "loss of the U-Net"),
     ("optimizer.zero_grad()\n", "\n", "weight after two steps"),
@@ -50,7 +50,7 @@ MISTAKES = [  # a part of a line, a wrong one, and the check that notices
     ("log_p(x_t, t, y).sum(), x_t)", "log_p(x_t, t, y).mean(), x_t)", "gradient"),
     ("a_next.sqrt() * x_0 + (1 - a_next)", "a.sqrt() * x_0 + (1 - a)", "next x_t"),
     ("x_0 = predicted_image(x_t, eps, a)\n        x_t", "x_0 = x_t\n        x_t", "reverse loop"),
-    ("abars[k], abars[k + 1], s)", "abars[k], abars[k], s)", "from a picture"),
+    ("abars[k], abars[k + 1], s)", "abars[k], abars[k], s)", "from pure noise"),
     ("(1 - a_next - beta).sqrt()", "(1 - a_next).sqrt()", "step with fresh noise"),
     ("low <= t < high else 0)", "low < t <= high else 0)", "guided between"),
     ("* grad\n    return scaled", "* other\n    return scaled", "our direction"),
