@@ -13,7 +13,7 @@ from examples.make_exercise import BLANKS, blank, make_exercise
 NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
 # words of cells that are slow, and that no check needs
 SLOW = ("interact(", "predict_noised", ", asked", "few", "table.items", "table.values", "top_half")
-SLOW += ("10_000", "on_same", "leads", "percent", "windows", "draw_setting", "not_y")
+SLOW += ("10_000", "on_same", "percent", "windows", "draw_setting", "not_y")
 
 
 @pytest.fixture(scope="module")

@@ -56,4 +56,4 @@ def test_intervals_of_the_text_are_printed_above_or_in_the_lab_report():
                 known |= set(re.findall(r"asked \[(\d+), (\d+)\]", output.get("text", "")))
         elif "interact(" not in above and "Exercises" not in cell.source:
             quoted |= set(re.findall(INTERVAL, cell.source))
-    assert len(quoted) > 15 and quoted <= known, quoted - known
+    assert len(quoted) > 10 and quoted <= known, quoted - known
