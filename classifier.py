@@ -14,54 +14,65 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
+from support.cli import require
+
 
 class Classifier(nn.Module):
     """Logits of p(y | x_t, t).
 
     Args:
-        channels: width at 14x14, a multiple of 8; at 7x7 it is twice as wide.
+        channels: width at half the size of the images, a multiple of 8; twice that at a quarter.
         embedding_dim: width of the embedding of t.
-        num_classes: C, the values of y.
+        num_classes: K, the values of y.
+        image_shape: (C, H, W), square; H is a multiple of 4.
     """
 
-    def __init__(self, channels=16, embedding_dim=128, num_classes=10):
+    def __init__(self, channels=16, embedding_dim=128, num_classes=10, image_shape=(1, 28, 28)):
         super().__init__()
         self.config = {
             "channels": channels,
             "embedding_dim": embedding_dim,
             "num_classes": num_classes,
+            "image_shape": list(image_shape),
         }
         self.time_proj = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(64, embedding_dim)
-        self.conv_in = nn.Conv2d(1, channels, 4, stride=2, padding=1)
+        self.conv_in = nn.Conv2d(image_shape[0], channels, 4, stride=2, padding=1)
         self.block1 = FiLMBlock(channels, channels, embedding_dim)
         self.block2 = FiLMBlock(channels, 2 * channels, embedding_dim, stride=2)
         self.block3 = FiLMBlock(2 * channels, 2 * channels, embedding_dim)
         self.norm_out = nn.GroupNorm(8, 2 * channels)
-        self.linear = nn.Linear(2 * channels * 7 * 7, num_classes)
+        self.linear = nn.Linear(2 * channels * (image_shape[1] // 4) ** 2, num_classes)
 
     def forward(self, x_t, t):
         """Classify noisy images.
 
         Args:
-            x_t: (B, 1, 28, 28), images in [-1, 1] noised to timestep t by DDPM (4).
+            x_t: (B, C, H, W), images in [-1, 1] noised to timestep t by DDPM (4).
             t: (B,), integer timesteps 0 .. 999.
 
         Returns:
-            logits: (B, C).
+            logits: (B, K).
         """
-        assert x_t.shape[1:] == (1, 28, 28), f"x_t is (B, 1, 28, 28), not {tuple(x_t.shape)}"
+        shape = self.config["image_shape"]
+        assert list(x_t.shape[1:]) == shape, f"x_t is (B, *{shape}), not {tuple(x_t.shape)}"
         assert t.shape == x_t.shape[:1], f"t is (B,) = ({len(x_t)},), not {tuple(t.shape)}"
         embedding = F.silu(self.time_embedding(self.time_proj(t)))
-        h = self.conv_in(x_t)  # (B, channels, 14, 14)
+        h = self.conv_in(x_t)  # (B, channels, H / 2, W / 2)
         h = self.block1(h, embedding)
-        h = self.block2(h, embedding)  # (B, 2 * channels, 7, 7)
+        h = self.block2(h, embedding)  # (B, 2 * channels, H / 4, W / 4)
         h = self.block3(h, embedding)
         h = F.silu(self.norm_out(h)).flatten(1)
         return self.linear(h)
 
     def log_p(self, x_t, t, y):
-        """log p(y | x_t, t) of the classes y (B,): (B,). This is the guide that sampling takes."""
+        """log p(y | x_t, t) of the classes y (B,): (B,). This is the guide that sampling takes.
+
+        Raises UserError if there is no such class.
+        """
+        last = self.config["num_classes"] - 1
+        found = f"y has values from {y.min()} to {y.max()}"
+        require(y.min() >= 0 and y.max() <= last, f"{found}; classes are 0 .. {last}")
         return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
 
 

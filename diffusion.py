@@ -1,13 +1,12 @@
-"""The process: noise schedule, noising, loss, the U-Net, the predicted x_0, and the samplers.
+"""The process: noise schedule, noising, loss, U-Net, predicted x_0, one sampling step.
 
 Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors
-(B, 1, 28, 28) in [-1, 1]; timesteps t are integers 0 .. 999, where x_999 is almost pure noise.
+(B, C, H, W) in [-1, 1]; timesteps t are integers 0 .. 999, where x_999 is almost pure noise.
 """
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, UNet2DModel
 
-IMAGE_SHAPE = (1, 28, 28)
 NUM_TRAIN_TIMESTEPS = 1000
 SCHEDULE = {  # DDPM, section 4
     "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
@@ -18,38 +17,29 @@ SCHEDULE = {  # DDPM, section 4
 }
 # abar_t, the product of 1 - beta up to t: (1000,)
 ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
-UNET_CONFIG = {  # of diffusers' UNet2DModel
-    "sample_size": 28,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": (16, 32, 64),  # at 28x28, 14x14, 7x7
-    "down_block_types": ("DownBlock2D",) * 3,
-    "up_block_types": ("UpBlock2D",) * 3,
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "resnet_time_scale_shift": "scale_shift",  # t scales and shifts the normalised features
-    "add_attention": False,  # at 7x7 the convolutions see the whole digit
+END = -1  # the time after the last step, where no noise is left
+SAMPLERS = {  # name -> the order of its step, and whether the step adds fresh noise
+    "ddpm": (1, True),  # DDPM Algorithm 2, with the variance beta_tilde_t
+    "ddim": (1, False),  # Song et al. 2021, at eta = 0
+    "sde-dpmsolver++": (2, True),  # Lu et al. 2022, multistep
+    "dpmsolver++": (2, False),
 }
-SAMPLERS = {  # name -> a scheduler of diffusers, and its settings
-    # ancestral sampling, DDPM Algorithm 2, with variance beta_tilde_t
-    "ddpm": (DDPMScheduler, {"variance_type": "fixed_small", "clip_sample": False}),
-    # DDIM (eta = 0) is first-order DPM-Solver++, for any list of timesteps
-    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
-    # second order, multistep (Lu et al. 2022)
-    "dpmsolver++": (DPMSolverMultistepScheduler, {"solver_order": 2}),
-    # the same for the reverse SDE, with new noise at each step
-    "sde-dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
-}
+
+
+def sampling_timesteps(num_steps):
+    """The timesteps of every sampler, from 999 down to round(1000 / num_steps) - 1."""
+    total = NUM_TRAIN_TIMESTEPS
+    return [round(total * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
 
 
 def abar(t):
-    """abar_t for integer timesteps t (...): (..., 1, 1, 1), to broadcast against images."""
-    return ALPHAS_CUMPROD.to(t.device)[t][..., None, None, None]
+    """abar_t of timesteps t, an int or integers (...); 1 at `END`: (..., 1, 1, 1), for images."""
+    t = torch.as_tensor(t)
+    abar_t = torch.where(t == END, 1, ALPHAS_CUMPROD.to(t.device)[t.clamp(min=0)])
+    return abar_t[..., None, None, None]
 
 
-def initial_noise(generators):
-    """x_T ~ N(0, I), each image from its own generator: (B, 1, 28, 28)."""
-    return torch.stack([torch.randn(IMAGE_SHAPE, generator=rng) for rng in generators])
+# --- noise and image ---
 
 
 def add_noise(x_0, eps, t):
@@ -58,13 +48,95 @@ def add_noise(x_0, eps, t):
 
 
 def predicted_x_0(x_t, t, eps):
-    """The image that x_t holds if eps is its noise, clipped to [-1, 1]: DDPM (15)."""
-    return ((x_t - (1 - abar(t)).sqrt() * eps) / abar(t).sqrt()).clamp(-1, 1)
+    """The image in x_t if eps is its noise: DDPM (15). It may leave [-1, 1]."""
+    return (x_t - (1 - abar(t)).sqrt() * eps) / abar(t).sqrt()
+
+
+def implied_noise(x_t, t, x_0):
+    """The noise in x_t if x_0 is its image: DDPM (4), solved for eps."""
+    return (x_t - abar(t).sqrt() * x_0) / (1 - abar(t)).sqrt()
 
 
 def clipped_noise(x_t, t, eps):
-    """The noise that goes with the clipped `predicted_x_0` in x_t: DDPM (4), solved for eps."""
-    return (x_t - abar(t).sqrt() * predicted_x_0(x_t, t, eps)) / (1 - abar(t)).sqrt()
+    """The noise in x_t if its image is that predicted from eps, clipped to [-1, 1]."""
+    return implied_noise(x_t, t, predicted_x_0(x_t, t, eps).clamp(-1, 1))
+
+
+# --- one sampling step, from t to the next, less noisy timestep u ---
+
+
+def sampler_step(sampler, x_t, x_0, t, u, before, z):
+    """x_u, the images at the next timestep u: (B, C, H, W).
+
+    Args:
+        sampler: one of `SAMPLERS`.
+        x_t, x_0, z: the images at t, those predicted from them, fresh noise: (B, C, H, W) each.
+        t, u: timesteps; the last u is `END`, and there x_u is x_0.
+        before: t and x_0 of the step before, or None in the first step.
+    """
+    order, adds_noise = SAMPLERS[sampler]
+    if order == 2 and before is not None and u != END:
+        x_0 = extrapolated(x_0, t, u, before)
+    if adds_noise:
+        return posterior(x_t, x_0, t, u, z)
+    return add_noise(x_0, implied_noise(x_t, t, x_0), u)  # DDPM (4) at u, with the noise of x_t
+
+
+def posterior(x_t, x_0, t, u, z):
+    """A draw of q(x_u | x_t, x_0), with fresh noise z ~ N(0, I): DDPM (6), (7).
+
+    There u is t - 1; here it is any lower timestep, so alpha_t becomes a / b, and beta_t 1 - a / b.
+    """
+    a, b = abar(t), abar(u)
+    of_x_0 = b.sqrt() * (1 - a / b) / (1 - a)
+    of_x_t = (a / b).sqrt() * (1 - b) / (1 - a)
+    variance = (1 - b) / (1 - a) * (1 - a / b)  # beta_tilde_t
+    return of_x_0 * x_0 + of_x_t * x_t + variance.sqrt() * z
+
+
+def extrapolated(x_0, t, u, before):
+    """x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps.
+
+    The line is in lambda, half the logarithm of the signal-to-noise ratio: DPM-Solver++ (2M) of
+    Lu et al. 2022, arXiv 2211.01095, Algorithm 2.
+    """
+    t_before, x_0_before = before
+    slope = (x_0 - x_0_before) / (half_log_snr(t) - half_log_snr(t_before))
+    return x_0 + slope * (half_log_snr(u) - half_log_snr(t)) / 2
+
+
+def half_log_snr(t):
+    """lambda_t, half the logarithm of the signal-to-noise ratio abar_t / (1 - abar_t)."""
+    return (abar(t) / (1 - abar(t))).log() / 2
+
+
+# --- the U-Net, and what it learns ---
+
+
+def make_unet(image_shape, num_class_embeds=None):
+    """diffusers' UNet2DModel for images (C, H, W), square; H is a multiple of 4.
+
+    `num_class_embeds` is for a U-Net that is given labels too, of classifier-free guidance.
+    """
+    channels, size, _ = image_shape
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(16, 32, 64),  # at sizes H, H / 2 and H / 4
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=8,
+        resnet_time_scale_shift="scale_shift",  # t scales and shifts the normalised features
+        add_attention=False,  # at H / 4 the convolutions see a whole digit
+        num_class_embeds=num_class_embeds,
+    )
+
+
+def image_shape(unet):
+    """(C, H, W) of the images that a U-Net was made for."""
+    return unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
 
 
 def simple_loss(eps_theta, eps):
@@ -76,28 +148,3 @@ def spread_timesteps(num_images, rng):
     """A t for each image, to measure with: evenly over 0 .. 999, in random order: (N,)."""
     t = torch.arange(num_images) * NUM_TRAIN_TIMESTEPS // num_images
     return t[torch.randperm(num_images, generator=rng)]
-
-
-def sampling_timesteps(num_steps):
-    """The timesteps of every sampler, from 999 down to round(1000 / num_steps) - 1."""
-    total = NUM_TRAIN_TIMESTEPS
-    return [round(total * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
-
-
-def make_sampler(name, num_steps, device="cpu"):
-    """A diffusers scheduler with its timesteps set; the next x_t is step(eps, t, x_t).prev_sample.
-
-    With x_0 predicted from eps, DDPM (15), and u the next, less noisy timestep: the step of "ddim"
-    is sqrt(abar_u) x_0 + sqrt(1 - abar_u) eps, which is DDPM (4) at u; that of "ddpm" is a draw of
-    x_u given x_t and x_0, DDPM (6) and (7). "dpmsolver++" is "ddim" with x_0 extrapolated, along
-    the logarithm of the signal-to-noise ratio, from the last two predictions to halfway to u.
-    "sde-dpmsolver++" extrapolates x_0 in this way too, and then draws x_u given x_t and x_0.
-
-    Args:
-        name: one of `SAMPLERS`.
-        num_steps: 1 .. 1000.
-    """
-    scheduler_class, settings = SAMPLERS[name]
-    scheduler = scheduler_class(**SCHEDULE, **settings)
-    scheduler.set_timesteps(timesteps=sampling_timesteps(num_steps), device=device)
-    return scheduler

@@ -21,14 +21,15 @@ import os
 from itertools import product
 from pathlib import Path
 
-from evaluation.rows import OWN_CLASSIFIER, SETTINGS, Reference, file_row, real_row, sampled_row
+from evaluation.rows import EXACT, OWN_CLASSIFIER, SETTINGS
+from evaluation.rows import Reference, file_row, real_row, sampled_row
 from evaluation.table import measure_rows
-from evaluation.variants import variants
+from evaluation.variants import VARIANTS
 from inference import add_sampling_flags
-from mnist import Dataset, add_data_flags
+from mnist import add_data_flags, read_dataset
 from support import cli
 from support.cli import MODELS, require
-from support.files import prepare_outputs, sha256
+from support.files import check_outputs, sha256
 
 N = 4_300
 
@@ -40,11 +41,11 @@ def parse_args(argv):
     def setting(flag, default, help, **others):
         group.add_argument(flag, nargs="+", default=default, help=help, **others)
 
-    guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), or FILE.pth of a classifier"
+    guides = f"FILE.py:NAME of a log_p(x_t, t, y) -> (B,), FILE.pth of a classifier, or {EXACT}"
     samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
     setting("--models", [], "folders of both networks", metavar="DIR")
-    names = f"forms of the guidance, the last with --scale-growth 0: {', '.join(variants())}"
-    setting("--variant", ["guided_noise"], names, choices=variants(), metavar="NAME")
+    names = f"forms of the guidance: {', '.join(VARIANTS)}, or FILE.py:NAME"
+    setting("--variant", ["guided_noise"], names, metavar="NAME")
     setting("--guide", [OWN_CLASSIFIER], guides)
     add_sampling_flags(group, nargs="+")
     setting("--samples", [], samples, metavar="FILE")
@@ -74,7 +75,9 @@ def wanted_rows(args, reference):
     sizes = sorted({int(row.settings["n"]) for row in rows})
     floors = reference.floors.items()
     real = [real_row(name, images, size) for size in sizes for name, images in floors]
-    shared = {"seed": str(args.seed), "against": args.split, "judge": sha256(reference.judge_path)}
+    real = list({str(row.settings): row for row in real}.values())  # there may be fewer than asked
+    shared = {"seed": str(args.seed), "against": args.split}
+    shared["sha256 of judge"] = sha256(reference.judge_path)
     return [row._replace(settings=row.settings | shared) for row in real + rows]
 
 
@@ -82,12 +85,10 @@ def wanted_rows(args, reference):
 def main(argv=None):
     args = parse_args(argv)
     if args.csv:
-        prepare_outputs(args.csv)
+        check_outputs(args.csv)
         good = args.resume or not args.csv.exists()
         require(good, f"{args.csv} exists: continue it with --resume, or name another file")
-    device = cli.pick_device(args.device)
-    reference = Reference(args.judge, Dataset(args.dataset, args.data), args.split, device)
-    print(f"reads {args.dataset} and {reference.judge_path}; device: {device}", flush=True)
+    reference = Reference(args.judge, read_dataset(args), args.split, args.device)
     measure_rows(wanted_rows(args, reference), reference, args.csv, args.resume)
 
 

@@ -10,7 +10,11 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
 
+import argparse
+import re
+import warnings
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,30 +22,33 @@ from diffusers import UNet2DModel
 from tqdm import tqdm
 
 from classifier import Classifier
-from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, abar, clipped_noise
-from diffusion import initial_noise, make_sampler, predicted_x_0, sampling_timesteps
+from diffusion import END, NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, abar, clipped_noise
+from diffusion import image_shape, predicted_x_0, sampler_step, sampling_timesteps
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
 from support.cli import MODELS, require
-from support.files import load_checkpoint, prepare_outputs, provenance
-from support.streams import image_generators
+from support.files import check_outputs, load_checkpoint, output_folders, provenance
+from support.streams import gaussian_noise, image_seeds
 
 GUIDANCE_SCALE = 1.0  # w: s where x_t is pure noise
 SCALE_GROWTH = 24.0  # g; at 0, s is ADM's, the same at every t
+WINDOW = (0, NUM_TRAIN_TIMESTEPS)  # guide at low <= t < high
 SAMPLER = "sde-dpmsolver++"
 STEPS = 20
 BATCH_SIZE = 100
+FAR_OUTSIDE = 10  # a pixel of a sample leaves [-1, 1] by little, unless the guide is too strong
 MAX_SHOWN = 20  # images of a digit in a picture
 
 
-def guided_noise(unet, log_p, x_t, t, y, s, clip=True):
-    """eps_hat of ADM (14): (B, 1, 28, 28). Unguided, at s = 0 or without a guide, it is eps.
+def guided_noise(unet, log_p, x_t, t, y, s, u=None, clip=True):
+    """eps_hat of ADM (14): (B, C, H, W). Unguided, at s = 0 or without a guide, it is eps.
 
     Args:
-        unet: its `sample` of (x_t, t) is eps (B, 1, 28, 28).
+        unet: its `sample` of (x_t, t) is eps (B, C, H, W).
         log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`;
             or None.
-        x_t: (B, 1, 28, 28). t: () or (B,). y: (B, ...), what is asked for.
+        x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
+        u: the timestep that the sampler steps to; only variants of this function need it.
         clip: clip the predicted x_0 to [-1, 1] before guiding it, as openai/guided-diffusion does;
             also unguided.
     """
@@ -56,7 +63,7 @@ def guided_noise(unet, log_p, x_t, t, y, s, clip=True):
 
 
 def guide_gradient(log_p, x_t, t, y):
-    """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, 1, 28, 28).
+    """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, C, H, W).
 
     The gradient of the sum is the batch of gradients: log p of an image depends on no other image.
     Raises UserError if the guide is wrong: see `check_guide`.
@@ -91,56 +98,77 @@ def sample(
     unet,
     log_p,
     y,
+    seeds,
     *,
     guidance_scale=GUIDANCE_SCALE,
     scale_growth=SCALE_GROWTH,
+    window=WINDOW,
     sampler=SAMPLER,
     steps=STEPS,
-    seed=0,
     batch_size=BATCH_SIZE,
     predict_noise=guided_noise,
     watch=None,
 ):
-    """Draw an image for each y: DDPM Algorithm 2, or the same loop with another scheduler's step.
-
-    The noise of an image depends on the seed, its digit and its number among those of the digit; of
-    the seed and its number alone, where y is anything else than digits.
+    """Draw an image for each seed: DDPM Algorithm 2, or the same loop with another sampler's step.
 
     Args:
         log_p: the guide, see `guided_noise`; None draws unguided.
-        y: what is asked for: digits (N,), or anything else that log_p understands (N, ...).
+        y: what is asked for: digits (N,), or anything else that log_p understands (N, ...); may be
+            None where there is no guide.
+        seeds: N whole numbers. All noise of an image comes from its own seed.
         guidance_scale, scale_growth: w and g of `scale_at`.
+        window: (low, high), to guide at low <= t < high only.
         sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
         predict_noise: a variant of `guided_noise`, with the same arguments.
-        watch: called with t, x_t (B, 1, 28, 28) and eps_hat at each step of each batch.
+        watch: called with t, x_t (B, C, H, W) and eps_hat at each step of each batch.
 
     Returns:
-        images: (N, 1, 28, 28) in [-1, 1].
+        images: (N, C, H, W) in [-1, 1].
 
     Raises:
-        UserError: the guide is wrong, see `guide_gradient`, or an image is not finite.
+        UserError: an argument is wrong, the guide is (see `guide_gradient`), or an image is not
+            finite.
     """
-    generators = image_generators(seed, y)
-    starts = range(0, len(y), batch_size)
+    require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+    require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
+    if y is not None:
+        y = torch.as_tensor(y)
+        require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
+    shape, device, (low, high) = image_shape(unet), unet.device, window
+    times = torch.tensor([*sampling_timesteps(steps), END], device=device)
+    starts = range(0, len(seeds), batch_size)
     bar = tqdm(total=len(starts) * steps, desc="sampling", unit="call", disable=None)
     images = []
     for start in starts:
         batch = slice(start, start + batch_size)
-        y_batch, rngs = y[batch].to(unet.device), generators[batch]
-        scheduler = make_sampler(sampler, steps, unet.device)  # new, as DPM-Solver++ keeps a state
-        x_t = initial_noise(rngs).to(unet.device)
-        for t in scheduler.timesteps:
-            s = scale_at(t, guidance_scale, scale_growth)
-            eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s)
+        y_batch = None if y is None else y[batch].to(device)
+        rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
+        x_t, before = gaussian_noise(shape, rngs).to(device), None
+        for t, u in pairwise(times):  # u is the next timestep
+            s = scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
+            eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s, u)
             if watch:
                 watch(t, x_t, eps_hat)
-            x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample
+            x_0 = predicted_x_0(x_t, t, eps_hat)
+            z = gaussian_noise(shape, rngs).to(device)
+            x_t = sampler_step(sampler, x_t, x_0, t, u, before, z)
+            before = t, x_0
             bar.update()
         images.append(x_t.cpu())
     bar.close()
     images = torch.cat(images)
-    require(images.isfinite().all(), "the samples are not finite: use a lower --guidance-scale")
+    check_range(images)
     return images.clamp(-1, 1)
+
+
+def check_range(images):
+    """Raises UserError if samples are not finite, and warns if they are far outside of [-1, 1]."""
+    weaker = "use a lower guidance scale"
+    require(images.isfinite().all(), f"the samples are not finite: {weaker}")
+    largest = images.abs().max().item()
+    if largest > FAR_OUTSIDE:
+        message = f"pixels reach {largest:.2g} and are clipped to [-1, 1]: the guide is too strong"
+        warnings.warn(f"{message}; {weaker}", stacklevel=3)
 
 
 def load_models(folder=MODELS, device="cpu", guide=True):
@@ -158,19 +186,29 @@ def load_models(folder=MODELS, device="cpu", guide=True):
 def add_sampling_flags(parser, nargs=None):
     """The flags of `sample`: several scales, and with nargs="+" several of the others too."""
 
-    def default(value):
-        return [value] if nargs else value
+    def add(flag, value, help, nargs=nargs, **others):
+        default = [value] if nargs else value
+        parser.add_argument(flag, nargs=nargs, default=default, help=help, **others)
 
-    add = parser.add_argument
     scale = cli.number(float, 0)
     steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     scale_help = "w, s in pure noise; 0: unguided; several: a row each, same noise"
-    growth_help = "g of s = w (1 + g SNR); 0: ADM's s, the same at every t"
-    samplers = "a scheduler of diffusers"
-    add("--guidance-scale", nargs="+", type=scale, default=[GUIDANCE_SCALE], help=scale_help)
-    add("--scale-growth", nargs=nargs, type=scale, default=default(SCALE_GROWTH), help=growth_help)
-    add("--sampler", nargs=nargs, choices=SAMPLERS, default=default(SAMPLER), help=samplers)
-    add("--steps", nargs=nargs, type=steps, default=default(STEPS), help="of the sampler")
+    add("--guidance-scale", GUIDANCE_SCALE, scale_help, nargs="+", type=scale)
+    add("--scale-growth", SCALE_GROWTH, "g of s = w (1 + g SNR); 0: ADM's s, constant", type=scale)
+    window_help = "LOW-HIGH: guide at LOW <= t < HIGH only, such as 250-750"
+    add("--window", WINDOW, window_help, type=window, metavar="LOW-HIGH")
+    add("--sampler", SAMPLER, "how x_t becomes less noisy", choices=SAMPLERS)
+    add("--steps", STEPS, "of the sampler, a call of the networks each", type=steps)
+
+
+def window(text):
+    """An argparse type: "250-750" as (250, 750)."""
+    found = re.fullmatch(r"(\d+)-(\d+)", text)
+    low, high = map(int, found.groups()) if found else (0, 0)
+    if low >= high:
+        message = f"{text!r} is not LOW-HIGH, two timesteps, the lower one first"
+        raise argparse.ArgumentTypeError(message)
+    return low, high
 
 
 def parse_args(argv):
@@ -182,88 +220,62 @@ def parse_args(argv):
     add_sampling_flags(parser)
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
     add("--compare", action="store_true", help="unguided above guided, from the same noise")
-    add(
-        "--output",
-        type=cli.file_name(".png"),
-        default=Path("guided_output.png"),
-        help=f"the grid, with up to {MAX_SHOWN} images of each digit",
-    )
-    add(
-        "--npz",
-        type=cli.file_name(".npz"),
-        help="also write all images of the last scale, and their labels",
-    )
-    add(
-        "--gif",
-        type=cli.file_name(".gif"),
-        help="also write a film of x_t beside predicted x_0, of the last scale",
-    )
+    grid_help = f"the grid, up to {MAX_SHOWN} images of each digit (default: guided_output.png)"
+    add("--output", type=cli.file_name(".png"), help=grid_help)
+    npz_help = "also write all images of the last scale, and their labels"
+    add("--npz", type=cli.file_name(".npz"), help=npz_help)
+    gif_help = "also write a film of x_t beside predicted x_0, of the last scale"
+    add("--gif", type=cli.file_name(".gif"), help=gif_help)
     cli.add_common_flags(parser)
     return parser.parse_args(argv)
-
-
-def save_picture(path, rows, scales, num_samples, names, made_from):
-    """Write the first images of each digit: a labelled row per scale, or else a row per digit.
-
-    Args:
-        rows: images (N, 1, 28, 28) of each scale, `num_samples` for each of the `names`.
-    """
-    columns = min(num_samples, MAX_SHOWN)
-    parts = [images.unflatten(0, (len(names), num_samples))[:, :columns] for images in rows]
-    images = torch.cat(parts).flatten(0, 1)
-    if len(scales) > 1:
-        labels = [f"w = {scale:g}" if scale else "unguided" for scale in scales]
-        pictures.save_labelled_grid(path, images, labels, names, made_from)
-    elif num_samples == 1:  # all digits in one row
-        pictures.save_grid(path, images, len(names), made_from)
-    else:
-        pictures.save_grid(path, images, columns, made_from)
-
-
-def add_frame(film, t, x_t, eps_hat):
-    """Add x_t and the predicted x_0 of a step to a film."""
-    film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
 
 
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    outputs = [path for path in (args.output, args.npz, args.gif) if path]
-    prepare_outputs(*outputs)
-    device = cli.pick_device(args.device)
+    output = args.output or output_folders(args.models)[0] / "guided_output.png"
+    outputs = [path for path in (output, args.npz, args.gif) if path]
+    check_outputs(*outputs)
     scales = [0.0, *args.guidance_scale] if args.compare else args.guidance_scale
-    unet, classifier = load_models(args.models, device, guide=max(scales) > 0)
+    unet, classifier = load_models(args.models, args.device, guide=max(scales) > 0)
     log_p = classifier.log_p if classifier else None
     digits = class_numbers(args.digits, unet.dataset["classes"])
     y = torch.tensor(digits).repeat_interleave(args.num_samples)
-    print(f"reads {args.models}; device: {device}", flush=True)
+    seeds = image_seeds(args.seed, y.tolist())
+    print(f"reads {args.models}; device: {args.device}", flush=True)
 
-    sampling = {
-        "scale_growth": args.scale_growth,
-        "sampler": args.sampler,
-        "steps": args.steps,
-        "seed": args.seed,
-        "batch_size": args.batch_size,
-    }
-    rows, watch = [], None
+    flags = ("scale_growth", "window", "sampler", "steps", "batch_size")
+    settings = {flag: getattr(args, flag) for flag in flags}
+    rows = []
     for scale in scales:
-        if args.gif:
-            film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
-            watch = partial(add_frame, film)
-        rows.append(sample(unet, log_p, y, guidance_scale=scale, watch=watch, **sampling))
+        film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
+        watch = partial(add_frame, film) if args.gif else None
+        rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
 
-    weights = [args.models / "ddpm_unet.pth"]
-    if classifier:
-        weights.append(args.models / "classifier.pth")
-    asked = {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
-    made_from = provenance(weights, **sampling, **asked)
-    names = [unet.dataset["classes"][digit] for digit in digits]
-    save_picture(args.output, rows, scales, args.num_samples, names, made_from)
+    settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
+    names = ["ddpm_unet.pth", "classifier.pth"] if classifier else ["ddpm_unet.pth"]
+    made_from = provenance([args.models / name for name in names], seed=args.seed, **settings)
+    columns = min(args.num_samples, MAX_SHOWN)
+    shown = torch.arange(len(y)).view(len(digits), -1)[:, :columns].flatten()
+    if columns == 1:  # one image of each digit: all in one row
+        columns = len(digits)
+    if len(scales) > 1:
+        images = torch.cat([row[shown] for row in rows])
+        labels = [f"w = {scale:g}" if scale else "unguided" for scale in scales]
+        classes = [unet.dataset["classes"][digit] for digit in digits]
+        pictures.save_labelled_grid(output, images, labels, classes, made_from)
+    else:
+        pictures.save_grid(output, rows[0][shown], columns, made_from)
     if args.npz:
         pictures.save_npz(args.npz, rows[-1], y)
     if args.gif:
-        film.save(args.gif, rows[-1], args.num_samples, made_from)
+        film.save(args.gif, rows[-1], shown, columns, made_from)
     print(f"images drawn: {len(y) * len(scales)}; written: {', '.join(map(str, outputs))}")
+
+
+def add_frame(film, t, x_t, eps_hat):
+    """Add x_t and the predicted x_0 of a step to a film."""
+    film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
 
 
 if __name__ == "__main__":

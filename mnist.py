@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from torchvision import datasets, transforms
+from torchvision.transforms.functional import pil_to_tensor
 
-from support.cli import ROOT, UserError, require
-from support.files import load_tensors
-from support.pictures import from_uint8
+from support.cli import ROOT, UserError, number, require
+from support.files import check_outputs, load_tensors
 from support.streams import generator
 
 DATA = ROOT / "data"
@@ -23,29 +23,38 @@ TORCHVISION = {
 }
 NUM_VALIDATION = 5_000
 SPLITS = ("train", "validation", "test")
-FOLDER_TRANSFORM = transforms.Compose(
-    [transforms.Grayscale(), transforms.Resize((28, 28)), transforms.PILToTensor()]
-)
+
+
+def from_uint8(images):
+    """Images (..., H, W) in uint8 0 .. 255 as floats in [-1, 1] of the same shape."""
+    return images.float().div(127.5).sub(1)
 
 
 class Dataset:
-    """A data set: `load(split)`, and `info`, a dict that its checkpoints carry.
+    """A data set.
 
     Args:
         name: one of `TORCHVISION`, which downloads what is missing, or a folder of one folder of
-            images per class. Strokes should be bright on black, as in MNIST.
+            images per class. Its images are square, of one size, a multiple of 4.
         data_dir: where torchvision finds, unpacks and downloads MNIST/raw/*.gz and the like.
+        size: scale the images of a folder to this height and width; None takes them as they are.
+
+    Attributes:
+        splits: "train", "validation", "test" -> images uint8 (N, C, H, W), and labels (N,).
+        info: what checkpoints of this data set carry: its kind, name, classes and image shape.
 
     Raises:
         UserError: there is no such data set, or it cannot be read or downloaded.
     """
 
-    def __init__(self, name="mnist", data_dir=DATA):
+    def __init__(self, name="mnist", data_dir=DATA, size=None):
         try:
             if name in TORCHVISION:
+                kind = name
                 self.splits, classes = read_torchvision(TORCHVISION[name], data_dir)
             else:
-                self.splits, classes = read_folder(name)
+                kind = "folder"
+                self.splits, classes = read_folder(Path(name), size)
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
             if name not in TORCHVISION:
                 raise UserError(f"--dataset {name}: {error}") from error
@@ -54,13 +63,15 @@ class Dataset:
                 f"cannot read {name} in {data_dir}: {str(error) or 'it is damaged'}; "
                 f"delete its folder there: {remedy}"
             ) from error
-        self.info = {"name": Path(name).resolve().name, "classes": classes}
+        shape = list(self.splits["train"][0].shape[1:])
+        name = Path(name).resolve().name
+        self.info = {"kind": kind, "name": name, "classes": classes, "shape": shape}
 
     def load(self, split):
         """Read "train", "validation" or "test"; of MNIST, 55,000, 5,000 and 10,000 images.
 
         Returns:
-            images: float (N, 1, 28, 28) in [-1, 1]. labels: int64 (N,), 0 .. len(classes) - 1.
+            images: float (N, C, H, W) in [-1, 1]. labels: int64 (N,), 0 .. len(classes) - 1.
         """
         images, labels = self.splits[split]
         return from_uint8(images), labels
@@ -78,13 +89,24 @@ def read_torchvision(source, data_dir):
     return splits, [name.split(" - ")[0] for name in train.classes]  # MNIST has "3 - three"
 
 
-def read_folder(folder):
-    """The images of a folder of one folder per class, as `read_torchvision`."""
+def read_folder(folder, size):
+    """The images of a folder of one folder per class, as `read_torchvision`.
+
+    Pictures without colours have one channel, others three.
+    """
     known = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
-    require(Path(folder).is_dir(), f"--dataset {folder}: it is none of {known}")
-    pictures = datasets.ImageFolder(folder, FOLDER_TRANSFORM)
-    images = torch.stack([image for image, _ in pictures])
-    labels = torch.tensor(pictures.targets)
+    require(folder.is_dir(), f"--dataset {folder}: it is none of {known}")
+    pictures = datasets.ImageFolder(folder, transforms.Resize((size, size)) if size else None)
+    images = [pil_to_tensor(picture) for picture, _ in pictures]
+    sizes = sorted({tuple(image.shape[1:]) for image in images})
+    height, width = sizes[0]
+    found = f"--dataset {folder}: it has images of {height}x{width}"
+    found += f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    wanted = "they should be square, of one size, a multiple of 4: scale them with --size 32"
+    require(len(sizes) == 1 and height == width and height % 4 == 0, f"{found}; {wanted}")
+    images, labels = torch.stack(images), torch.tensor(pictures.targets)
+    if torch.equal(images, images[:, :1].expand_as(images)):
+        images = images[:, :1]
     order = torch.randperm(len(images), generator=generator(0, "split"))
     tenth = len(images) // 10
     require(tenth >= 10, f"--dataset {folder}: it has {len(images)} images, 100 are the least")
@@ -113,19 +135,30 @@ def class_numbers(words, classes):
 
 
 def add_data_flags(parser):
-    """The flags of every script that reads a data set."""
+    """The flags of every script that reads a data set, for `read_dataset`."""
     names = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
     parser.add_argument("--dataset", default="mnist", metavar="NAME", help=names)
     data_help = "where torchvision keeps its files"
     parser.add_argument("--data", type=Path, default=DATA, metavar="DIR", help=data_help)
+    size_help = "scale the images of a folder to SIZE x SIZE (default: as they are)"
+    parser.add_argument("--size", type=number(int, 4), metavar="SIZE", help=size_help)
 
 
-def training_data(args):
+def read_dataset(args):
+    """The `Dataset` of the flags. Raises UserError."""
+    dataset = Dataset(args.dataset, args.data, args.size)
+    print(f"reads {args.dataset}; device: {args.device}", flush=True)
+    return dataset
+
+
+def training_data(args, *outputs):
     """The `Dataset` of the flags, to train a network for the folder --models.
 
-    Raises UserError if networks in that folder are of another data set.
+    Raises UserError if an output cannot be written, or networks in that folder are of another data
+    set.
     """
-    dataset = Dataset(args.dataset, args.data)
+    check_outputs(*outputs)
+    dataset = read_dataset(args)
     for path in sorted(args.models.glob("*.pth")):
         checkpoint = load_tensors(path, "restore or delete it")
         if "dataset" in checkpoint:  # not the state of a training
@@ -135,6 +168,13 @@ def training_data(args):
 
 def check_same_dataset(trained, given, path):
     """Raises UserError if the network of a file was trained on another data set, both `info`."""
-    same = trained["name"] == given["name"] and trained["classes"] == given["classes"]
     remedy = "name another folder with --models, or the data set with --dataset"
-    require(same, f"{path} was trained on {trained['name']}, not on {given['name']}: {remedy}")
+    message = f"{path} was trained on {described(trained)}, not on {described(given)}: {remedy}"
+    require(trained == given, message)
+
+
+def described(info):
+    """A data set in words, by its `info`."""
+    kind = "the folder " if info.get("kind") == "folder" else ""
+    size = "x".join(map(str, info.get("shape", "?")))
+    return f"{kind}{info['name']} ({len(info['classes'])} classes, {size})"

@@ -15,13 +15,12 @@ Writes models/classifier.pth and results/classifier_accuracy.png; with --models 
 import torch
 import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from torch.nn.utils import clip_grad_norm_
 
 from classifier import Classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, spread_timesteps
 from mnist import add_data_flags, training_data
 from support import cli
-from support.files import output_folders, prepare_outputs, provenance, save_checkpoint
+from support.files import output_folders, provenance, save_checkpoint
 from support.pictures import save_figure
 from support.streams import generator
 from support.training import Run
@@ -36,26 +35,20 @@ T_BANDS = ((0, 1000), (0, 100), (100, 300), (300, 500), (500, 1000))
 VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
 
 
-def train(run, classifier, optimizer, lr_scheduler, max_t=MAX_T):
+def train(run, classifier, max_t=MAX_T):
     """Minimise the cross-entropy of noised images, with t up to `max_t`."""
     device = next(classifier.parameters()).device
-    for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
+    for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
         t = torch.randint(max_t + 1, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
-        logits = classifier(x_t.to(device), t.to(device))  # (B, 10)
-        loss = F.cross_entropy(logits, y.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(classifier.parameters(), 1.0)
-        optimizer.step()
-        lr_scheduler.step()
-        run.record(loss)
+        logits = classifier(x_t.to(device), t.to(device))  # (B, K)
+        run.descend(F.cross_entropy(logits, y.to(device)))
 
 
 @torch.no_grad()
 def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
-    """p(y | x_t, t) of images x_0 (N, 1, 28, 28) noised to t (N,): (N, 10), on the CPU.
+    """p(y | x_t, t) of images x_0 (N, C, H, W) noised to t (N,): (N, K), on the CPU.
 
     The noise is the same at every call.
     """
@@ -117,32 +110,28 @@ def main(argv=None):
     parser.add_argument("--max-t", type=t, default=MAX_T, help="the highest t that it learns")
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    device = cli.pick_device(args.device)
     checkpoint = args.models / "classifier.pth"
     figure = output_folders(args.models)[1] / "classifier_accuracy.png"
-    prepare_outputs(checkpoint, figure)
-    dataset = training_data(args)
+    dataset = training_data(args, checkpoint, figure)
     validation = dataset.load("validation")
-    print(f"reads {args.dataset}; device: {device}", flush=True)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    classifier = Classifier(num_classes=len(dataset.info["classes"])).to(device)
-    optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
-    )
+    num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
+    classifier = Classifier(num_classes=num_classes, image_shape=image_shape).to(args.device)
+    parameters = classifier.parameters()
+    optimizer = torch.optim.AdamW(parameters, args.lr, weight_decay=WEIGHT_DECAY, fused=True)
     warmup = min(WARMUP_STEPS, args.steps // 2)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
 
-    parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-
     def validate_now(run):
-        return validate(run, classifier, validation, device)
+        return validate(run, classifier, validation, args.device)
 
-    run = Run("classifier", checkpoint, args, dataset, parts, validate_now, max_t=args.max_t)
+    learned = classifier, [optimizer], [lr_scheduler]
+    run = Run("classifier", checkpoint, args, dataset, *learned, validate_now, max_t=args.max_t)
     with run:
-        train(run, classifier, optimizer, lr_scheduler, args.max_t)
+        train(run, classifier, args.max_t)
         save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
-        plotted = plot_accuracy(classifier, *validation, device)
+        plotted = plot_accuracy(classifier, *validation, args.device)
         save_figure(figure, plotted, provenance([checkpoint], **run.settings))
     print(f"{checkpoint} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 

@@ -12,19 +12,17 @@ epoch to previews/. With --models DIR, all of them go to DIR.
 """
 
 import torch
-from diffusers import UNet2DModel
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from torch.nn.utils import clip_grad_norm_
 
-from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, UNET_CONFIG
-from diffusion import add_noise, simple_loss, spread_timesteps
+from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE
+from diffusion import add_noise, make_unet, simple_loss, spread_timesteps
 from inference import sample
 from mnist import add_data_flags, training_data
 from support import cli
-from support.files import output_folders, prepare_outputs, provenance, save_checkpoint
+from support.files import output_folders, provenance, save_checkpoint
 from support.pictures import save_figure, save_grid
-from support.streams import generator
+from support.streams import generator, image_seeds
 from support.training import Run, pick_precision
 
 TRAIN_STEPS = 5_500
@@ -38,31 +36,48 @@ VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
 NUM_VALIDATION_IMAGES = 1_000
 
 
-def train(run, unet, predict, ema, optimizers, lr_schedulers):
+def train(run, predict, device):
     """DDPM Algorithm 1, with the noise of a batch predicted by `predict(x_t, t, y, rng)`.
 
-    Args:
-        predict: calls `unet`; y (B,) are labels, rng is the random stream of the step.
-        ema: diffusers' EMAModel of the U-Net's parameters.
-        optimizers, lr_schedulers: dicts, see `make_optimizers`.
+    Labels y (B,) are for a U-Net that takes them; rng is the random stream of the step.
     """
-    device, precision = unet.device, run.settings["precision"]
-    for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
+    in_bfloat16 = run.settings["precision"] == "bfloat16"
+    for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
         t = torch.randint(NUM_TRAIN_TIMESTEPS, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
             eps_theta = predict(x_t.to(device), t.to(device), y.to(device), rng)
-        loss = simple_loss(eps_theta, eps.to(device)).mean()  # DDPM (14)
-        unet.zero_grad()
-        loss.backward()
-        clip_grad_norm_(unet.parameters(), 1.0)
-        for optimizer in optimizers.values():
-            optimizer.step()
-        for lr_scheduler in lr_schedulers.values():
-            lr_scheduler.step()
-        ema.step(unet.parameters())
-        run.record(loss)
+        run.descend(simple_loss(eps_theta, eps.to(device)).mean())  # DDPM (14)
+
+
+def train_unet(args, dataset, checkpoint, unet, predict, validate):
+    """Train a U-Net in `train`, and write the moving average of its weights: the finished `Run`.
+
+    Args:
+        args: the flags of `support.cli.add_training_flags`. unet: a U-Net with its initial weights.
+        validate: called with the run and the averaged U-Net; returns a dict for `run.history`.
+    """
+    unet.to(args.device)
+    ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
+    learned = unet, *make_optimizers(unet, args.lr, args.steps)
+
+    def validate_average(run):
+        ema.store(unet.parameters())
+        ema.copy_to(unet.parameters())
+        entry = {"loss": run.recent_loss(), **validate(run, unet.eval())}
+        unet.train()
+        ema.restore(unet.parameters())
+        return entry
+
+    settings = {"ema": ema, "precision": pick_precision(args.precision, args.device)}
+    run = Run("U-Net", checkpoint, args, dataset, *learned, validate_average, **settings)
+    with run:
+        ema.to(args.device)
+        train(run, predict, args.device)
+        ema.copy_to(unet.parameters())
+        save_checkpoint(checkpoint, unet.eval(), SCHEDULE, dataset.info, run.summary())
+    return run
 
 
 class ConvMuon(torch.optim.Muon):
@@ -88,7 +103,7 @@ def make_optimizers(unet, lr, steps):
     """Muon for the kernels of the convolutions between the first and the last; AdamW otherwise.
 
     Returns:
-        two dicts, by name: both optimizers, and the schedules of their learning rates.
+        two lists: both optimizers, and the schedules of their learning rates.
     """
     outer = (unet.conv_in, unet.conv_out)
     convolutions = [m for m in unet.modules() if isinstance(m, torch.nn.Conv2d) and m not in outer]
@@ -98,16 +113,13 @@ def make_optimizers(unet, lr, steps):
     weight_decay, warmup = MUON_WEIGHT_DECAY, min(WARMUP_STEPS, steps // 2)
     muon = ConvMuon(kernels, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
-    lr_schedulers = {
-        "lr of muon": get_linear_schedule_with_warmup(muon, warmup, steps),
-        "lr of adamw": get_linear_schedule_with_warmup(adamw, warmup, steps),
-    }
-    return {"muon": muon, "adamw": adamw}, lr_schedulers
+    optimizers = [muon, adamw]
+    return optimizers, [get_linear_schedule_with_warmup(each, warmup, steps) for each in optimizers]
 
 
 @torch.no_grad()
 def validation_loss(unet, images, batch_size=250):
-    """L_simple of images (N, 1, 28, 28) over uniform t, with the same t and noise at every call."""
+    """L_simple of images (N, C, H, W) over uniform t, with the same t and noise at every call."""
     t = spread_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
     eps = torch.randn(images.shape, generator=generator(VALIDATION_SEED, "validation", 1))
     x_t = add_noise(images, eps, t)
@@ -118,19 +130,14 @@ def validation_loss(unet, images, batch_size=250):
     return total / len(images)
 
 
-def validate(run, unet, ema, images, previews):
-    """Validate the EMA weights, and draw samples from them: a dict for the history."""
-    ema.store(unet.parameters())
-    ema.copy_to(unet.parameters())
-    unet.eval()
-    entry = {"loss": run.recent_loss(), "validation_loss": validation_loss(unet, images)}
-    run.log(f"loss {entry['loss']:.4f}  validation {entry['validation_loss']:.4f}")
-    y = torch.arange(10).repeat_interleave(4)  # unguided: y is only the key of the noise
-    samples = sample(unet, None, y, sampler="ddim", steps=20)
-    save_grid(previews / f"step_{run.step:06d}.png", samples, 4, str(entry))
-    unet.train()
-    ema.restore(unet.parameters())
-    return entry
+def validate(run, unet, images, previews):
+    """The loss of images (N, C, H, W) as a dict, and samples in the folder `previews`."""
+    loss = validation_loss(unet, images)
+    run.log(f"loss {run.recent_loss():.4f}  validation {loss:.4f}")
+    samples = sample(unet, None, None, image_seeds(0, range(40)), sampler="ddim")
+    made_from = provenance([], step=run.step, **run.settings)
+    save_grid(previews / f"step_{run.step:06d}.png", samples, 4, made_from)
+    return {"validation_loss": loss}
 
 
 def plot_loss(run, num_points=100):
@@ -156,39 +163,26 @@ def main(argv=None):
     cli.add_precision_flag(parser)
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    device = cli.pick_device(args.device)
     checkpoint = args.models / "ddpm_unet.pth"
     top, results = output_folders(args.models)
     samples, figure = top / "sample_ddpm_output.png", results / "ddpm_loss.png"
-    previews = top / "previews"
-    prepare_outputs(checkpoint, samples, figure, previews / "step_000000.png")
-    dataset = training_data(args)
+    dataset = training_data(args, checkpoint, samples, figure)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
-    print(f"reads {args.dataset}; device: {device}", flush=True)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    unet = UNet2DModel(**UNET_CONFIG).to(device)
-    ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    optimizers, lr_schedulers = make_optimizers(unet, args.lr, args.steps)
+    unet = make_unet(dataset.info["shape"])
 
     def predict(x_t, t, y, rng):
         return unet(x_t, t).sample  # without the label y
 
-    def validate_now(run):
-        return validate(run, unet, ema, validation, previews)
+    def validate_now(run, unet):
+        return validate(run, unet, validation, top / "previews")
 
-    parts = {"network": unet, "ema": ema, **optimizers, **lr_schedulers}
-    precision = pick_precision(args.precision, device)
-    run = Run("U-Net", checkpoint, args, dataset, parts, validate_now, precision=precision)
-    with run:
-        ema.to(device)
-        train(run, unet, predict, ema, optimizers, lr_schedulers)
-        ema.copy_to(unet.parameters())
-        save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
-        made_from = provenance([checkpoint], **run.settings)
-        save_figure(figure, plot_loss(run), made_from)
-        y = torch.ones(8, dtype=torch.long)  # the noise of `python inference.py`, unguided
-        save_grid(samples, sample(unet.eval(), None, y), 8, made_from)
+    run = train_unet(args, dataset, checkpoint, unet, predict, validate_now)
+    made_from = provenance([checkpoint], **run.settings)
+    save_figure(figure, plot_loss(run), made_from)
+    seeds = image_seeds(0, [1] * 8)  # the noise of `python inference.py`
+    save_grid(samples, sample(unet, None, None, seeds), 8, made_from)
     print(f"{checkpoint}, {samples} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 
 

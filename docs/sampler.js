@@ -6,7 +6,13 @@
 const NUM_TRAIN_TIMESTEPS = 1000;
 const BETA_START = 1e-4;
 const BETA_END = 0.02;
-export const SAMPLERS = ["sde-dpmsolver++", "ddim", "ddpm"];
+export const SAMPLERS = { // name -> the order of its step, and whether the step adds fresh noise
+  "sde-dpmsolver++": [2, true],
+  "dpmsolver++": [2, false],
+  ddim: [1, false],
+  ddpm: [1, true],
+};
+const END = -1; // the time after the last step, where no noise is left
 export const ALPHAS_CUMPROD = alphasCumprod(); // abar_t
 
 function alphasCumprod() {
@@ -19,8 +25,8 @@ function alphasCumprod() {
   return abars;
 }
 
-/** abar_t; after the last timestep, where t is -1, it is 1. */
-export const abar = (t) => (t < 0 ? 1 : ALPHAS_CUMPROD[t]);
+/** abar_t; 1 at END. */
+export const abar = (t) => (t === END ? 1 : ALPHAS_CUMPROD[t]);
 
 /** From 999 down to 1000 / numSteps - 1, for a numSteps that divides 1000. */
 function samplingTimesteps(numSteps) {
@@ -41,10 +47,14 @@ function predictedX0(x_t, t, eps) {
   return tf.div(tf.sub(x_t, tf.mul(eps, Math.sqrt(1 - abar(t)))), Math.sqrt(abar(t)));
 }
 
-/** The noise that goes with the clipped predicted image. */
-function clippedNoise(x_t, t, eps) {
-  const x_0 = tf.clipByValue(predictedX0(x_t, t, eps), -1, 1);
+/** The noise in x_t if x_0 is its image: DDPM (4), solved for eps. */
+function impliedNoise(x_t, t, x_0) {
   return tf.div(tf.sub(x_t, tf.mul(x_0, Math.sqrt(abar(t)))), Math.sqrt(1 - abar(t)));
+}
+
+/** The noise in x_t if its image is that predicted from eps, clipped. */
+function clippedNoise(x_t, t, eps) {
+  return impliedNoise(x_t, t, tf.clipByValue(predictedX0(x_t, t, eps), -1, 1));
 }
 
 const batchOf = (t, x) => tf.fill([x.shape[0]], t);
@@ -78,27 +88,27 @@ function posterior(x_t, x_0, t, u, z) {
   return tf.addN([tf.mul(x_0, ofX0), tf.mul(x_t, ofXt), tf.mul(z, deviation)]);
 }
 
-/** Half the logarithm of the signal-to-noise ratio. */
-const lambda = (t) => 0.5 * Math.log(abar(t) / (1 - abar(t)));
-
-/** x_0 at t, extrapolated from its value at the step before to halfway from t to u. */
-function extrapolated(x_0, before, t, u) {
-  const r = (lambda(t) - lambda(before.t)) / (lambda(u) - lambda(t));
-  return tf.add(x_0, tf.div(tf.sub(x_0, before.x_0), 2 * r));
+/** x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. */
+function extrapolated(x_0, t, u, before) {
+  const slope = tf.div(tf.sub(x_0, before.x_0), halfLogSnr(t) - halfLogSnr(before.t));
+  return tf.add(x_0, tf.mul(slope, (halfLogSnr(u) - halfLogSnr(t)) / 2));
 }
 
+/** lambda_t, half the logarithm of the signal-to-noise ratio. */
+const halfLogSnr = (t) => Math.log(abar(t) / (1 - abar(t))) / 2;
+
 /**
- * x, the images at u, and x_0, the predicted images, from x_t and its eps_hat.
+ * x_u, the images at the next timestep u.
  *
- * @param before {t, x_0} of the step before, or null at the first step.
- * @param z fresh noise, as x_t; "ddim" does not use it.
+ * @param x_0 the images predicted from x_t.
+ * @param before {t, x_0} of the step before, or null in the first step.
+ * @param z fresh noise, as x_t.
  */
-function samplerStep(name, x_t, eps_hat, t, u, before, z) {
-  const x_0 = predictedX0(x_t, t, eps_hat);
-  if (name === "ddim") return { x: addNoise(x_0, eps_hat, u), x_0 }; // DDPM (4) at u
-  const secondOrder = name === "sde-dpmsolver++" && before && u >= 0;
-  const used = secondOrder ? extrapolated(x_0, before, t, u) : x_0;
-  return { x: posterior(x_t, used, t, u, z), x_0 };
+function samplerStep(sampler, x_t, x_0, t, u, before, z) {
+  const [order, addsNoise] = SAMPLERS[sampler];
+  if (order === 2 && before !== null && u !== END) x_0 = extrapolated(x_0, t, u, before);
+  if (addsNoise) return posterior(x_t, x_0, t, u, z);
+  return addNoise(x_0, impliedNoise(x_t, t, x_0), u); // DDPM (4) at u, with the noise of x_t
 }
 
 // --- noise: the same on every machine ---
@@ -184,7 +194,7 @@ export class Sampling {
   step() {
     const { y: digits, sampler, told, unguided } = this.settings;
     const t = this.timesteps[this.calls];
-    const u = this.timesteps[this.calls + 1] ?? -1; // the next timestep; -1: no noise is left
+    const u = this.timesteps[this.calls + 1] ?? END; // the next timestep
     const s = this.scale(t);
     return tf.tidy(() => {
       const shape = [digits.length, 28, 28, 1];
@@ -193,12 +203,13 @@ export class Sampling {
       const before = this.before && { t: this.before.t, x_0: tf.tensor(this.before.x_0, shape) };
       const guide = unguided ? null : (x_t, t, y) => this.guide(x_t, t, y);
       const { grad, eps_hat } = guidedNoise(this.networks.unet, guide, x_t, t, y, s);
-      const { x, x_0 } = samplerStep(sampler, x_t, eps_hat, t, u, before, noiseImages(this.noise));
+      const x_0 = predictedX0(x_t, t, eps_hat);
+      const x_u = samplerStep(sampler, x_t, x_0, t, u, before, noiseImages(this.noise));
       const p = tf.softmax(this.networks.logits(x_t, batchOf(told ?? t, x_t)));
       const frame = { t, s, x_t: this.x_t, x_0: x_0.dataSync(), p: p.dataSync() };
       if (grad) frame.grad = grad.dataSync();
       this.before = { t, x_0: frame.x_0 };
-      this.x_t = x.dataSync();
+      this.x_t = x_u.dataSync();
       this.calls += 1;
       return frame;
     });

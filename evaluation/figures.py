@@ -7,9 +7,7 @@ The setting is the one that takes most values, unless --x names another. Each co
 other settings that vary is a line. Dashed lines are real images; bars are 95 % intervals.
 """
 
-if __name__ == "__main__" and not __package__:
-    raise SystemExit("run this as `python -m evaluation.figures`, in the top folder")
-
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +16,7 @@ from evaluation.rows import SETTINGS
 from evaluation.table import SHOWN, read_rows
 from support import cli
 from support.cli import require
-from support.files import prepare_outputs, provenance
+from support.files import check_outputs, provenance
 from support.pictures import save_figure
 
 NUMBERS = ("steps", "guidance_scale", "scale_growth")
@@ -73,8 +71,8 @@ def plot(rows, real, x):
             style = {"marker": ".", "capsize": 2, "elinewidth": 1, "label": label}
             style["linestyle"] = "-" if x in NUMBERS else "none"
             axes.errorbar([places[row[x]] for row in of_curve], value, (below, above), **style)
-        for row, linestyle in zip(real, ("--", ":")):
-            axes.axhline(float(row[name]), color="gray", linestyle=linestyle, label=row["variant"])
+        for row, linestyle in zip(real, cycle(("--", ":", "-."))):
+            axes.axhline(float(row[name]), color="gray", linestyle=linestyle, label=row["images"])
         if x in NUMBERS:
             smallest = min((place for place in places.values() if place > 0), default=1)
             axes.set_xscale("symlog", linthresh=smallest)  # logarithmic, and shows 0
@@ -96,10 +94,10 @@ def main(argv=None):
     parser.add_argument("--output", type=png, metavar="PNG", help="default: beside the table")
     args = parser.parse_args(argv)
     output = args.output or args.csv.with_suffix(".png")
-    prepare_outputs(output)
+    check_outputs(output)
     table = read_rows(args.csv)
     rows = [row for row in table if row.get("sampler", "-") != "-"]
-    real = [row for row in table if row.get("sampler") == "-" and row.get("samples", "-") == "-"]
+    real = [row for row in table if row not in rows and row.get("sha256 of images", "-") == "-"]
     require(rows and "accuracy_low" in rows[0], f"{args.csv} is no table of evaluate.py")
     with plt.rc_context({"font.size": 11}):
         figure = plot(rows, real, args.x or most_varied(rows))

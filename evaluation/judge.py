@@ -7,9 +7,7 @@
 Writes models/judge.pth; with --models DIR, DIR/judge.pth. Test accuracy is only reported.
 """
 
-if __name__ == "__main__" and not __package__:
-    raise SystemExit("run this as `python -m evaluation.judge`, in the top folder")
-
+import math
 from pathlib import Path
 
 import torch
@@ -18,10 +16,10 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
 
-from mnist import add_data_flags, training_data
+from mnist import add_data_flags, from_uint8, training_data
 from support import cli
 from support.cli import MODELS
-from support.files import load_checkpoint, prepare_outputs, save_checkpoint
+from support.files import load_checkpoint, save_checkpoint
 from support.training import Run
 
 STEPS = 5_148  # twelve epochs
@@ -36,31 +34,35 @@ class Judge(nn.Module):
 
     Args:
         num_features: width of the features before the last layer, in which distances are measured.
-        num_classes: C.
+        num_classes: K. image_shape: (C, H, W), square; H is a multiple of 4.
     """
 
-    def __init__(self, num_features=128, num_classes=10):
+    def __init__(self, num_features=128, num_classes=10, image_shape=(1, 28, 28)):
         super().__init__()
-        self.config = {"num_features": num_features, "num_classes": num_classes}
+        self.config = {
+            "num_features": num_features,
+            "num_classes": num_classes,
+            "image_shape": list(image_shape),
+        }
         self.convolutions = nn.Sequential(
-            *block(1, 32, 5), nn.MaxPool2d(2),
+            *block(image_shape[0], 32, 5), nn.MaxPool2d(2),
             *block(32, 64, 3), nn.MaxPool2d(2),
             *block(64, 64, 3), *block(64, 128, 3), nn.Flatten(),
         )  # fmt: skip
         self.fully_connected = nn.Sequential(
             nn.Dropout(0.3),
-            nn.Linear(128 * 7 * 7, num_features),
+            nn.Linear(128 * (image_shape[1] // 4) ** 2, num_features),
             nn.BatchNorm1d(num_features),
             nn.ReLU(),
         )
         self.linear = nn.Linear(num_features, num_classes)
 
     def features(self, x_0):
-        """(B, 1, 28, 28) in [-1, 1] -> (B, num_features)."""
+        """(B, C, H, W) in [-1, 1] -> (B, num_features)."""
         return self.fully_connected(self.convolutions(x_0))
 
     def forward(self, x_0):
-        """(B, 1, 28, 28) in [-1, 1] -> logits (B, C)."""
+        """(B, C, H, W) in [-1, 1] -> logits (B, K)."""
         return self.linear(self.features(x_0))
 
 
@@ -78,29 +80,25 @@ def load_judge(folder=MODELS, device="cpu"):
 
 @torch.no_grad()
 def judge_images(judge, images, device="cpu", batch_size=500):
-    """Features (N, D) and predictions (N,) of images (N, 1, 28, 28) in [-1, 1]; on the CPU."""
-    features = torch.cat([judge.features(part.to(device)) for part in images.split(batch_size)])
+    """Features (N, D) and predictions (N,) of uint8 images (N, C, H, W); on the CPU."""
+    parts = images.split(batch_size)
+    features = torch.cat([judge.features(from_uint8(part).to(device)) for part in parts])
     return features.cpu(), judge.linear(features).argmax(dim=1).cpu()
 
 
 def accuracy_of(judge, images, labels, device="cpu"):
-    """The share of images whose label the judge predicts."""
+    """The share of uint8 images (N, C, H, W) whose label the judge predicts."""
     return (judge_images(judge, images, device)[1] == labels).float().mean().item()
 
 
-def train(run, judge, optimizer, lr_scheduler):
+def train(run, judge):
     """Minimise the cross-entropy; each batch is rotated, shifted, scaled and sheared as a whole."""
     device = next(judge.parameters()).device
     augment = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINEAR, fill=-1)
-    for x_0, y, rng in run:  # (B, 1, 28, 28), (B,), and the random stream of this step
+    for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
         torch.manual_seed(rng.initial_seed() % 2**32)  # for `augment` and dropout
         logits = judge(augment(x_0).to(device))
-        loss = F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        lr_scheduler.step()
-        run.record(loss)
+        run.descend(F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING))
 
 
 @cli.one_line_errors
@@ -109,30 +107,27 @@ def main(argv=None):
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    device = cli.pick_device(args.device)
     checkpoint = args.models / "judge.pth"
-    prepare_outputs(checkpoint)
-    dataset = training_data(args)
-    print(f"reads {args.dataset}; device: {device}", flush=True)
+    dataset = training_data(args, checkpoint)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    judge = Judge(num_classes=len(dataset.info["classes"])).to(device)
-    optimizer = torch.optim.AdamW(
-        judge.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True
-    )
+    num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
+    judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
+    parameters = judge.parameters()
+    optimizer = torch.optim.AdamW(parameters, args.lr, weight_decay=WEIGHT_DECAY, fused=True)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
 
     def validate(run):
-        accuracy = accuracy_of(judge.eval(), *dataset.load("validation"), device)
+        accuracy = accuracy_of(judge.eval(), *dataset.splits["validation"], args.device)
         judge.train()
         run.log(f"validation accuracy {accuracy:.4f}")
         return {"validation_accuracy": accuracy}
 
-    parts = {"network": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    run = Run("judge", checkpoint, args, dataset, parts, validate)
+    learned = judge, [optimizer], [lr_scheduler]
+    run = Run("judge", checkpoint, args, dataset, *learned, validate, max_grad_norm=math.inf)
     with run:
-        train(run, judge, optimizer, lr_scheduler)
-        test_accuracy = accuracy_of(judge.eval(), *dataset.load("test"), device)
+        train(run, judge)
+        test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"], args.device)
         summary = run.summary() | {"test_accuracy": test_accuracy}
         save_checkpoint(checkpoint, judge, None, dataset.info, summary)
     took = f"{args.steps} steps in {run.elapsed():.0f} s"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from evaluation.judge import judge_images
+from mnist import from_uint8
 from support.cli import require
 from support.streams import generator
 
@@ -29,10 +30,10 @@ class Readings(NamedTuple):
 
 
 def readings(judge, images, labels=None, device="cpu"):
-    """`Readings` of images (N, 1, 28, 28), with labels (N,) or those that the judge predicts."""
+    """`Readings` of uint8 images (N, C, H, W) with labels (N,), or those that the judge reads."""
     features, prediction = judge_images(judge, images, device)
     labels = prediction if labels is None else labels
-    return Readings(features, prediction, labels, images.mean(dim=(1, 2, 3)) / 2 + 0.5)
+    return Readings(features, prediction, labels, images.float().mean(dim=(1, 2, 3)) / 255)
 
 
 class Scores:
@@ -45,11 +46,11 @@ class Scores:
         self.halves = over_halves(samples, real)
 
     def row(self):
-        """All measures and their 95 % intervals: a dict of strings."""
+        """All measures and their 95 % intervals: name -> a number, or numbers as text."""
         low, high = wilson_interval(int(self.correct.sum()), len(self.correct))
         row = with_interval("accuracy", self.correct.float().mean().item(), low, high)
-        of_digit = [self.correct[self.labels == y].float().mean() for y in self.labels.unique()]
-        row["accuracy_per_digit"] = " ".join(f"{accuracy:.3f}" for accuracy in of_digit)
+        of_class = [self.correct[self.labels == y].float().mean() for y in self.labels.unique()]
+        row["accuracy_per_class"] = " ".join(f"{accuracy:.3f}" for accuracy in of_class)
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
             lowest, highest = RANGES.get(name, (-math.inf, math.inf))
@@ -58,15 +59,15 @@ class Scores:
         return row
 
     def changes_from(self, first):
-        """How far these scores are from those of other samples, of the same noise: strings.
+        """How far these scores are from those of other samples, of the same noise: name -> number.
 
         In how many images only one of both is right, with the p of McNemar's exact test; and the
         difference of the measures `COMPARED`, whose interval is over the same halves.
         """
         only_this = int((self.correct & ~first.correct).sum())
         only_first = int((first.correct & ~self.correct).sum())
-        row = {"only_first_right": str(only_first), "only_this_right": str(only_this)}
-        row["mcnemar_p"] = f"{mcnemar(only_this, only_first):.4f}"
+        row = {"only_first_right": only_first, "only_this_right": only_this}
+        row["mcnemar_p"] = mcnemar(only_this, only_first)
         for name in COMPARED:
             change = self.values[name] - first.values[name]
             half_width = Z * (self.halves[name] - first.halves[name]).std().item()
@@ -75,8 +76,8 @@ class Scores:
 
 
 def with_interval(name, value, low, high):
-    """A value and the ends of its interval: a dict of strings."""
-    return {name: f"{value:.4f}", f"{name}_low": f"{low:.4f}", f"{name}_high": f"{high:.4f}"}
+    """A value and the ends of its interval."""
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def measure(samples, real):
@@ -90,14 +91,14 @@ def measure(samples, real):
         "precision": covered(samples.features, real.features),
         "recall": covered(real.features, samples.features),
         "boldness": samples.boldness.mean().item(),  # boldness is the mean pixel
-        "boldness_spread": spread_within_digits(samples),
+        "boldness_spread": spread_within_classes(samples),
     }
 
 
-def spread_within_digits(samples):
-    """The standard deviation of boldness within a digit, as the judge reads it."""
-    of_digit = [samples.boldness[samples.prediction == y] for y in samples.prediction.unique()]
-    variances = [boldness.var().item() for boldness in of_digit if len(boldness) > 1]
+def spread_within_classes(samples):
+    """The standard deviation of boldness within a class, as the judge reads it."""
+    of_class = [samples.boldness[samples.prediction == y] for y in samples.prediction.unique()]
+    variances = [boldness.var().item() for boldness in of_class if len(boldness) > 1]
     return torch.tensor(variances).mean().sqrt().item()  # NaN if there is one image of each
 
 
@@ -181,14 +182,18 @@ def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=500):
 
 
 def nearest_distances(images, train_images, chunk=500):
-    """The Euclidean distance of each image (N, 1, 28, 28) to its nearest training image: (N,)."""
-    train = train_images.flatten(1)
-    parts = [torch.cdist(part.flatten(1), train).amin(dim=1) for part in images.split(chunk)]
+    """The Euclidean distance of each image to its nearest training image, in [-1, 1]: (N,).
+
+    Both are uint8 (N, C, H, W).
+    """
+    train = from_uint8(train_images).flatten(1)
+    parts = [from_uint8(part).flatten(1) for part in images.split(chunk)]
+    parts = [torch.cdist(part, train).amin(dim=1) for part in parts]
     return torch.cat(parts)
 
 
 def balanced_parts(labels, num_parts, num_classes):
-    """Disjoint random parts of labels (N,): indices (num_parts, C, M), equally many of each class.
+    """Disjoint random parts of labels (N,): indices (num_parts, K, M), equally many of each class.
 
     M is as large as the smallest class allows. Raises UserError if a class has no image for a part.
     """

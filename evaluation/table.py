@@ -1,8 +1,8 @@
 """Measures the rows of a table, and keeps them in a CSV file.
 
 There, a row has its settings, the SHA-256 of what made it, the measures with their intervals,
-seconds per image, and the change from the first row that is drawn. Of a guide in FILE.py, only that
-file is hashed, and not what it reads.
+seconds per image, and the change from the first row that is drawn. Of a guide or a variant in
+FILE.py, only that file is hashed, and not what it reads.
 """
 
 import csv
@@ -17,7 +17,6 @@ import torch
 from tqdm import tqdm
 
 from evaluation.measures import nearest_distances
-from evaluation.rows import SETTINGS
 from support.cli import UserError, require
 from support.files import atomic_write
 
@@ -30,7 +29,7 @@ SHOWN = {  # the main measures -> their names for readers
 
 
 def measure_rows(rows, reference, path=None, resume=False):
-    """Measure every row, print it, and keep it in a CSV file: the rows of that file.
+    """Measure every row, print it, and keep it in a CSV file.
 
     Args:
         rows: a list of `rows.Row`. reference: a `rows.Reference`.
@@ -51,26 +50,25 @@ def measure_rows(rows, reference, path=None, resume=False):
                 first_scores, _ = measure_row(first, reference)
             result |= scores.changes_from(first_scores)
         done.append(result | where_it_ran(reference.device))
-        print_row(result)
+        print_row(row, result)
         if path:
             write_rows(path, done)
-    return done
 
 
 def measure_row(row, reference):
-    """The `Scores` of a row, and all that is told of it: a dict of strings."""
+    """The `Scores` of a row, and all that is told of it: a dict."""
     start = time.perf_counter()
     images, labels = row.draw()
     seconds = (time.perf_counter() - start) / len(images)
     scores = reference.scores(images, labels)
-    result = {**row.settings, **scores.row(), "seconds": f"{seconds:.4f}"}
-    nearest = nearest_distances(images, reference.train_images)  # is it copying?
-    result |= {"nearest": f"{nearest.min():.3f}", "nearest_median": f"{nearest.median():.3f}"}
-    if not row.sampled:
-        result["seconds"] = "-"
+    measured = scores.row()
     if labels is None:  # what the judge reads was taken for right
-        result |= {name: "-" for name in result if name.startswith("accuracy")}
-    return scores, result
+        measured = {name: v for name, v in measured.items() if not name.startswith("accuracy")}
+    if row.sampled:
+        measured["seconds"] = seconds
+    nearest = nearest_distances(images, reference.train_images)  # is it copying?
+    measured |= {"nearest": nearest.min().item(), "nearest_median": nearest.median().item()}
+    return scores, row.settings | measured
 
 
 def where_it_ran(device):
@@ -83,14 +81,15 @@ def where_it_ran(device):
     return versions | {"device": str(device), "cpu": cpu}
 
 
-def print_row(result):
+def print_row(row, result):
     """Print what a row is, and its main measures."""
-    settings = [result[name] for name in SETTINGS if result[name] != "-"]
+    shown = [value for name, value in row.settings.items() if "sha256" not in name]
     measures = []
     for column, title in SHOWN.items():
-        low, high = result[f"{column}_low"], result[f"{column}_high"]
-        measures.append(f"{title} {result[column]} [{low}, {high}]")
-    tqdm.write(f"{', '.join(settings)}, n {result['n']}\n    {'  '.join(measures)}")
+        if column in result:
+            value, low, high = (result[column + end] for end in ("", "_low", "_high"))
+            measures.append(f"{title} {value:.4f} [{low:.4f}, {high:.4f}]")
+    tqdm.write(f"{', '.join(shown)}\n    {'  '.join(measures)}")
 
 
 def resumed_rows(path, rows):
@@ -113,11 +112,12 @@ def read_rows(path):
 
 
 def write_rows(path, rows):
-    """Write dicts as a CSV file; where a row lacks a column, "-"."""
+    """Write dicts as a CSV file, numbers with four decimals; where a row lacks a column, "-"."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="-", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())

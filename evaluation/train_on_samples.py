@@ -1,16 +1,13 @@
 """Train on samples, test on real: the accuracy of a classifier that has only seen samples.
 
     python inference.py --digits all --num-samples 5000 --npz samples.npz --output samples.png
-    python -m evaluation.train_on_samples samples.npz    # results/train_on_samples.csv
+    python -m evaluation.train_on_samples samples.npz --csv results/train_on_samples.csv
 
 The classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887). A small network learns
 from labelled samples, or from as many training images, and classifies the 10,000 real test images:
 samples that are wrong, or that lack some forms of a digit, cost accuracy. Anybody's samples will
-do: uint8 28x28 in `arr_0` of an .npz, with their labels in `arr_1`.
+do: uint8 28x28 in `arr_0` of an .npz, with their labels in `arr_1`. `--csv` writes a new file.
 """
-
-if __name__ == "__main__" and not __package__:
-    raise SystemExit("run this as `python -m evaluation.train_on_samples`, in the top folder")
 
 from pathlib import Path
 
@@ -23,10 +20,10 @@ from tqdm import trange
 from evaluation.measures import wilson_interval, with_interval
 from evaluation.rows import read_samples
 from evaluation.table import where_it_ran, write_rows
-from mnist import load_mnist
+from mnist import Dataset, from_uint8
 from support import cli
-from support.cli import ROOT, require
-from support.files import prepare_outputs, sha256
+from support.cli import require
+from support.files import check_outputs, sha256
 from support.streams import batch_indices, generator
 
 SIZES = (10_000, 50_000)  # images to train on
@@ -67,13 +64,13 @@ def trained_on(images, labels, seed):
 
 @torch.no_grad()
 def accuracy_on(network, images, labels):
-    """The accuracy of the network on images (N, 1, 28, 28), also of each digit: strings."""
+    """The accuracy of the network on images (N, 1, 28, 28), also of each digit."""
     logits = torch.cat([network(part) for part in images.split(500)])
     right = logits.argmax(dim=1) == labels
     interval = wilson_interval(int(right.sum()), len(right))
     row = with_interval("accuracy", right.float().mean().item(), *interval)
     of_digit = [right[labels == y].float().mean() for y in range(10)]
-    row["accuracy_per_digit"] = " ".join(f"{accuracy:.4f}" for accuracy in of_digit)
+    row["accuracy_per_class"] = " ".join(f"{accuracy:.4f}" for accuracy in of_digit)
     return row
 
 
@@ -87,15 +84,17 @@ def some_of(images, labels, n):
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("samples", type=Path, metavar="NPZ", help="samples with their labels")
-    table = ROOT / "results" / "train_on_samples.csv"
-    parser.add_argument("--csv", type=cli.file_name(".csv"), default=table, metavar="CSV")
+    parser.add_argument("--csv", type=cli.file_name(".csv"), metavar="CSV", help="keep the rows")
     args = parser.parse_args(argv)
-    prepare_outputs(args.csv)
-    samples, asked = read_samples(args.samples, num_classes=10)
+    if args.csv:
+        check_outputs(args.csv)
+        require(not args.csv.exists(), f"{args.csv} exists: name another file")
+    dataset = Dataset()
+    samples, asked = read_samples(args.samples, dataset.info)
     require(asked is not None, f"{args.samples} has no labels: write them as arr_1")
-    sources = {"samples": (samples, asked), "training images": load_mnist("train")}
-    test_images, test_labels = load_mnist("test")
-    shared = {"steps": STEPS, "samples": sha256(args.samples), **where_it_ran("cpu")}
+    sources = {"samples": (from_uint8(samples), asked), "training images": dataset.load("train")}
+    test_images, test_labels = dataset.load("test")
+    shared = {"steps": STEPS, "sha256 of samples": sha256(args.samples), **where_it_ran("cpu")}
     rows = []
     for size in SIZES:
         for name, (images, labels) in sources.items():
@@ -108,9 +107,10 @@ def main(argv=None):
                 measured = accuracy_on(network, test_images, test_labels)
                 row = {"trained on": name, "n": size, "training_seed": seed, **measured}
                 rows.append(row | shared)
-                write_rows(args.csv, rows)
-                low, high = row["accuracy_low"], row["accuracy_high"]
-                print(f"{name}, n {size}, seed {seed}: {row['accuracy']} [{low}, {high}]")
+                if args.csv:
+                    write_rows(args.csv, rows)
+                accuracy, low, high = (row[f"accuracy{end}"] for end in ("", "_low", "_high"))
+                print(f"{name}, n {size}, seed {seed}: {accuracy:.4f} [{low:.4f}, {high:.4f}]")
 
 
 if __name__ == "__main__":

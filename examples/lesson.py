@@ -25,7 +25,7 @@ def show(images, columns, titles=(), rows=(), wrong=()):
     """
     height = -(-len(images) // columns)
     figure, axes = plt.subplots(figsize=(0.72 * columns + 0.2, 0.72 * height + 0.2))
-    axes.imshow(grid_image(images, columns), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(grid_image(images, columns, pixel=1), cmap="gray", vmin=0, vmax=255)
     axes.xaxis.tick_top()
     for set_ticks, labels in ((axes.set_xticks, titles), (axes.set_yticks, rows)):
         set_ticks([PITCH * i + PITCH / 2 for i in range(len(labels))], labels)
@@ -143,7 +143,7 @@ def film(rows, gradients, times):
             panels = figure.subplot_mosaic(mosaic, width_ratios=(3.4, 1))
             length = panels.pop("length")
             for name, images in rows.items():
-                grid = grid_image(images[k], len(images[k]))
+                grid = grid_image(images[k], len(images[k]), pixel=1)
                 panels[name].imshow(grid, cmap="gray", vmin=0, vmax=255)
             row = torch.cat(list(F.pad(gradients[k], (1, 1, 1, 1))[:, 0]), dim=1)
             row = F.pad(row, (1, 1, 1, 1))  # now each image stands below those of the grids

@@ -54,7 +54,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser with the docstring of a script; a bad flag is a UserError."""
 
     def __init__(self, docstring):
-        super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False)
+        super().__init__(description=docstring, formatter_class=HelpFormatter)
 
     def error(self, message):
         raise UserError(message)
@@ -97,9 +97,8 @@ def add_run_flags(parser):
     """The seed and the device."""
     seed = number(int, 0, MAX_SEED)
     parser.add_argument("--seed", type=seed, default=0, help="seed of all random streams")
-    devices = ("auto", "cpu", "cuda", "mps")
-    device_help = "auto: cuda, else mps, else cpu"
-    parser.add_argument("--device", choices=devices, default="auto", help=device_help)
+    device_help = "cpu, cuda or mps; auto: cuda, else mps, else cpu"
+    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help=device_help)
 
 
 def add_training_flags(parser, steps, batch_size, lr):
@@ -118,14 +117,15 @@ def add_precision_flag(parser):
     parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
 
 
-def pick_device(name):
-    """The torch.device that --device names. Raises UserError if this machine does not have it."""
+def device(name):
+    """An argparse type: the torch.device of a name, which this machine must have."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        name = next(device for device, there in available.items() if there)
-    require(available[name], f"--device {name}: torch finds no such device; use --device cpu")
+        name = next(known for known, there in available.items() if there)
+    if not available.get(name):
+        raise argparse.ArgumentTypeError(f"torch finds no device {name!r}; use --device cpu")
     return torch.device(name)

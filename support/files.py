@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,33 +16,30 @@ from support.cli import MODELS, ROOT, UserError, require
 def atomic_write(path):
     """Open a temporary file beside `path` for writing bytes, and rename it when it is whole.
 
-    If anything fails, `path` stays as it was. Raises UserError if it cannot be written.
+    Its folder is made if it is missing. If anything fails, `path` stays as it was. Raises UserError
+    if it cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
-def prepare_outputs(*paths):
-    """Make the folders of outputs, and fail before the work starts if one cannot be written.
-
-    Raises UserError.
-    """
+def check_outputs(*paths):
+    """Raises UserError, before the work starts, if an output cannot be written. Makes nothing."""
     for path in map(Path, paths):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
         require(not path.is_dir(), f"cannot write {path}: it is a folder; name a file")
+        there = next(parent for parent in path.parents if parent.exists())
+        require(there.is_dir(), f"cannot write {path}: {there} is no folder")
+        require(os.access(there, os.W_OK), f"cannot write {path}: no permission in {there}")
 
 
 def output_folders(models):
@@ -68,8 +64,8 @@ def provenance(paths, **settings):
     Args:
         paths: the files that it was made from, such as checkpoints.
     """
-    weights = {Path(path).name: sha256(path) for path in paths}
-    return json.dumps({"weights": weights, "settings": settings})
+    hashes = {Path(path).name: sha256(path) for path in paths}
+    return json.dumps({"sha256": hashes, "settings": settings})
 
 
 # --- checkpoints: tensors and plain values, from which a network is rebuilt ---
@@ -91,7 +87,6 @@ def save_checkpoint(path, network, schedule, dataset, training):
         "config": config,
         "schedule": schedule,
         "dataset": dataset,
-        "seed": training["seed"],
         "training": training,
         "state_dict": {key: value.cpu() for key, value in network.state_dict().items()},
     }

@@ -13,23 +13,43 @@ PURPOSES = {  # of a stream -> its number, and below what follows it in a key
     "judge": 3,  # step
     "samples": 4,  # label, number
     "validation": 5,  # 0: times, 1: noise
-    "calibration": 6,  # 0: times, 1: noise, 2: bootstrap
     "split": 7,
     "subset": 8,
     "halves": 9,  # number
 }
 
 
-def generator(seed, purpose, *numbers):
-    """A CPU torch.Generator seeded by the key (seed, purpose, *numbers), hashed to 64 bits.
+def stream_seed(seed, purpose, *numbers):
+    """The seed of the stream with the key (seed, purpose, *numbers), hashed to 64 bits.
 
     Args:
         seed: 0 .. 2^32 - 1. purpose: one of `PURPOSES`.
         numbers: integers of the same range, always equally many for a purpose.
     """
     key = [seed, PURPOSES[purpose], *numbers]
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state))
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+def generator(seed, purpose, *numbers):
+    """A CPU torch.Generator of the stream with this key, see `stream_seed`."""
+    return torch.Generator().manual_seed(stream_seed(seed, purpose, *numbers))
+
+
+def image_seeds(seed, labels):
+    """A seed for each image, by its label and its number among those of the label: a list.
+
+    So the noise of an image does not depend on what else is drawn.
+    """
+    seeds, seen = [], Counter()
+    for label in labels:
+        seeds.append(stream_seed(seed, "samples", label, seen[label]))
+        seen[label] += 1
+    return seeds
+
+
+def gaussian_noise(shape, generators):
+    """Noise N(0, I), that of each image from its own generator: (B, *shape)."""
+    return torch.stack([torch.randn(shape, generator=rng) for rng in generators])
 
 
 @functools.lru_cache(maxsize=1)
@@ -46,18 +66,3 @@ def batch_indices(num_images, batch_size, seed, step):
     epoch, position = divmod(step, num_images // batch_size)
     order = epoch_order(num_images, seed, epoch)
     return order[position * batch_size : (position + 1) * batch_size]
-
-
-def image_generators(seed, y):
-    """One generator per image, keyed by its label and its number among those of the label: a list.
-
-    So the noise of an image does not depend on what else is drawn. Conditions y that are not whole
-    numbers (N,), such as pixels (N, ...), all count as label 0.
-    """
-    are_labels = y.ndim == 1 and not y.is_floating_point()
-    labels = y.tolist() if are_labels else [0] * len(y)
-    generators, seen = [], Counter()
-    for label in labels:
-        generators.append(generator(seed, "samples", label, seen[label]))
-        seen[label] += 1
-    return generators

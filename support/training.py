@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from support.cli import UserError, require
@@ -20,26 +21,27 @@ SAVED = ("step", "losses", "history", "seconds", "settings")
 class Run:
     """Iterates over the batches of a training, from the first one that is not done yet.
 
-    It owns the progress bar, the losses, the state file and the calls of `validate`. Random streams
-    need no saving, since they depend on the seed and the step alone. Leaving the `with` block
-    without an error removes the state file.
+    It owns the gradient step, the progress bar, the losses, the state file and the calls of
+    `validate`. Random streams need no saving, since they depend on the seed and the step alone.
+    Leaving the `with` block without an error removes the state file.
 
-        run = Run("U-Net", checkpoint, args, dataset, parts, validate)
+        run = Run("classifier", checkpoint, args, dataset, network, optimizers, schedules, validate)
         with run:
             for x_0, y, rng in run:
-                loss = ...
-                run.record(loss)
+                ...
+                run.descend(loss)
             ...  # write the results
 
     Args:
         purpose: of the random streams, and the label of the progress bar.
         checkpoint: the file that the training writes; the state is kept beside it.
         args: the flags of `support.cli.add_training_flags`.
-        dataset: `load("train")` gives its images (N, 1, H, W) and labels (N,); `info` has its name.
-        parts: name -> object with `state_dict` and `load_state_dict` (network, EMA, optimizers,
-            learning rate schedules).
+        dataset: `load("train")` gives its images (N, C, H, W) and labels (N,); `info` has its name.
+        network, optimizers, lr_schedulers: a module, and two lists.
         validate: called with the run after every epoch, or 400 steps if that is longer, and after
             the last step; returns a dict of plain values for `history`.
+        ema: a moving average of the network's parameters, as diffusers' EMAModel, or None.
+        max_grad_norm: longer gradients are clipped to this length.
         more_settings: what the weights depend on besides the flags of every training.
 
     Raises UserError if a batch is larger than the training set, if the state to resume is missing,
@@ -50,8 +52,23 @@ class Run:
         settings: what the weights depend on, a dict. A resumed run must have the same.
     """
 
-    def __init__(self, purpose, checkpoint, args, dataset, parts, validate, **more_settings):
-        self.purpose, self.parts, self.validate = purpose, parts, validate
+    def __init__(
+        self,
+        purpose,
+        checkpoint,
+        args,
+        dataset,
+        network,
+        optimizers,
+        lr_schedulers,
+        validate,
+        ema=None,
+        max_grad_norm=1.0,
+        **more_settings,
+    ):
+        self.purpose, self.validate = purpose, validate
+        self.network, self.optimizers, self.lr_schedulers = network, optimizers, lr_schedulers
+        self.ema, self.max_grad_norm = ema, max_grad_norm
         self.data = dataset.load("train")
         self.settings = {
             "steps": args.steps,
@@ -104,11 +121,20 @@ class Run:
             if self.step % SAVE_EVERY == 0:
                 self.save()
 
-    def record(self, loss):
-        """Call with the loss of each step (). Raises UserError if it is not finite."""
+    def descend(self, loss):
+        """Take a gradient step on the loss () of a batch. Raises UserError if it is not finite."""
         value = loss.item()
         restart = f"delete {self.state_path} if it is there, and start with a lower --lr"
         require(math.isfinite(value), f"the loss is {value} at step {self.step}: {restart}")
+        self.network.zero_grad()
+        loss.backward()
+        clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for lr_scheduler in self.lr_schedulers:
+            lr_scheduler.step()
+        if self.ema:
+            self.ema.step(self.network.parameters())
         self.losses.append(value)
         self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
@@ -129,11 +155,16 @@ class Run:
         """Print a line above the bar."""
         tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {text}")
 
+    def parts(self):
+        """All that changes in a training, besides the attributes `SAVED`."""
+        average = [self.ema] if self.ema else []
+        return [self.network, *self.optimizers, *self.lr_schedulers, *average]
+
     def save(self):
         """Write the state file."""
         self.seconds = self.elapsed()
         state = {name: getattr(self, name) for name in SAVED}
-        state["parts"] = {name: part.state_dict() for name, part in self.parts.items()}
+        state["parts"] = [part.state_dict() for part in self.parts()]
         save_tensors(self.state_path, state)
 
     def load(self):
@@ -150,8 +181,8 @@ class Run:
         try:
             for name in SAVED:
                 setattr(self, name, state[name])
-            for name, part in self.parts.items():
-                part.load_state_dict(state["parts"][name])
+            for part, saved in zip(self.parts(), state["parts"], strict=True):
+                part.load_state_dict(saved)
         except (KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"--resume: {self.state_path} is damaged: delete it") from error
 

@@ -62,13 +62,13 @@ def judge():
 
 @pytest.fixture
 def shapes(tmp_path):
-    """A folder of 100 noisy images of each of three classes: bright left, midway, right."""
+    """A folder of 100 noisy colour images of each of three classes: red, green or blue, 32x32."""
     rng = np.random.default_rng(0)
     for k, name in enumerate(("bar", "dot", "ring")):
         (tmp_path / "shapes" / name).mkdir(parents=True)
         for number in range(100):
-            pixels = rng.integers(0, 50, (32, 32), dtype=np.uint8)
-            pixels[:, 10 * k : 10 * k + 10] += 200
+            pixels = rng.integers(0, 50, (32, 32, 3), dtype=np.uint8)
+            pixels[:, 10 * k : 10 * k + 10, k] += 200
             Image.fromarray(pixels).save(tmp_path / "shapes" / name / f"{number}.png")
     return tmp_path / "shapes"
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT, Evil
+from PIL import Image
 
 import inference
 import train_classifier
@@ -21,7 +22,7 @@ BAD_FLAGS = [
     (inference, ["--guidance-scale", "1", "inf"], "'inf' is not a number of 0 or more"),
     (inference, ["--seed", str(2**32)], "from 0 to 4294967295"),
     (inference, ["--no-such-flag"], "--no-such-flag"),
-    (train_ddpm, ["--step", "1"], "--step"),  # abbreviations are not taken
+    (inference, ["--window", "750-250"], "'750-250' is not LOW-HIGH"),
     (inference, ["--digits", "3,4"], "separate by spaces"),
     (inference, ["--output", "x.jpg"], "does not end in .png"),
 ]
@@ -36,7 +37,7 @@ def test_a_device_that_is_not_there(fails, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for script in (train_classifier, train_ddpm):
         error = fails(script.main, "--device", "cuda", "--models", tmp_path)
-        assert "--device cuda: torch finds no such device; use --device cpu" in error
+        assert "argument --device: torch finds no device 'cuda'; use --device cpu" in error
 
 
 def test_an_output_that_cannot_be_written(fails, tmp_path):
@@ -49,6 +50,8 @@ def test_an_output_that_cannot_be_written(fails, tmp_path):
     error = fails(inference.main, *flags)
     assert f"cannot write {tmp_path / 'o.npz'}: it is a folder; name a file" in error
     assert (tmp_path / "file").read_text() == "before"
+    assert "is missing" in fails(inference.main, "--models", tmp_path / "none")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "o.npz"}  # and no new folder
 
 
 # --- checkpoints ---
@@ -103,16 +106,25 @@ def test_a_bad_checkpoint(fails, models, tmp_path, monkeypatch, fault):
 
 
 def test_networks_of_two_data_sets(fails, models):
-    edit(models / "classifier.pth", dataset={"name": "shapes", "classes": ["bar", "ring"]})
+    info = {"kind": "folder", "name": "shapes", "classes": ["bar", "ring"], "shape": [1, 28, 28]}
+    edit(models / "classifier.pth", dataset=info)
     error = fails(inference.main, "--models", models)
-    assert f"{models / 'classifier.pth'} was trained on shapes, not on mnist" in error
+    path = models / "classifier.pth"
+    assert f"{path} was trained on the folder shapes (2 classes, 1x28x28), not on mnist" in error
 
 
 @pytest.mark.parametrize("script", [train_classifier, train_ddpm])
-def test_another_data_set_never_replaces_weights(fails, models, shapes, script):
+def test_another_data_set_never_replaces_weights(fails, models, tmp_path, script):
+    """Also a folder that is named and divided like MNIST."""
+    for k in range(200):
+        path = tmp_path / "mnist" / str(k % 10) / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), k).save(path)
     before = {path: path.read_bytes() for path in models.iterdir()}
-    error = fails(script.main, "--dataset", shapes, "--models", models, "--steps", 1)
-    assert "was trained on mnist, not on shapes: name another folder with --models" in error
+    flags = ["--dataset", tmp_path / "mnist", "--models", models, "--steps", 1]
+    error = fails(script.main, *flags)
+    folder = "the folder mnist (10 classes, 1x28x28)"
+    assert f"was trained on mnist (10 classes, 1x28x28), not on {folder}" in error
     assert {path: path.read_bytes() for path in before} == before
     assert not list(models.glob("*state*"))
 

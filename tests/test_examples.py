@@ -18,9 +18,9 @@ def run(tmp_path, monkeypatch):
     def main(example, n, steps=4):
         drawn = {}
 
-        def save_rows(name, rows, *columns):
+        def save_rows(name, rows, *columns, **settings):
             drawn[name] = rows
-            shared.save_rows(name, rows, *columns)
+            shared.save_rows(name, rows, *columns, **settings)
             assert (tmp_path / "results" / f"{name}.png").exists()
 
         def sample(*args, **settings):
@@ -55,11 +55,11 @@ def test_stock_diffusers_draws_as_we_do(unet, classifier, tmp_path, monkeypatch)
     pipeline = DDPMPipeline.from_pretrained(tmp_path)
     assert "# An unconditional DDPM" in (tmp_path / "README.md").read_text()
 
-    def noise(rngs):
-        return torch.randn(len(rngs), 1, 28, 28, generator=torch.manual_seed(0))
+    def noise(shape, rngs):
+        return torch.randn(len(rngs), *shape, generator=torch.manual_seed(0))
 
     y = torch.arange(20) % 10
     images = stock_diffusers.guide(pipeline, classifier, y)
-    monkeypatch.setattr(inference, "initial_noise", noise)
-    ours = inference.sample(unet, classifier.log_p, y, sampler="dpmsolver++")
+    monkeypatch.setattr(inference, "gaussian_noise", noise)
+    ours = inference.sample(unet, classifier.log_p, y, range(20), sampler="dpmsolver++")
     torch.testing.assert_close(images.clamp(-1, 1), ours, atol=1e-3, rtol=0)

@@ -11,9 +11,7 @@ from conftest import ROOT
 from torch.testing import assert_close
 
 import inference
-from diffusion import SAMPLERS
 from docs.export_weights import export
-from evaluation.variants import in_window
 from examples.ambigram import both_ways
 from inference import guide_gradient, load_models, sample
 
@@ -27,6 +25,7 @@ SETTINGS |= {"sampler": "sde-dpmsolver++", "steps": 10, "seed": 5, "unguided": F
 RUNS = [  # each changes some of these settings
     {"sampler": "sde-dpmsolver++"},
     {"sampler": "ddim"},
+    {"sampler": "dpmsolver++"},
     {"sampler": "ddpm"},
     {"low": 399, "high": 799},  # both are timesteps of the run; only 399 is in the window
     {"told": 0, "g": 0},
@@ -111,10 +110,7 @@ def test_every_step_equals_pytorch(page, networks, monkeypatch, changes):
     }"""
     noise, x_t = page.evaluate(code, settings)
     noise = iter(torch.tensor(noise).view(-1, 3, 1, 28, 28))
-    scheduler_class, _ = SAMPLERS[settings["sampler"]]
-    random = f"{scheduler_class.__module__}.randn_tensor"
-    monkeypatch.setattr(inference, "initial_noise", lambda generators: next(noise))
-    monkeypatch.setattr(random, lambda *args, **kwargs: next(noise))
+    monkeypatch.setattr(inference, "gaussian_noise", lambda shape, generators: next(noise))
 
     unet, classifier = networks
     y, told, second = torch.tensor(settings["y"]), settings["told"], settings["second"]
@@ -127,11 +123,12 @@ def test_every_step_equals_pytorch(page, networks, monkeypatch, changes):
         guide = both_ways(log_p)
         y = torch.stack([y, torch.full_like(y, second)], dim=1)
     w = 0 if settings["unguided"] else settings["w"]
-    window = partial(in_window, low=settings["low"], high=settings["high"])
-    options = {"guidance_scale": w, "scale_growth": settings["g"], "predict_noise": window}
+    options = {"guidance_scale": w, "scale_growth": settings["g"]}
+    options |= {"window": (settings["low"], settings["high"])}
     options |= {"sampler": settings["sampler"], "steps": settings["steps"]}
     seen = []
-    final = sample(unet, guide, y, watch=lambda t, x_t, eps_hat: seen.append(x_t), **options)
+    options["watch"] = lambda t, x_t, eps_hat: seen.append(x_t)
+    final = sample(unet, guide, y, range(3), **options)
     x_t = torch.tensor(x_t).view(-1, 3, 1, 28, 28)
     x_t[-1].clamp_(-1, 1)  # as `sample` does
     assert_close(x_t, torch.stack([*seen, final]), atol=1e-3, rtol=0)

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from evaluation import measures
 from evaluation.measures import COMPARED, Readings, Scores, balanced_parts, frechet_distance
-from evaluation.measures import measure, share, wilson_interval
+from evaluation.measures import measure, nearest_distances, share, wilson_interval
 from support.cli import UserError
 
 
@@ -21,7 +21,7 @@ def readings_of(features):
 
 def width(row, name):
     """How wide the interval of a measure is."""
-    return float(row[f"{name}_high"]) - float(row[f"{name}_low"])
+    return row[f"{name}_high"] - row[f"{name}_low"]
 
 
 # --- the measures ---
@@ -53,7 +53,17 @@ def test_precision_and_recall_are_those_of_scikit_learn():
     row = Scores(*(readings_of(torch.from_numpy(x)) for x in (narrow, real))).row()
     precision, recall = share_covered(narrow, real), share_covered(real, narrow)
     assert precision > 0.9 and recall < 0.3
-    assert row["precision"] == f"{precision:.4f}" and row["recall"] == f"{recall:.4f}"
+    assert row["precision"] == pytest.approx(precision) and row["recall"] == pytest.approx(recall)
+
+
+def test_nearest_is_the_distance_to_the_nearest_training_image():
+    """In [-1, 1]: a gray level is 2 / 255."""
+    train = torch.randint(0, 256, (300, 1, 4, 4), dtype=torch.uint8)
+    images = train[[7, 250, 250]].clone()
+    images[1, 0, 0, 0] = 255 - images[1, 0, 0, 0]
+    moved = abs(255 - 2 * int(train[250, 0, 0, 0])) * 2 / 255
+    found = nearest_distances(images, train)
+    torch.testing.assert_close(found, torch.tensor([0, moved, 0]), atol=1e-3, rtol=1e-4)
 
 
 # --- intervals, and changes ---
@@ -94,11 +104,11 @@ def test_the_change_between_samples_of_the_same_noise_is_known_better():
     )
     row, others = this.changes_from(first), unpaired.changes_from(first)
     for name in ("frechet", "precision", "recall"):
-        change = float(this.row()[name]) - float(first.row()[name])
-        assert float(row[f"{name}_change"]) == pytest.approx(change, abs=2e-4)
+        change = this.row()[name] - first.row()[name]
+        assert row[f"{name}_change"] == pytest.approx(change)
         assert 0 < width(row, f"{name}_change") < 0.8 * width(others, f"{name}_change")
     same = first.changes_from(first)
-    assert same["frechet_change_low"] == same["frechet_change_high"] == "0.0000"
+    assert same["frechet_change_low"] == same["frechet_change_high"] == 0
 
 
 def test_changes_count_which_of_both_is_right():
@@ -110,10 +120,11 @@ def test_changes_count_which_of_both_is_right():
     )
     row = this.changes_from(first)
     shown = [row[name] for name in ("only_first_right", "only_this_right", "mcnemar_p")]
-    assert shown == ["6", "0", f"{2 * 0.5**6:.4f}"]
-    assert first.changes_from(this)["only_this_right"] == "6"
+    assert shown == [6, 0, 2 * 0.5**6]
+    assert first.changes_from(this)["only_this_right"] == 6
     assert measures.mcnemar(13, 5) == pytest.approx(scipy.stats.binomtest(13, 18).pvalue)
-    assert this.row()["accuracy"] == "0.8000" and this.row()["accuracy_per_digit"] == "0.800 0.800"
+    row = this.row()
+    assert row["accuracy"] == pytest.approx(0.8) and row["accuracy_per_class"] == "0.800 0.800"
 
 
 def test_balanced_parts_are_disjoint_and_have_equally_many_of_each_class():

@@ -6,26 +6,33 @@ from types import SimpleNamespace
 import mixture
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
-from diffusion import ALPHAS_CUMPROD, IMAGE_SHAPE, SCHEDULE, abar, add_noise
-from diffusion import initial_noise, predicted_x_0
+from classifier import Classifier
+from diffusion import ALPHAS_CUMPROD, END, abar, add_noise, predicted_x_0
 from evaluation.variants import without_root
 from inference import guide_gradient, guided_noise, sample, scale_at
 from support.cli import UserError
-from support.streams import generator, image_generators
+from support.streams import gaussian_noise, image_seeds
+
+IMAGE_SHAPE = (1, 28, 28)
 
 
 class FakeUnet:
     """A U-Net whose eps is a given function of x_t and t."""
 
     device = torch.device("cpu")
+    config = SimpleNamespace(in_channels=1, sample_size=28)
 
     def __init__(self, eps):
         self.eps = eps
 
     def __call__(self, x_t, t):
         return SimpleNamespace(sample=self.eps(x_t, t))
+
+
+def x_T_of(seeds):
+    """The noise that `sample` starts from."""
+    return gaussian_noise(IMAGE_SHAPE, [torch.Generator().manual_seed(seed) for seed in seeds])
 
 
 # --- noising ---
@@ -39,6 +46,7 @@ def test_noising_is_ddpm_equation_4():
     abar_t = (1 - betas).cumprod(dim=0)[t].view(4, 1, 1, 1)
     expected = abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
     torch.testing.assert_close(add_noise(x_0, eps, t), expected.float(), atol=1e-5, rtol=0)
+    assert abar(END) == 1 and abar(999) < 1e-4  # the last step ends at the image, not at noise
 
 
 # --- the guided noise ---
@@ -94,25 +102,56 @@ WRONG_GUIDES = {  # what is wrong -> the guide, and what the message says
 def test_a_wrong_guide_is_an_error_that_says_so(fault):
     log_p, message = WRONG_GUIDES[fault]
     with pytest.raises(UserError, match=message):
-        sample(FakeUnet(lambda x_t, t: x_t), log_p, torch.tensor([3, 1]), steps=2)
+        sample(FakeUnet(lambda x_t, t: x_t), log_p, torch.tensor([3, 1]), [0, 1], steps=2)
 
 
-def test_the_scale_grows_with_the_signal_to_noise_ratio_at_each_step():
+WRONG_ARGUMENTS = {  # -> what is said
+    "sampler 'dpm' is not one of ddpm, ddim": {"sampler": "dpm"},
+    "steps is 0": {"steps": 0},
+    "y is for 2 images, but there are 3 seeds": {"seeds": range(3)},
+    "y has values from 3 to 11; classes are 0 .. 9": {"y": [3, 11]},
+}
+
+
+@pytest.mark.parametrize("said", WRONG_ARGUMENTS)
+def test_a_wrong_argument_is_an_error_that_says_so(said):
+    settings = {"y": [3, 1], "seeds": [0, 1], "steps": 2, **WRONG_ARGUMENTS[said]}
+    with pytest.raises(UserError, match=said):
+        sample(FakeUnet(lambda x_t, t: x_t), Classifier().log_p, **settings)
+
+
+def test_a_guide_that_diverges_is_named(unet):
+    """Symmetry, too strong: without the warning, black and white noise would come out."""
+
+    def symmetry(x_t, t, y):
+        return -(x_t - x_t.flip(3)).square().sum(dim=(1, 2, 3)) / 2
+
+    with pytest.warns(UserWarning, match="pixels reach .* use a lower guidance scale"):
+        sample(unet, symmetry, [0, 0], [0, 1], scale_growth=0)
+    with pytest.raises(UserError, match="the samples are not finite: use a lower guidance scale"):
+        sample(FakeUnet(lambda x_t, t: x_t * torch.nan), None, None, [0], steps=2)
+
+
+def test_the_scale_grows_with_the_signal_to_noise_ratio_inside_the_window():
     asked, timesteps = [], [999, 749, 499, 249]
 
-    def spy(unet, log_p, x_t, t, y, guidance_scale):
-        asked.append((int(t), guidance_scale))
+    def spy(unet, log_p, x_t, t, y, guidance_scale, u):
+        asked.append((int(t), int(u), guidance_scale))
         return x_t
 
     for w, g, settings in (
         (1, 24, {}),
         (2, 8, {"guidance_scale": 2, "scale_growth": 8}),
         (1, 0, {"scale_growth": 0}),  # ADM's
+        (1, 24, {"window": (499, 749)}),  # both are timesteps; only 499 is inside
     ):
-        sample(FakeUnet(None), None, torch.tensor([3]), steps=4, predict_noise=spy, **settings)
+        sample(FakeUnet(None), None, None, [3], steps=4, predict_noise=spy, **settings)
+        low, high = settings.get("window", (0, 1000))
         snr = [a.item() / (1 - a.item()) for a in ALPHAS_CUMPROD[timesteps]]
-        assert asked == [(t, pytest.approx(w * (1 + g * r))) for t, r in zip(timesteps, snr)]
+        scales = [w * (1 + g * r) if low <= t < high else 0 for t, r in zip(timesteps, snr)]
+        assert asked == list(zip(timesteps, [749, 499, 249, END], map(pytest.approx, scales)))
         asked.clear()
+    assert scale_at(499, 1) == pytest.approx(1 + 24 * snr[2])
 
 
 # --- ten Gaussian classes, where everything is known exactly ---
@@ -120,14 +159,14 @@ def test_the_scale_grows_with_the_signal_to_noise_ratio_at_each_step():
 
 def test_guidance_at_scale_1_draws_the_class_exactly_and_without_the_root_it_does_not():
     """Without noise of its own, a sampler keeps each pixel's place in its class, in deviations."""
-    y, a = torch.arange(10), ALPHAS_CUMPROD[999]
-    x_T, mu = initial_noise(image_generators(0, y)), mixture.MEANS.view(10, *IMAGE_SHAPE)
+    y, seeds, a = torch.arange(10), range(10), ALPHAS_CUMPROD[999]
+    x_T, mu = x_T_of(seeds), mixture.MEANS.view(10, *IMAGE_SHAPE)
     place = (x_T - a.sqrt() * mu) / mixture.variance(torch.tensor(999)).sqrt()
     exact = mu + mixture.SIGMA * place
     settings, errors = {"scale_growth": 0, "sampler": "dpmsolver++", "steps": 300}, []
     for variant in (guided_noise, without_root):
         unet = FakeUnet(mixture.eps)
-        images = sample(unet, mixture.log_p, y, predict_noise=variant, **settings)
+        images = sample(unet, mixture.log_p, y, seeds, predict_noise=variant, **settings)
         errors.append((images - exact).abs().max().item())
     assert errors[0] < 0.005 and errors[1] > 0.1
 
@@ -136,30 +175,29 @@ def test_guidance_at_scale_1_draws_the_class_exactly_and_without_the_root_it_doe
 
 
 def test_the_noise_of_an_image_depends_on_seed_digit_and_number_alone():
-    """Whatever is drawn beside it, in batches of any size; each batch needs a new scheduler."""
+    """Whatever is drawn beside it, in batches of any size."""
     unet, first = FakeUnet(lambda x_t, t: 0.9 * x_t), []
 
-    def draw(*digits, **settings):
-        settings = {"steps": 4, "seed": 5, **settings}
-        return sample(unet, None, torch.tensor(digits), **settings)
+    def draw(*digits, seed=5, **settings):
+        return sample(unet, None, None, image_seeds(seed, digits), steps=4, **settings)
 
     together = draw(3, 1, 3, 3, 7, watch=lambda t, x_t, _: first.append(x_t))
-    keys = ((3, 0), (1, 0), (3, 1), (3, 2), (7, 0))
-    assert torch.equal(first[0], initial_noise([generator(5, "samples", *key) for key in keys]))
+    assert torch.equal(first[0], x_T_of(image_seeds(5, [3, 1, 3, 3, 7])))
     for batch_size in (1, 2):
         torch.testing.assert_close(draw(3, 1, 3, 3, 7, batch_size=batch_size), together)
     torch.testing.assert_close(draw(7, 3, 3), together[[4, 0, 2]])
     others = torch.cat([together, draw(3, seed=6)]).flatten(1)
     assert torch.cdist(others, others).fill_diagonal_(9).min() > 1  # no two are equal
+    assert draw(3, seed=4).shape == (1, *IMAGE_SHAPE)
 
 
 def test_watch_sees_x_t_and_the_eps_hat_that_makes_the_next_one(unet, classifier):
     """DDIM by hand: the predicted x_0 with the same noise at the next t; x_0 itself at the end."""
     y, seen = torch.tensor([3, 8]), []
     settings = {"sampler": "ddim", "steps": 5, "watch": lambda *step: seen.append(step)}
-    images = sample(unet, classifier.log_p, y, **settings)
+    images = sample(unet, classifier.log_p, y, [4, 9], **settings)
     assert [int(t) for t, _, _ in seen] == [999, 799, 599, 399, 199]
-    assert torch.equal(seen[0][1], initial_noise(image_generators(0, y)))
+    assert torch.equal(seen[0][1], x_T_of([4, 9]))
     for t, x_t, eps_hat in seen:
         expected = guided_noise(unet, classifier.log_p, x_t, t, y, scale_at(t, 1.0))
         torch.testing.assert_close(eps_hat, expected)
@@ -168,23 +206,5 @@ def test_watch_sees_x_t_and_the_eps_hat_that_makes_the_next_one(unet, classifier
         expected = add_noise(x_0, eps_hat, next_t)
         torch.testing.assert_close(next_x_t, expected, atol=1e-4, rtol=1e-4)
     t, x_t, eps_hat = seen[-1]
-    torch.testing.assert_close(images, predicted_x_0(x_t, t, eps_hat), atol=1e-4, rtol=0)
-
-
-def test_unguided_ddpm_sampling_is_that_of_diffusers(unet):
-    """There the scheduler clips the predicted x_0; here it is `guided_noise` that clips."""
-    y = torch.tensor([3, 8])
-    rngs, scheduler = image_generators(0, y), DDPMScheduler(**SCHEDULE, clip_sample=True)
-    scheduler.set_timesteps(timesteps=list(range(999, 0, -100)))
-    x_t = initial_noise(rngs)
-    for t in scheduler.timesteps:
-        eps = guided_noise(unet, None, x_t, t, y, 0, clip=False)
-        x_t = scheduler.step(eps, t, x_t, generator=rngs).prev_sample
-    images = sample(unet, None, y, sampler="ddpm", steps=10)
-    torch.testing.assert_close(images, x_t.clamp(-1, 1), atol=1e-4, rtol=0)
-
-
-def test_samples_that_are_not_finite_are_an_error():
-    unet = FakeUnet(lambda x_t, t: x_t * torch.nan)
-    with pytest.raises(UserError, match="samples are not finite"):
-        sample(unet, None, torch.tensor([3]), steps=2)
+    expected = predicted_x_0(x_t, t, eps_hat).clamp(-1, 1)
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)

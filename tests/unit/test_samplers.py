@@ -1,66 +1,73 @@
-"""Every sampler, against a Gaussian case whose exact answer is known.
-
-Each pixel of x_0 is N(0, SIGMA^2), and y is x_0 with noise N(0, TAU^2). So x_0 given y is Gaussian,
-and eps and log p(y | x_t) are known at every t. Both change with t: a sampler that takes a wrong
-step, or calls the networks at a wrong t, draws another spread.
-"""
+"""The four samplers, at every step, against schedulers of diffusers, in float64."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
-from diffusion import ALPHAS_CUMPROD, SAMPLERS, abar
+import diffusion
+import inference
+from diffusion import ALPHAS_CUMPROD, SAMPLERS, SCHEDULE, abar, sampling_timesteps
 from inference import sample
 
-SIGMA, TAU, Y = 0.2, 0.25, 0.3
-POSTERIOR_VARIANCE = 1 / (1 / SIGMA**2 + 1 / TAU**2)
-POSTERIOR_MEAN = POSTERIOR_VARIANCE * Y / TAU**2  # .117; the standard deviation is .156
+SOLVER = {"solver_type": "midpoint", "final_sigmas_type": "zero", "lower_order_final": True}
+THEIRS = {  # each of our samplers as a scheduler of diffusers, all that matters set explicitly
+    "ddpm": (DDPMScheduler, {"variance_type": "fixed_small", "clip_sample": False}),
+    "ddim": (
+        DPMSolverMultistepScheduler,  # of first order, it is DDIM for any list of timesteps
+        {"algorithm_type": "dpmsolver++", "solver_order": 1, **SOLVER},
+    ),
+    "dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, **SOLVER},
+    ),
+    "sde-dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, **SOLVER},
+    ),
+}
 
 
-class ExactUnet:
-    device = torch.device("cpu")
-
-    def __call__(self, x_t, t):
-        v = abar(t) * SIGMA**2 + 1 - abar(t)  # the variance of x_t
-        return SimpleNamespace(sample=(1 - abar(t)).sqrt() * x_t / v)
-
-
-def log_p(x_t, t, y):
-    """log N(y; E[x_0 | x_t], TAU^2 + Var[x_0 | x_t]), summed over the pixels."""
-    v = abar(t) * SIGMA**2 + 1 - abar(t)
-    mean, variance = abar(t).sqrt() * SIGMA**2 / v * x_t, SIGMA**2 * (1 - abar(t)) / v
-    return -((Y - mean).square() / (2 * (TAU**2 + variance))).sum(dim=(1, 2, 3))
+def make_theirs(sampler, steps, alphas_cumprod):
+    """A scheduler of diffusers whose tables are in float64."""
+    kind, settings = THEIRS[sampler]
+    scheduler = kind(**SCHEDULE, **settings)
+    scheduler.set_timesteps(timesteps=sampling_timesteps(steps))
+    scheduler.alphas_cumprod = alphas_cumprod
+    abars = alphas_cumprod[scheduler.timesteps]
+    scheduler.sigmas = torch.cat([((1 - abars) / abars).sqrt(), torch.zeros(1)])
+    return scheduler
 
 
-def draw(sampler, steps, scale=1.0):
-    """x_T and x_0 of 16 images."""
-    seen, y = [], torch.zeros(16, dtype=torch.long)
-    settings = {"guidance_scale": scale, "scale_growth": 0, "sampler": sampler, "steps": steps}
-    x_0 = sample(ExactUnet(), log_p, y, watch=lambda t, x_t, eps: seen.append(x_t), **settings)
-    return seen[0], x_0
-
-
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 600])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_draws_the_posterior_and_unguided_the_data(sampler):
-    """600 does not divide 1000: steps of 1000 // 600 instead would leave a spread of .38."""
-    for scale, mean, variance in ((1, POSTERIOR_MEAN, POSTERIOR_VARIANCE), (0, 0, SIGMA**2)):
-        _, x_0 = draw(sampler, 600, scale)
-        assert x_0.mean().item() == pytest.approx(mean, abs=0.004)
-        assert x_0.std().item() == pytest.approx(variance**0.5, abs=0.008)
+def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
+    """Also the first and the last; 600 does not divide 1000. Both get the same noise."""
+    exact = ALPHAS_CUMPROD.double()
+    monkeypatch.setattr(diffusion, "ALPHAS_CUMPROD", exact)
+    noise = list(torch.randn(steps + 1, 2, 1, 4, 4, dtype=torch.float64))
+    ours, theirs = iter(noise), iter(noise)
+    monkeypatch.setattr(inference, "gaussian_noise", lambda shape, rngs: next(ours))
+    scheduler = make_theirs(sampler, steps, exact)
+    module = type(scheduler).__module__
+    monkeypatch.setattr(f"{module}.randn_tensor", lambda *args, **settings: next(theirs))
 
+    def eps(unet, log_p, x_t, t, y, s, u):
+        """That of pixels N(0, 0.1), and something that is not linear."""
+        variance = 0.1 * abar(t) + 1 - abar(t)
+        return (1 - abar(t)).sqrt() * x_t / variance + 0.01 * (3 * x_t).sin()
 
-def test_ddim_is_of_first_order_and_dpmsolver_of_second():
-    """Half the step size: half the distance from the exact flow, or a quarter."""
-    a = ALPHAS_CUMPROD[999]
-    spread = (a * POSTERIOR_VARIANCE + 1 - a).sqrt()  # of x_T
-    errors = {}
-    for sampler in ("ddim", "dpmsolver++"):
-        for steps in (80, 160):
-            x_T, x_0 = draw(sampler, steps)
-            place = (x_T - a.sqrt() * POSTERIOR_MEAN) / spread
-            flow = POSTERIOR_MEAN + POSTERIOR_VARIANCE**0.5 * place
-            errors[sampler, steps] = (x_0 - flow).abs().mean().item()
-    assert 0.45 < errors["ddim", 160] / errors["ddim", 80] < 0.6
-    assert 0.15 < errors["dpmsolver++", 160] / errors["dpmsolver++", 80] < 0.3
-    assert errors["dpmsolver++", 80] < 0.5 * errors["ddim", 80] < 0.01
+    unet = SimpleNamespace(
+        device=torch.device("cpu"), config=SimpleNamespace(in_channels=1, sample_size=4)
+    )
+    seen = []
+    settings = {"sampler": sampler, "steps": steps, "predict_noise": eps}
+    images = sample(unet, None, None, [0, 1], watch=lambda t, x, e: seen.append(x), **settings)
+    x_t = next(theirs)
+    for t, found in zip(scheduler.timesteps, seen, strict=True):
+        torch.testing.assert_close(found, x_t, atol=4e-6, rtol=0)
+        eps_hat = eps(None, None, x_t, t, None, 0, None)
+        x_t = scheduler.step(eps_hat, t, x_t).prev_sample
+    torch.testing.assert_close(images, x_t.clamp(-1, 1), atol=4e-6, rtol=0)
+    assert images.std() > 0.1 or steps < 10

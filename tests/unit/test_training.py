@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
-from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import mnist
 import train_classifier
 import train_ddpm
-from diffusion import IMAGE_SHAPE, UNET_CONFIG, abar
+from diffusion import abar, make_unet
 from evaluation import judge, rivals
 from support import training
 from support.files import sha256
@@ -41,43 +40,45 @@ def test_an_epoch_shows_each_image_once():
 # --- what the loops train ---
 
 LABELS = torch.arange(64) % 2
-IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, *IMAGE_SHAPE)  # gray: -.5 or .5
+IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, 1, 28, 28)  # gray: -.5 or .5
 
 
-def new_run(purpose, folder, steps):
+def new_run(purpose, folder, steps, network, ema=None):
+    """A training by plain gradient descent."""
     args = SimpleNamespace(steps=steps, batch_size=16, lr=0.1, seed=0, resume=False)
     data = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
-    return Run(purpose, folder / "w.pth", args, data, {}, lambda run: {}, precision="float32")
+    sgd = torch.optim.SGD(network.parameters(), lr=0.1)
+    learned = network, [sgd], [LambdaLR(sgd, lambda step: 1)], lambda run: {}
+    return Run(purpose, folder / "w.pth", args, data, *learned, ema=ema, precision="float32")
 
 
 def batch_by_hand(purpose, step, max_t=999):
     """What a step trains on: x_t, t, eps and y."""
     rng, index = generator(0, purpose, step), batch_indices(64, 16, 0, step)
     t = torch.randint(max_t + 1, (16,), generator=rng)
-    eps = torch.randn(16, *IMAGE_SHAPE, generator=rng)
+    eps = torch.randn(16, 1, 28, 28, generator=rng)
     return abar(t).sqrt() * IMAGES[index] + (1 - abar(t)).sqrt() * eps, t, eps, LABELS[index]
 
 
 def test_the_unet_is_trained_to_predict_eps(tmp_path):
     """A step of SGD by hand, for eps_theta = a x_t."""
     network, averaged = nn.Linear(1, 1, bias=False), []
-    network.device = torch.device("cpu")
     a = network.weight.item()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     ema = SimpleNamespace(step=lambda parameters: averaged.extend(p.item() for p in parameters))
 
     def predict(x_t, t, y, rng):
         return network.weight * x_t
 
-    with new_run("U-Net", tmp_path, steps=1) as run:
-        train_ddpm.train(run, network, predict, ema, {"sgd": optimizer}, {})
-    x_t, t, eps, _ = batch_by_hand("U-Net", 0)
-    error = a * x_t - eps
-    grad = (2 * error * x_t).mean().item()
-    clipped = max(-1, min(1, grad))
-    assert network.weight.item() == pytest.approx(a - 0.1 * clipped, abs=1e-5)
-    assert averaged == [network.weight.item()]  # the EMA sees the new weights
-    assert run.losses == pytest.approx([error.square().mean().item()])  # L_simple
+    with new_run("U-Net", tmp_path, 3, network, ema) as run:
+        train_ddpm.train(run, predict, torch.device("cpu"))
+    for step in range(3):
+        x_t, t, eps, _ = batch_by_hand("U-Net", step)
+        error = a * x_t - eps
+        grad = (2 * error * x_t).mean().item()
+        assert run.losses[step] == pytest.approx(error.square().mean().item())  # L_simple
+        a -= 0.1 * max(-1, min(1, grad))  # clipped
+        assert averaged[step] == pytest.approx(a, abs=1e-5)  # the EMA sees the weights of each step
+    assert network.weight.item() == averaged[-1] and len(averaged) == 3
 
 
 @pytest.mark.parametrize("max_t", [999, 0])
@@ -90,40 +91,47 @@ def test_the_classifier_is_trained_on_noised_images(tmp_path, max_t):
             return super().forward(x_t.mean(dim=(2, 3)))
 
     network = OfTheMean(1, 2)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    lr_scheduler = LambdaLR(optimizer, lambda step: 1)
     x_t, t, _, y = batch_by_hand("classifier", 0, max_t)
     first_loss = F.cross_entropy(network(x_t, t), y).item()
     seen.clear()
-    with new_run("classifier", tmp_path, steps=3) as run:
-        train_classifier.train(run, network, optimizer, lr_scheduler, max_t)
+    with new_run("classifier", tmp_path, 3, network) as run:
+        train_classifier.train(run, network, max_t)
     for step, (x_t, t) in enumerate(seen):
         expected_x_t, expected_t, _, _ = batch_by_hand("classifier", step, max_t)
         torch.testing.assert_close(x_t, expected_x_t)
         assert torch.equal(t, expected_t) and (t.max() == 0) == (max_t == 0)
-    assert len(seen) == len(run.losses) == lr_scheduler.last_epoch == 3
+    assert len(seen) == len(run.losses) == run.lr_schedulers[0].last_epoch == 3
     assert run.losses[0] == pytest.approx(first_loss)
 
 
-def test_the_end_of_an_epoch_measures_the_ema_and_leaves_the_weights(tmp_path, monkeypatch):
-    network, seen = UNet2DModel(**UNET_CONFIG).train(), []
-    ema = EMAModel(network.parameters(), decay=0.5)
-    for parameter, shadow in zip(network.parameters(), ema.shadow_params):
-        nn.init.constant_(parameter, 1)
-        shadow.fill_(2)
+def test_validations_and_the_checkpoint_see_the_average_of_all_steps(tmp_path, monkeypatch):
+    """And the training goes on with its own weights."""
+    own, averaged, kept = [], [], []  # kernels of the U-Net
+    unet, first = make_unet((1, 28, 28)), "conv_in.weight"
+    args = {"steps": 6, "batch_size": 16, "lr": 0.01, "seed": 0, "resume": False}
+    args = SimpleNamespace(**args, precision="float32", device=torch.device("cpu"))
+    data = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
 
-    def look(unet, images):
-        seen.append({p.mean().item() for p in unet.parameters()})
-        return 0.5
+    def look_at(kernels, network):
+        kernels.append(network.state_dict()[first].clone())
+        return {}
 
-    monkeypatch.setattr(train_ddpm, "validation_loss", look)
-    monkeypatch.setattr(train_ddpm, "sample", lambda *_, **__: torch.zeros(40, *IMAGE_SHAPE))
-    run = new_run("U-Net", tmp_path, steps=9)
-    run.losses, run.validate_every, run.step = [9.0, 1.0, 2.0], 2, 3
-    entry = train_ddpm.validate(run, network, ema, IMAGES, tmp_path)
-    look(network, None)
-    assert seen == [{2}, {1}] and entry == {"loss": 1.5, "validation_loss": 0.5}
-    assert (tmp_path / "step_000003.png").exists()
+    def predict(x_t, t, y, rng):
+        look_at(own, unet)
+        return unet(x_t, t).sample
+
+    monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 4)
+    monkeypatch.setattr(train_ddpm, "save_checkpoint", lambda path, unet, *_: look_at(kept, unet))
+    run = train_ddpm.train_unet(
+        args, data, tmp_path / "w.pth", unet, predict, lambda run, unet: look_at(averaged, unet)
+    )
+    by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
+    for kernel in own[1:5]:  # after each of the first four steps
+        by_hand.step([nn.Parameter(kernel)])
+    torch.testing.assert_close(averaged[0], by_hand.shadow_params[0])
+    assert torch.equal(kept[0], averaged[1]) and not torch.equal(kept[0], averaged[0])
+    assert [entry["step"] for entry in run.history] == [4, 6]
+    assert run.history[0]["loss"] == pytest.approx(sum(run.losses[:4]) / 4)
 
 
 # --- whole trainings ---
@@ -198,18 +206,3 @@ def test_a_state_is_kept_after_an_error_and_continued_only_if_it_fits(tmp_path, 
     assert f"{state} was made with other flags" in error("--resume")
     torch.save(torch.load(state) | {"parts": {}}, state)
     assert f"{state} is damaged: delete it" in error("--resume", "--lr", "1e30")
-
-
-def test_what_a_training_keeps_is_the_average(tmp_path, monkeypatch):
-    """The checkpoint has the EMA weights and not those of the last step."""
-    average = []
-
-    def remember(run, unet, ema, *rest):
-        average.extend(weights.clone() for weights in ema.shadow_params)
-        return {}
-
-    monkeypatch.setattr(train_ddpm, "validate", remember)
-    monkeypatch.setattr(train_ddpm, "plot_loss", Mock())
-    monkeypatch.setattr(train_ddpm, "save_figure", Mock())
-    kept = train("ddpm_unet", tmp_path)["state_dict"]
-    assert all(map(torch.equal, kept.values(), average))

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from torchvision import datasets
 
+import evaluate
 import inference
 import train_classifier
 import train_ddpm
+from evaluation import judge, measures, rivals
+from evaluation.table import read_rows
 from mnist import DATA, SPLITS, Dataset, class_numbers
 from support import pictures
 from support.cli import UserError
@@ -29,7 +33,8 @@ def test_the_splits_are_torchvisions_images():
     assert torch.equal(pictures.to_uint8(test[0])[:, 0], datasets.MNIST(DATA, train=False).data)
     assert images.shape[1:] == (1, 28, 28) and images.dtype == torch.float32
     assert images.min() == -1 and images.max() == 1 and y.dtype == torch.int64
-    assert dataset.info == {"name": "mnist", "classes": list("0123456789")}
+    info = {"kind": "mnist", "name": "mnist", "classes": list("0123456789"), "shape": [1, 28, 28]}
+    assert dataset.info == info
 
 
 def test_the_packed_files_are_enough_without_a_network(tmp_path, monkeypatch):
@@ -45,18 +50,29 @@ def test_the_packed_files_are_enough_without_a_network(tmp_path, monkeypatch):
 # --- a folder of images ---
 
 
-def test_a_folder_is_split_without_overlap(shapes):
+def test_a_folder_is_split_without_overlap_and_keeps_its_colours(shapes):
     dataset = Dataset(shapes)
-    assert dataset.info == {"name": "shapes", "classes": ["bar", "dot", "ring"]}
+    info = {"kind": "folder", "name": "shapes", "classes": ["bar", "dot", "ring"]}
+    assert dataset.info == {**info, "shape": [3, 32, 32]}
     splits = [dataset.load(split) for split in SPLITS]
     assert [len(images) for images, _ in splits] == [240, 30, 30]
-    images = torch.cat([images for images, _ in splits])
-    assert images.shape == (300, 1, 28, 28) and len(images.unique(dim=0)) == 300
-    assert torch.bincount(torch.cat([y for _, y in splits])).tolist() == [100, 100, 100]
+    images, y = (torch.cat(part) for part in zip(*splits))
+    assert images.shape == (300, 3, 32, 32) and len(images.unique(dim=0)) == 300
+    assert torch.bincount(y).tolist() == [100, 100, 100]
+    for k, channel in enumerate(y):  # bars are red, dots green, rings blue
+        assert images[k].mean(dim=(1, 2)).argmax() == channel
     assert all(len(y.unique()) == 3 for _, y in splits)  # shuffled before it is split
     for split, (images, y) in zip(SPLITS, splits):
         again = Dataset(shapes).load(split)
         assert torch.equal(again[0], images) and torch.equal(again[1], y)
+
+
+def test_images_without_colours_have_one_channel_and_a_flag_scales_all(shapes):
+    for path in shapes.glob("*/*.png"):
+        Image.open(path).convert("L").convert("RGB").resize((30, 40)).save(path)
+    with pytest.raises(UserError, match="images of 40x30; they should be square, .* with --size"):
+        Dataset(shapes)
+    assert Dataset(shapes, size=28).info["shape"] == [1, 28, 28]
 
 
 def test_classes_go_by_name_and_by_number():
@@ -68,16 +84,30 @@ def test_classes_go_by_name_and_by_number():
             class_numbers([word], ["bar", "dot"])
 
 
-def test_the_whole_way_on_a_folder_of_images(shapes, tmp_path):
-    models, png, npz = (tmp_path / name for name in ("models", "o.png", "o.npz"))
-    flags = ["--dataset", shapes, "--models", models, "--steps", 4, "--batch-size", 8]
-    flags = [str(word) for word in flags]
-    train_ddpm.main(flags)
-    train_classifier.main(flags)
+def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatch):
+    """All networks, pictures and files, a table, and anybody's samples: 3 x 32 x 32."""
+    monkeypatch.setattr(measures, "NUM_HALVES", 2)
+    models, gif, npz, csv = (tmp_path / name for name in ("models", "o.gif", "o.npz", "o.csv"))
+    data = ["--dataset", shapes]
+
+    def run(script, *flags):
+        script.main([str(word) for word in flags])
+
+    for script in (train_ddpm, train_classifier, rivals):
+        run(script, *data, "--models", models, "--steps", 4, "--batch-size", 8)
+    run(judge, *data, "--models", models, "--steps", 40, "--batch-size", 16)
     unet, classifier = inference.load_models(models)
     assert unet.dataset == classifier.dataset == Dataset(shapes).info
     assert classifier.linear.out_features == 3
 
-    flags = ["--models", str(models), "--steps", "2", "--output", str(png), "--npz", str(npz)]
-    inference.main([*flags, "--compare", "--num-samples", "2", "--classes", "ring", "bar"])
-    assert np.load(npz)["arr_1"].tolist() == [2, 2, 0, 0] and png.exists()
+    drawing = ["--models", models, "--steps", 2, "--npz", npz, "--gif", gif]
+    run(inference, *drawing, "--compare", "--num-samples", 40, "--classes", "ring", "bar", "dot")
+    images, labels = np.load(npz).values()
+    assert images.shape == (120, 32, 32, 3) and labels[::40].tolist() == [2, 0, 1]
+    grid = np.asarray(Image.open(models / "guided_output.png"))  # a trial writes to its own folder
+    assert grid.ndim == 3 and Image.open(gif).n_frames == 3
+
+    table = ["--judge", models, "--n", 100, "--split", "validation", "--steps", 2, "--csv", csv]
+    variants = ["--variant", "guided_noise", "classifier_free"]
+    run(evaluate, *data, "--models", models, *variants, "--samples", npz, *table)
+    assert [row["n"] for row in read_rows(csv)] == ["9", "99", "99", "120"]

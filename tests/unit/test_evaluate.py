@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import mixture
 import numpy as np
 import pytest
 import torch
@@ -15,28 +14,32 @@ from PIL import Image
 import evaluate
 import inference
 from classifier import Classifier
-from diffusion import SCHEDULE, add_noise, sampling_timesteps
-from evaluation import calibration, exact_guide, figures, judge, measures, rows, train_on_samples
+from diffusion import SCHEDULE, add_noise
+from evaluation import figures, judge, measures, rows, train_on_samples
+from evaluation.exact_guide import ExactGuide
 from evaluation.measures import COMPARED
 from evaluation.rows import SETTINGS
 from evaluation.table import SHOWN, read_rows
+from evaluation.variants import VARIANTS
 from mnist import Dataset, load_mnist
 from support.files import save_checkpoint, sha256
 from support.pictures import save_npz
+from support.streams import image_seeds
 
 TINY = ["--n", "100", "--steps", "2", "--split", "validation"]
-MNIST = {"name": "mnist", "classes": list("0123456789")}
+MNIST = Dataset().info
 WEIGHTS = {path.stem: path for path in ROOT.glob("models/*.pth")}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_images():
     """The first 500 images of each split, read once, and two halves: faster, and less exact."""
-    load = Dataset.load
+    few = Dataset()
+    few.splits = {name: [part[:500] for part in split] for name, split in few.splits.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "Dataset", cache(Dataset))
+        patch.setattr(evaluate, "read_dataset", lambda args: few)
+        patch.setattr(train_on_samples, "Dataset", lambda: few)
         patch.setattr(evaluate, "Reference", cache(evaluate.Reference))
-        patch.setattr(Dataset, "load", lambda *args: [part[:500] for part in load(*args)])
         patch.setattr(measures, "NUM_HALVES", 2)
         yield
 
@@ -46,8 +49,8 @@ def asked(monkeypatch):
     """What `sample` is asked for: a list, to which each row adds. It draws noise."""
     calls = []
 
-    def noise(unet, log_p, y, **settings):
-        calls.append(SimpleNamespace(unet=unet, log_p=log_p, y=y, **settings))
+    def noise(unet, log_p, y, seeds, **settings):
+        calls.append(SimpleNamespace(unet=unet, log_p=log_p, y=y, seeds=seeds, **settings))
         return torch.rand(len(y), 1, 28, 28) * 2 - 1
 
     monkeypatch.setattr(rows, "sample", noise)
@@ -77,20 +80,22 @@ def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
     """Its settings reach `sample`. Of 105 images there are equally many of each digit: 100."""
     flags = ["--variant", "algorithm_1", "--sampler", "ddpm", "--steps", 5, 3, "--seed", 3]
     flags += ["--guidance-scale", 2, 0.5, "--scale-growth", 7, "--n", 105, "--split", "test"]
-    real, validation, *table = run(tmp_path / "x.csv", *flags)
-    assert real["variant"] == "other half of the test set" and real["n"] == "100"
-    assert validation["variant"] == "validation images" and validation["against"] == "test"
+    real, validation, *table = run(tmp_path / "x.csv", *flags, "--window", "0-500")
+    assert real["images"] == "other half of the test set" and real["n"] == "100"
+    assert validation["images"] == "validation images" and validation["against"] == "test"
+    assert real["variant"] == "-" and column(table, "images") == ["samples"] * 4
     assert [" ".join(row[name] for name in (*SETTINGS[1:], "n", "seed")) for row in table] == [
-        "algorithm_1 classifier ddpm 5 2 7 100 3",
-        "algorithm_1 classifier ddpm 5 0.5 7 100 3",
-        "algorithm_1 classifier ddpm 3 2 7 100 3",
-        "algorithm_1 classifier ddpm 3 0.5 7 100 3",
+        "algorithm_1 classifier ddpm 5 2 7 0-500 100 3",
+        "algorithm_1 classifier ddpm 5 0.5 7 0-500 100 3",
+        "algorithm_1 classifier ddpm 3 2 7 0-500 100 3",
+        "algorithm_1 classifier ddpm 3 0.5 7 0-500 100 3",
     ]
     for call, row in zip(asked, table, strict=True):
         steps, scale = int(row["steps"]), float(row["guidance_scale"])
-        assert (call.sampler, call.seed, call.scale_growth) == ("ddpm", 3, 7)
+        assert (call.sampler, call.scale_growth, call.window) == ("ddpm", 7, (0, 500))
         assert (call.steps, call.guidance_scale) == (steps, scale)
-        assert call.predict_noise.keywords["timesteps"] == sampling_timesteps(steps)
+        assert call.predict_noise is VARIANTS["algorithm_1"]
+        assert call.seeds == image_seeds(3, call.y.tolist())
         assert torch.bincount(call.y).tolist() == [10] * 10
 
 
@@ -98,16 +103,17 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path):
     """Of several folders and guides; and these are the networks that `sample` is given."""
     other = shutil.copytree(ROOT / "models", tmp_path / "other")
     save_checkpoint(other / "classifier.pth", Classifier(), SCHEDULE, MNIST, {"seed": 0})
-    own = tmp_path / "own.py"
-    own.write_text("def log_p(x_t, t, y):\n    return 0")
+    own, ran = tmp_path / "own.py", tmp_path / "ran"
+    own.write_text(f"open({str(ran)!r}, 'a').write('.')\ndef log_p(x_t, t, y):\n    return 0")
     guides = ["classifier", other / "classifier.pth", f"{own}:log_p"]
     table = run(tmp_path / "x.csv", "--models", "models", other, "--guide", *guides)[1:]
     shipped, untrained = WEIGHTS["classifier"], other / "classifier.pth"
     made_by = [shipped, untrained, own, untrained, untrained, own]
     assert column(table, "models") == ["models"] * 3 + [str(other)] * 3
-    assert column(table, "classifier") == [sha256(path) for path in made_by]
-    assert column(table, "ddpm_unet") == [sha256(WEIGHTS["ddpm_unet"])] * 6
-    assert column(table, "judge") == [sha256(WEIGHTS["judge"])] * 6
+    assert column(table, "sha256 of guide") == [sha256(path) for path in made_by]
+    assert column(table, "sha256 of U-Net") == [sha256(WEIGHTS["ddpm_unet"])] * 6
+    assert column(table, "sha256 of judge") == [sha256(WEIGHTS["judge"])] * 6
+    assert ran.read_text() == "."  # once for all rows
 
     inputs = torch.randn(2, 1, 28, 28), torch.tensor([5, 300]), torch.tensor([3, 4])
     by_shipped, by_untrained, by_own, by_other = (call.log_p(*inputs) for call in asked[:4])
@@ -115,16 +121,22 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path):
     assert torch.equal(by_other, by_untrained) and not torch.equal(by_shipped, by_untrained)
 
     assert "has no function 'other'" in refused("--guide", f"{own}:other")
-    classes = {"name": "shapes", "classes": ["bar", "ring"]}
-    save_checkpoint(
-        tmp_path / "shapes.pth", Classifier(num_classes=2), SCHEDULE, classes, {"seed": 0}
-    )
-    assert "was trained on shapes, not on mnist" in refused("--guide", tmp_path / "shapes.pth")
     assert "there is no file" in refused("--guide", "none.py:log_p")
-
+    assert "it is not one of guided_noise" in refused("--variant", "none")
+    assert "nowhere/ddpm_unet.pth is missing" in refused("--models", "nowhere")
+    [_, row] = run(tmp_path / "own.csv", "--variant", f"{own}:log_p", "--guide", "exact")
+    assert row["sha256 of variant"] == sha256(own) and "sha256 of guide" not in row
+    assert asked[-1].predict_noise(None, None, None) == 0
     [_, row] = run(tmp_path / "free.csv", "--variant", "classifier_free")
-    assert row["ddpm_unet"] == sha256(WEIGHTS["rival_classifier_free"])
-    assert asked[-1].unet.config.num_class_embeds == 11 and "classifier" not in row
+    assert row["sha256 of U-Net"] == sha256(WEIGHTS["rival_classifier_free"])
+    assert asked[-1].unet.config.num_class_embeds == 11 and row["guide"] == "-"
+
+
+def test_a_guide_of_another_data_set_is_refused(refused, tmp_path):
+    info = {**MNIST, "kind": "folder", "name": "shapes"}
+    save_checkpoint(tmp_path / "shapes.pth", Classifier(), SCHEDULE, info, {"seed": 0})
+    error = refused("--guide", tmp_path / "shapes.pth")
+    assert "was trained on the folder shapes (10 classes, 1x28x28), not on mnist" in error
 
 
 def test_a_judge_that_misreads_real_images_is_refused(refused, tmp_path):
@@ -209,14 +221,15 @@ def test_samples_of_files_score_as_the_row_that_draws_them(tmp_path):
     flags = ["--seed", 3, "--models", "models", "--samples", *files]
     _, drawn, *table = run(tmp_path / "x.csv", *flags)
     by_npz, by_npy, by_folder, by_wrong = table
-    assert by_npz["accuracy_per_digit"] == drawn["accuracy_per_digit"]
-    for name in ("frechet", "precision", "recall", "boldness", "boldness_spread"):
-        assert float(by_npz[name]) == pytest.approx(float(drawn[name]), abs=0.03)
+    assert by_npz["accuracy_per_class"] == drawn["accuracy_per_class"]
+    for name in ("frechet", "precision", "recall", "boldness", "boldness_spread", "nearest"):
+        assert by_npz[name] == drawn[name]
         assert by_npz[name] == by_npy[name] == by_folder[name] == by_wrong[name]
     assert by_npy["accuracy"] == by_folder["accuracy"] == by_npy["accuracy_low"] == "-"
     assert float(by_npz["accuracy"]) > 0.8 and float(by_wrong["accuracy"]) < 0.2
-    assert column(table, "variant") == [str(path) for path in files]
-    assert len(set(column(table, "samples"))) == 1 and drawn["samples"] == "-"
+    assert column(table, "images") == [str(path) for path in files]
+    digests = column(table, "sha256 of images")
+    assert len(set(digests)) == 1 and drawn["sha256 of images"] == "-"
 
 
 GREY, LABELS = np.zeros((100, 28, 28), np.uint8), np.arange(100) % 10
@@ -233,11 +246,12 @@ WRONG = {  # what is wrong -> what is in the .npz
 def test_a_wrong_file_of_samples(refused, tmp_path, monkeypatch):
     """One line says what is read. No code in the file is run, and no table begins."""
     monkeypatch.chdir(tmp_path)
+    read = "what is read is 100 or more uint8 images (N, 28, 28, 1): arr_0 of an .npz"
     for arrays in WRONG.values():
         np.savez("x.npz", **arrays)
-        assert rows.WHAT_IS_READ in refused("--samples", "x.npz", "--csv", "x.csv")
+        assert read in refused("--samples", "x.npz", "--csv", "x.csv")
     Path("x.npz").write_text("these are no images")
-    assert rows.WHAT_IS_READ in refused("--samples", "x.npz")
+    assert read in refused("--samples", "x.npz")
     np.savez("x.npz", GREY, LABELS + 1)
     assert "arr_1 should hold (N,) labels from 0 to 9" in refused("--samples", "x.npz")
     assert not Path("made").exists() and not Path("x.csv").exists()
@@ -251,58 +265,34 @@ def test_training_on_samples_tells_good_ones_from_wrong_ones(tmp_path, monkeypat
     for name, value in {"SIZES": (400,), "SEEDS": (0,), "STEPS": 60, "WARMUP_STEPS": 5}.items():
         monkeypatch.setattr(train_on_samples, name, value)
     npz, table = tmp_path / "x.npz", tmp_path / "x.csv"
-    images, labels = load_mnist("train")
+    images, labels = (part[:500] for part in load_mnist("train"))
     accuracies = []
     for asked in (labels, (labels + 1) % 10):
         save_npz(npz, images, asked)
+        table.unlink(missing_ok=True)
         train_on_samples.main([str(npz), "--csv", str(table)])
         accuracies += [float(row["accuracy"]) for row in read_rows(table)]
     samples, real, wrong, _ = accuracies
     assert samples == real > 0.6 and wrong < 0.2
+    assert "exists: name another file" in fails(train_on_samples.main, npz, "--csv", table)
     np.savez(npz, np.zeros((100, 28, 28), np.uint8))
     assert "has no labels" in fails(train_on_samples.main, npz)
 
 
-def test_a_figure_has_a_point_for_each_row(tmp_path, monkeypatch):
+def test_a_figure_has_a_point_for_each_row_and_a_line_for_each_real_one(three, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save_figure", lambda path, figure, made: drawn.append(figure))
-    for name in ("scales", "recipe"):
-        path, png = ROOT / "results" / f"{name}.csv", tmp_path / f"{name}.png"
-        figures.main([str(path), "--output", str(png)])
-        sampled = [row for row in read_rows(path) if row["sampler"] != "-"]
-        for axes, measure in zip(drawn.pop().axes, SHOWN, strict=True):
-            heights = [y for bars in axes.containers for y in bars.lines[0].get_ydata()]
-            assert sorted(heights) == sorted(float(row[measure]) for row in sampled)
-
-
-def test_the_loss_is_least_at_scale_1_where_the_guide_is_exact():
-    """It is then that of the U-Net that knows the digit. Where it is twice too sure, at a half."""
-
-    def unet(x_t, t):
-        return SimpleNamespace(sample=mixture.eps(x_t, t))
-
-    def labelled(x_t, t, y):
-        return SimpleNamespace(sample=mixture.eps_given_mean(x_t, t, mixture.MEANS[y]))
-
-    y = torch.arange(3_000) % 10
-    noise = torch.randn(len(y), 784)
-    x_0 = (mixture.MEANS[y] + mixture.SIGMA * noise).view(-1, 1, 28, 28)
-    for sureness, best in ((2, 0.5), (1, 1)):
-
-        def log_p(x_t, t, y, sureness=sureness):
-            return sureness * mixture.log_p(x_t, t, y)
-
-        losses, t = calibration.loss_parabolas(unet, log_p, x_0, y, labelled)
-        loss_0, a, b, by_label = losses
-        found, low, high = calibration.best_scale(a, b)
-        assert abs(found - best) < 0.03 and low <= found <= high < best + 0.06
-    torch.testing.assert_close(loss_0 - 2 * a + b, by_label, atol=1e-4, rtol=1e-3)
-    assert torch.bincount(t).tolist() == [3] * 1_000
+    figures.main([str(three)])
+    table = read_rows(three)
+    for axes, measure in zip(drawn.pop().axes, SHOWN, strict=True):
+        heights = [y for bars in axes.containers for y in bars.lines[0].get_ydata()]
+        assert sorted(heights) == sorted(float(row[measure]) for row in table[1:])
+        assert float(table[0][measure]) in [line.get_ydata()[0] for line in axes.lines]
 
 
 def test_the_exact_guide_knows_a_training_image():
     """Under little noise it is sure of its label; the probabilities of all digits add up to 1."""
-    images, labels = load_mnist("train")
+    images, labels = (part[:2_000] for part in load_mnist("train"))
     x_t = add_noise(images[:1], torch.randn(1, 1, 28, 28), torch.tensor(300)).expand(10, 1, 28, 28)
-    p = exact_guide.log_p(x_t, torch.full((10,), 300), torch.arange(10)).exp()
+    p = ExactGuide(images, labels).log_p(x_t, torch.full((10,), 300), torch.arange(10)).exp()
     assert p.sum().item() == pytest.approx(1, abs=1e-3) and p[labels[0]] > 0.99

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Makes everything that ships, in this order: bash results/make.sh networks pictures tables
+# On two cores, the networks take 75 minutes, the pictures 5 minutes, the tables 5 hours.
+# Later parts depend on earlier ones. Each part can be run alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+networks() { # models/, docs/weights.*, sample_ddpm_output.png, the curves of both trainings
+  python train_classifier.py
+  python train_ddpm.py
+  python -m evaluation.judge
+  python -m evaluation.rivals
+  python -m docs.export_weights
+}
+
+pictures() { # guided_output.png, all pictures of results/ but the curves
+  python inference.py
+  python inference.py --digits all --num-samples 2 --compare --output results/compare.png
+  python inference.py --digits 3 1 4 --num-samples 4 --output samples.png --gif results/guided.gif
+  python inference.py --digits all --num-samples 2 --guidance-scale 0 0.05 0.25 1 10 100 1000 5000 \
+    --output results/scales_grid.png
+  python -m examples.ambigram
+  python -m examples.two_digits
+  python -m examples.inpainting
+  python -m examples.not_a_digit
+  python -m examples.stock_diffusers
+  python -m evaluation.figures results/scales.csv
+}
+
+table() { # table NAME FLAGS: measure results/NAME.csv again
+  rm -f "results/$1.csv"
+  python evaluate.py --csv "results/$1.csv" "${@:2}"
+}
+
+tables() { # the CSV files of results/README.md
+  look="--n 1000 --split validation --seed 1"
+  table final --guidance-scale 1 0
+  table constant_scale --guidance-scale 1 3 --scale-growth 24 0
+  table scales $look --guidance-scale 1 0.5 2 3 --scale-growth 24 6 0
+  table scales_wider $look --guidance-scale 1 0.5 3 5 --scale-growth 24 50 0
+  table exact_guide $look --scale-growth 0 --guide classifier exact
+  table windows $look --window 0-1000 750-1000 500-1000 0-500 0-250 250-750
+  table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 --guidance-scale 1 5 50 \
+    --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
+  table samplers $look --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
+  table steps --split validation --seed 1 --steps 20 50 10
+  table controls $look \
+    --variant guided_noise without_root clip_after_tilt projected at_predicted_x_0
+  table algorithm_1 $look --sampler ddpm --steps 50 --guidance-scale 3 --scale-growth 0 \
+    --variant guided_noise algorithm_1
+  python train_classifier.py --max-t 0 --models clean
+  table clean_guide $look --guide classifier clean/classifier.pth \
+    --variant guided_noise at_predicted_x_0
+  table rival_samplers $look --variant classifier_free --guidance-scale 1.1 --scale-growth 0 \
+    --sampler sde-dpmsolver++ dpmsolver++ ddim --steps 20 10
+  table rival_scales $look --variant classifier_free --guidance-scale 1.1 1 1.25 --scale-growth 0
+  table rivals --variant classifier_free --guidance-scale 1.25 --scale-growth 0 --steps 20 10
+  python train_ddpm.py --steps 2750 --models half
+  python train_ddpm.py --steps 11000 --models double
+  table lengths --split validation --seed 1 --models models half double \
+    --guide models/classifier.pth
+  python inference.py --digits all --num-samples 5000 --npz samples.npz --output samples.png
+  rm -f results/train_on_samples.csv
+  python -m evaluation.train_on_samples samples.npz --csv results/train_on_samples.csv
+}
+
+for part in "$@"; do "$part"; done
