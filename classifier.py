@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-from support.cli import require
+from support.cli import UserError
 
 
 class Classifier(nn.Module):
@@ -71,8 +71,8 @@ class Classifier(nn.Module):
         Raises UserError if there is no such class.
         """
         last = self.config["num_classes"] - 1
-        found = f"y has values from {y.min()} to {y.max()}"
-        require(y.min() >= 0 and y.max() <= last, f"{found}; classes are 0 .. {last}")
+        if y.min() < 0 or y.max() > last:
+            raise UserError(f"y has values from {y.min()} to {y.max()}; classes are 0 .. {last}")
         return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
 
 
@@ -86,7 +86,7 @@ class FiLMBlock(nn.Module):
         self.scale_shift = nn.Linear(embedding_dim, 2 * out_channels)
         self.norm2 = nn.GroupNorm(8, out_channels, affine=False)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if stride == 1 and in_channels == out_channels:
+        if stride == 1:
             self.skip = nn.Identity()
         else:
             self.skip = nn.Conv2d(in_channels, out_channels, kernel_size=stride, stride=stride)

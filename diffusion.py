@@ -7,6 +7,8 @@ Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images a
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from support.streams import generator
+
 NUM_TRAIN_TIMESTEPS = 1000
 SCHEDULE = {  # DDPM, section 4
     "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
@@ -18,6 +20,7 @@ SCHEDULE = {  # DDPM, section 4
 # abar_t, the product of 1 - beta up to t: (1000,)
 ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
 END = -1  # the time after the last step, where no noise is left
+VALIDATION_SEED = 1
 SAMPLERS = {  # name -> the order of its step, and whether the step adds fresh noise
     "ddpm": (1, True),  # DDPM Algorithm 2, with the variance beta_tilde_t
     "ddim": (1, False),  # Song et al. 2021, at eta = 0
@@ -79,13 +82,15 @@ def sampler_step(sampler, x_t, x_0, t, u, before, z):
         x_0 = extrapolated(x_0, t, u, before)
     if adds_noise:
         return posterior(x_t, x_0, t, u, z)
-    return add_noise(x_0, implied_noise(x_t, t, x_0), u)  # DDPM (4) at u, with the noise of x_t
+    return add_noise(x_0, implied_noise(x_t, t, x_0), u)  # DDPM (4) at u: the rest of x_t is noise
 
 
 def posterior(x_t, x_0, t, u, z):
     """A draw of q(x_u | x_t, x_0), with fresh noise z ~ N(0, I): DDPM (6), (7).
 
     There u is t - 1; here it is any lower timestep, so alpha_t becomes a / b, and beta_t 1 - a / b.
+    With an extrapolated x_0, this is the step of SDE-DPM-Solver++ (2M), since (1 - a / b) / (1 - a)
+    is its 1 - exp(-2 h), with h = lambda_u - lambda_t of `half_log_snr`.
     """
     a, b = abar(t), abar(u)
     of_x_0 = b.sqrt() * (1 - a / b) / (1 - a)
@@ -98,7 +103,7 @@ def extrapolated(x_0, t, u, before):
     """x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps.
 
     The line is in lambda, half the logarithm of the signal-to-noise ratio: DPM-Solver++ (2M) of
-    Lu et al. 2022, arXiv 2211.01095, Algorithm 2.
+    Lu et al. 2022, arXiv 2211.01095, Algorithm 2. It may leave [-1, 1].
     """
     t_before, x_0_before = before
     slope = (x_0 - x_0_before) / (half_log_snr(t) - half_log_snr(t_before))
@@ -144,7 +149,11 @@ def simple_loss(eps_theta, eps):
     return (eps_theta - eps).square().mean(dim=(1, 2, 3))
 
 
-def spread_timesteps(num_images, rng):
-    """A t for each image, to measure with: evenly over 0 .. 999, in random order: (N,)."""
-    t = torch.arange(num_images) * NUM_TRAIN_TIMESTEPS // num_images
-    return t[torch.randperm(num_images, generator=rng)]
+def validation_noise(images):
+    """t (N,) and eps, as large as images (N, C, H, W), to validate with: the same at every call.
+
+    t is spread evenly over 0 .. 999, in random order.
+    """
+    t = torch.arange(len(images)) * NUM_TRAIN_TIMESTEPS // len(images)
+    t = t[torch.randperm(len(images), generator=generator(VALIDATION_SEED, "validation", 0))]
+    return t, torch.randn(images.shape, generator=generator(VALIDATION_SEED, "validation", 1))

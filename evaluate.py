@@ -75,10 +75,14 @@ def wanted_rows(args, reference):
     sizes = sorted({int(row.settings["n"]) for row in rows})
     floors = reference.floors.items()
     real = [real_row(name, images, size) for size in sizes for name, images in floors]
-    real = list({str(row.settings): row for row in real}.values())  # there may be fewer than asked
     shared = {"seed": str(args.seed), "against": args.split}
     shared["sha256 of judge"] = sha256(reference.judge_path)
-    return [row._replace(settings=row.settings | shared) for row in real + rows]
+    wanted = []
+    for row in real + rows:
+        row.settings.update(shared)
+        if row.settings not in [other.settings for other in wanted]:
+            wanted.append(row)
+    return wanted
 
 
 @cli.one_line_errors

@@ -13,7 +13,6 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
 import argparse
 import re
 import warnings
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,12 +21,22 @@ from diffusers import UNet2DModel
 from tqdm import tqdm
 
 from classifier import Classifier
-from diffusion import END, NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, abar, clipped_noise
-from diffusion import image_shape, predicted_x_0, sampler_step, sampling_timesteps
+from diffusion import (
+    END,
+    NUM_TRAIN_TIMESTEPS,
+    SAMPLERS,
+    SCHEDULE,
+    abar,
+    clipped_noise,
+    image_shape,
+    predicted_x_0,
+    sampler_step,
+    sampling_timesteps,
+)
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
 from support.cli import MODELS, require
-from support.files import check_outputs, load_checkpoint, output_folders, provenance
+from support.files import check_outputs, load_checkpoint, output_folder, provenance
 from support.streams import gaussian_noise, image_seeds
 
 GUIDANCE_SCALE = 1.0  # w: s where x_t is pure noise
@@ -40,22 +49,21 @@ FAR_OUTSIDE = 10  # a pixel of a sample leaves [-1, 1] by little, unless the gui
 MAX_SHOWN = 20  # images of a digit in a picture
 
 
-def guided_noise(unet, log_p, x_t, t, y, s, u=None, clip=True):
-    """eps_hat of ADM (14): (B, C, H, W). Unguided, at s = 0 or without a guide, it is eps.
+def guided_noise(unet, log_p, x_t, t, y, s, u=None):
+    """eps_hat of ADM (14), scaled by s: (B, C, H, W). At s = 0 or without a guide, it is eps.
+
+    In both cases the image predicted from eps is clipped to [-1, 1] first, as in
+    openai/guided-diffusion.
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
         log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`;
             or None.
         x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
-        u: the timestep that the sampler steps to; only variants of this function need it.
-        clip: clip the predicted x_0 to [-1, 1] before guiding it, as openai/guided-diffusion does;
-            also unguided.
+        u: the timestep that the sampler steps to, which variants of this function may need.
     """
     with torch.no_grad():
-        eps = unet(x_t, t).sample
-    if clip:
-        eps = clipped_noise(x_t, t, eps)
+        eps = clipped_noise(x_t, t, unet(x_t, t).sample)
     if s == 0 or log_p is None:
         return eps
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
@@ -89,7 +97,8 @@ def check_guide(log_p_y, batch_size):
 def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
     """s_t = w (1 + g abar_t / (1 - abar_t)): w in pure noise, and more as the noise falls.
 
-    abar_t / (1 - abar_t) is the signal-to-noise ratio (SNR). At growth 0, s is ADM's: constant.
+    abar_t / (1 - abar_t) is the signal-to-noise ratio (SNR). At w = 1, g = 24, s is 1 at t = 999,
+    27 at 249, and 805 at 49, the last of 20 steps. At g = 0 it is constant, as in ADM.
     """
     return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
 
@@ -120,7 +129,8 @@ def sample(
         window: (low, high), to guide at low <= t < high only.
         sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
         predict_noise: a variant of `guided_noise`, with the same arguments.
-        watch: called with t, x_t (B, C, H, W) and eps_hat at each step of each batch.
+        watch: called at each step of each batch with t, x_t and the x_0 predicted from it, both
+            (B, C, H, W).
 
     Returns:
         images: (N, C, H, W) in [-1, 1].
@@ -146,10 +156,10 @@ def sample(
         x_t, before = gaussian_noise(shape, rngs).to(device), None
         for t, u in pairwise(times):  # u is the next timestep
             s = scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
-            eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s, u)
-            if watch:
-                watch(t, x_t, eps_hat)
+            eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s, u).detach()
             x_0 = predicted_x_0(x_t, t, eps_hat)
+            if watch:
+                watch(t, x_t, x_0)
             z = gaussian_noise(shape, rngs).to(device)
             x_t = sampler_step(sampler, x_t, x_0, t, u, before, z)
             before = t, x_0
@@ -196,12 +206,12 @@ def add_sampling_flags(parser, nargs=None):
     add("--guidance-scale", GUIDANCE_SCALE, scale_help, nargs="+", type=scale)
     add("--scale-growth", SCALE_GROWTH, "g of s = w (1 + g SNR); 0: ADM's s, constant", type=scale)
     window_help = "LOW-HIGH: guide at LOW <= t < HIGH only, such as 250-750"
-    add("--window", WINDOW, window_help, type=window, metavar="LOW-HIGH")
+    add("--window", WINDOW, window_help, type=parse_window, metavar="LOW-HIGH")
     add("--sampler", SAMPLER, "how x_t becomes less noisy", choices=SAMPLERS)
     add("--steps", STEPS, "of the sampler, a call of the networks each", type=steps)
 
 
-def window(text):
+def parse_window(text):
     """An argparse type: "250-750" as (250, 750)."""
     found = re.fullmatch(r"(\d+)-(\d+)", text)
     low, high = map(int, found.groups()) if found else (0, 0)
@@ -233,7 +243,7 @@ def parse_args(argv):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    output = args.output or output_folders(args.models)[0] / "guided_output.png"
+    output = args.output or output_folder(args.models) / "guided_output.png"
     outputs = [path for path in (output, args.npz, args.gif) if path]
     check_outputs(*outputs)
     scales = [0.0, *args.guidance_scale] if args.compare else args.guidance_scale
@@ -249,7 +259,7 @@ def main(argv=None):
     rows = []
     for scale in scales:
         film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
-        watch = partial(add_frame, film) if args.gif else None
+        watch = film.add if args.gif else None
         rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
 
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
@@ -271,11 +281,6 @@ def main(argv=None):
     if args.gif:
         film.save(args.gif, rows[-1], shown, columns, made_from)
     print(f"images drawn: {len(y) * len(scales)}; written: {', '.join(map(str, outputs))}")
-
-
-def add_frame(film, t, x_t, eps_hat):
-    """Add x_t and the predicted x_0 of a step to a film."""
-    film.add(int(t), x_t, predicted_x_0(x_t, t, eps_hat))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Cross-entropy on x_t of DDPM (4), with t uniform over 0 .. 999. No classifier ca
 noise; the guide must know how unsure it is. So validation reports the mean confidence beside the
 accuracy: they should agree.
 
-Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both to DIR.
+Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both in DIR.
 """
 
 import torch
@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 
 from classifier import Classifier
-from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, spread_timesteps
+from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, validation_noise
 from mnist import add_data_flags, training_data
 from support import cli
-from support.files import output_folders, provenance, save_checkpoint
+from support.files import output_folder, provenance, save_checkpoint
 from support.pictures import save_figure
-from support.streams import generator
 from support.training import Run
 
 STEPS = 6_000
@@ -32,7 +31,6 @@ WARMUP_STEPS = 200
 WEIGHT_DECAY = 0.05
 MAX_T = NUM_TRAIN_TIMESTEPS - 1
 T_BANDS = ((0, 1000), (0, 100), (100, 300), (300, 500), (500, 1000))
-VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
 
 
 def train(run, classifier, max_t=MAX_T):
@@ -52,7 +50,7 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
 
     The noise is the same at every call.
     """
-    eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation", 1))
+    _, eps = validation_noise(x_0)
     x_t = add_noise(x_0, eps, t)
     probabilities = []
     for part in torch.arange(len(x_0)).split(batch_size):
@@ -64,7 +62,7 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
 def validate(run, classifier, validation, device):
     """Accuracy and mean confidence in each band of t, as a line and as a dict."""
     images, labels = validation
-    t = spread_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
+    t, _ = validation_noise(images)
     probabilities = predict_noised(classifier, images, t, device)
     confidence, prediction = probabilities.max(dim=1)
     correct = (prediction == labels).float()
@@ -111,7 +109,7 @@ def main(argv=None):
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "classifier.pth"
-    figure = output_folders(args.models)[1] / "classifier_accuracy.png"
+    figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
     dataset = training_data(args, checkpoint, figure)
     validation = dataset.load("validation")
 
@@ -123,11 +121,17 @@ def main(argv=None):
     warmup = min(WARMUP_STEPS, args.steps // 2)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
 
-    def validate_now(run):
-        return validate(run, classifier, validation, args.device)
-
-    learned = classifier, [optimizer], [lr_scheduler]
-    run = Run("classifier", checkpoint, args, dataset, *learned, validate_now, max_t=args.max_t)
+    run = Run(
+        "classifier",
+        checkpoint,
+        args,
+        dataset,
+        network=classifier,
+        optimizers=[optimizer],
+        lr_schedulers=[lr_scheduler],
+        validate=lambda run: validate(run, classifier, validation, args.device),
+        max_t=args.max_t,
+    )
     with run:
         train(run, classifier, args.max_t)
         save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())

@@ -8,7 +8,7 @@ DDPM Algorithm 1: draw x_0, t and eps, make x_t by (4), and take a gradient step
 What is kept is an exponential moving average (EMA) of the network's weights.
 
 Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and samples of every
-epoch to previews/. With --models DIR, all of them go to DIR.
+epoch to previews/. With --models DIR, all of them are in DIR.
 """
 
 import torch
@@ -16,13 +16,13 @@ from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE
-from diffusion import add_noise, make_unet, simple_loss, spread_timesteps
+from diffusion import add_noise, make_unet, simple_loss, validation_noise
 from inference import sample
 from mnist import add_data_flags, training_data
 from support import cli
-from support.files import output_folders, provenance, save_checkpoint
+from support.files import output_folder, provenance, save_checkpoint
 from support.pictures import save_figure, save_grid
-from support.streams import generator, image_seeds
+from support.streams import image_seeds
 from support.training import Run, pick_precision
 
 TRAIN_STEPS = 5_500
@@ -32,7 +32,6 @@ ADAM_BETAS = (0.9, 0.99)  # without weight decay
 MUON_WEIGHT_DECAY = 0.1
 WARMUP_STEPS = 200
 EMA_DECAY = 0.998
-VALIDATION_SEED = 1  # the same t and noise at every epoch and in every run
 NUM_VALIDATION_IMAGES = 1_000
 
 
@@ -55,27 +54,26 @@ def train_unet(args, dataset, checkpoint, unet, predict, validate):
     """Train a U-Net in `train`, and write the moving average of its weights: the finished `Run`.
 
     Args:
-        args: the flags of `support.cli.add_training_flags`. unet: a U-Net with its initial weights.
-        validate: called with the run and the averaged U-Net; returns a dict for `run.history`.
+        args: the flags of `support.cli.add_training_flags`.
+        unet: a U-Net with its initial weights. predict: see `train`. validate: see `Run`.
     """
     unet.to(args.device)
-    ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    learned = unet, *make_optimizers(unet, args.lr, args.steps)
-
-    def validate_average(run):
-        ema.store(unet.parameters())
-        ema.copy_to(unet.parameters())
-        entry = {"loss": run.recent_loss(), **validate(run, unet.eval())}
-        unet.train()
-        ema.restore(unet.parameters())
-        return entry
-
-    settings = {"ema": ema, "precision": pick_precision(args.precision, args.device)}
-    run = Run("U-Net", checkpoint, args, dataset, *learned, validate_average, **settings)
+    optimizers, lr_schedulers = make_optimizers(unet, args.lr, args.steps)
+    run = Run(
+        "U-Net",
+        checkpoint,
+        args,
+        dataset,
+        network=unet,
+        optimizers=optimizers,
+        lr_schedulers=lr_schedulers,
+        ema=EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True),
+        validate=validate,
+        precision=pick_precision(args.precision, args.device),
+    )
     with run:
-        ema.to(args.device)
         train(run, predict, args.device)
-        ema.copy_to(unet.parameters())
+        run.ema.copy_to(unet.parameters())
         save_checkpoint(checkpoint, unet.eval(), SCHEDULE, dataset.info, run.summary())
     return run
 
@@ -120,24 +118,13 @@ def make_optimizers(unet, lr, steps):
 @torch.no_grad()
 def validation_loss(unet, images, batch_size=250):
     """L_simple of images (N, C, H, W) over uniform t, with the same t and noise at every call."""
-    t = spread_timesteps(len(images), generator(VALIDATION_SEED, "validation", 0))
-    eps = torch.randn(images.shape, generator=generator(VALIDATION_SEED, "validation", 1))
+    t, eps = validation_noise(images)
     x_t = add_noise(images, eps, t)
     total = 0.0
     for part in torch.arange(len(images)).split(batch_size):
         eps_theta = unet(x_t[part].to(unet.device), t[part].to(unet.device)).sample
         total += simple_loss(eps_theta.cpu(), eps[part]).sum().item()
     return total / len(images)
-
-
-def validate(run, unet, images, previews):
-    """The loss of images (N, C, H, W) as a dict, and samples in the folder `previews`."""
-    loss = validation_loss(unet, images)
-    run.log(f"loss {run.recent_loss():.4f}  validation {loss:.4f}")
-    samples = sample(unet, None, None, image_seeds(0, range(40)), sampler="ddim")
-    made_from = provenance([], step=run.step, **run.settings)
-    save_grid(previews / f"step_{run.step:06d}.png", samples, 4, made_from)
-    return {"validation_loss": loss}
 
 
 def plot_loss(run, num_points=100):
@@ -164,8 +151,8 @@ def main(argv=None):
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "ddpm_unet.pth"
-    top, results = output_folders(args.models)
-    samples, figure = top / "sample_ddpm_output.png", results / "ddpm_loss.png"
+    top = output_folder(args.models)
+    samples, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
     dataset = training_data(args, checkpoint, samples, figure)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
@@ -175,10 +162,16 @@ def main(argv=None):
     def predict(x_t, t, y, rng):
         return unet(x_t, t).sample  # without the label y
 
-    def validate_now(run, unet):
-        return validate(run, unet, validation, top / "previews")
+    def validate(run):
+        """The loss of validation images, and samples in the folder previews/."""
+        loss = validation_loss(unet, validation)
+        run.log(f"loss {run.recent_loss():.4f}  validation {loss:.4f}")
+        samples = sample(unet, None, None, range(40), sampler="ddim")
+        made_from = provenance([], step=run.step, **run.settings)
+        save_grid(top / "previews" / f"step_{run.step:06d}.png", samples, 4, made_from)
+        return {"validation_loss": loss}
 
-    run = train_unet(args, dataset, checkpoint, unet, predict, validate_now)
+    run = train_unet(args, dataset, checkpoint, unet, predict, validate)
     made_from = provenance([checkpoint], **run.settings)
     save_figure(figure, plot_loss(run), made_from)
     seeds = image_seeds(0, [1] * 8)  # the noise of `python inference.py`

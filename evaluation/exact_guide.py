@@ -12,8 +12,8 @@ from diffusion import abar
 class ExactGuide:
     """The guide `log_p` of images (N, C, H, W) in [-1, 1] with labels (N,)."""
 
-    def __init__(self, images, labels):
-        self.pixels, self.labels = images.flatten(1), labels
+    def __init__(self, images, labels, device="cpu"):
+        self.pixels, self.labels = images.flatten(1).to(device), labels.to(device)
         self.squares = self.pixels.square().sum(dim=1)
 
     def log_p(self, x_t, t, y):

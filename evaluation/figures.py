@@ -19,34 +19,22 @@ from support.cli import require
 from support.files import check_outputs, provenance
 from support.pictures import save_figure
 
+ENDS = ("", "_low", "_high")  # of an interval: the value, and both ends
 NUMBERS = ("steps", "guidance_scale", "scale_growth")
 
 
 def varying(rows):
     """The settings that differ between rows: name -> its values, in the order of the rows."""
-    found = {}
-    for name in SETTINGS:
-        values = list(dict.fromkeys(row.get(name, "-") for row in rows))
-        if len(values) > 1:
-            found[name] = values
-    return found
-
-
-def most_varied(rows):
-    """The setting that takes most values."""
-    counts = {name: len(values) for name, values in varying(rows).items()}
-    require(counts, "no setting varies in this table: there is nothing to draw it against")
-    return max(counts, key=counts.get)
+    values = {name: list(dict.fromkeys(row.get(name, "-") for row in rows)) for name in SETTINGS}
+    return {name: found for name, found in values.items() if len(found) > 1}
 
 
 def curves(rows, x):
     """Rows that agree in all settings but x: label -> rows."""
-    others = [name for name in varying(rows) if name != x]
     found = {}
     for row in rows:
-        words = [f"{name} {row[name]}" if name in NUMBERS else row[name] for name in others]
-        label = ", ".join(words) or "samples"
-        found.setdefault(label, []).append(row)
+        others = [f"{name} {row[name]}" for name in varying(rows) if name != x]
+        found.setdefault(", ".join(others) or "samples", []).append(row)
     return found
 
 
@@ -56,27 +44,25 @@ def plot(rows, real, x):
     Args:
         rows: of samples. real: of real images. Both are dicts of strings.
     """
-    texts = list(dict.fromkeys(row[x] for row in rows))
-    places = {text: float(text) if x in NUMBERS else k for k, text in enumerate(texts)}
-    height = 6.6 if x in NUMBERS else 9  # names stand upright below the axes
+    values = varying(rows)[x]
+    is_number = x in NUMBERS
+    places = {value: float(value) if is_number else k for k, value in enumerate(values)}
+    height = 6.6 if is_number else 9  # names stand upright below the axes
     figure, panels = plt.subplots(2, 2, figsize=(9, height), layout="constrained", sharex=True)
     for axes, name in zip(panels.flat, SHOWN):
-        for label, of_curve in curves(rows, x).items():
-            of_curve = sorted(of_curve, key=lambda row: places[row[x]])
-            value, low, high = (
-                [float(row[name + end]) for row in of_curve] for end in ("", "_low", "_high")
-            )
-            below = [v - end for v, end in zip(value, low)]
-            above = [end - v for v, end in zip(value, high)]
+        for label, curve in curves(rows, x).items():
+            curve = sorted(curve, key=lambda row: places[row[x]])
+            value, low, high = ([float(row[name + end]) for row in curve] for end in ENDS)
+            bars = [v - end for v, end in zip(value, low)], [end - v for v, end in zip(value, high)]
             style = {"marker": ".", "capsize": 2, "elinewidth": 1, "label": label}
-            style["linestyle"] = "-" if x in NUMBERS else "none"
-            axes.errorbar([places[row[x]] for row in of_curve], value, (below, above), **style)
+            style["linestyle"] = "-" if is_number else "none"
+            axes.errorbar([places[row[x]] for row in curve], value, bars, **style)
         for row, linestyle in zip(real, cycle(("--", ":", "-."))):
             axes.axhline(float(row[name]), color="gray", linestyle=linestyle, label=row["images"])
-        if x in NUMBERS:
+        if is_number:
             smallest = min((place for place in places.values() if place > 0), default=1)
             axes.set_xscale("symlog", linthresh=smallest)  # logarithmic, and shows 0
-        axes.set_xticks(list(places.values()), texts, rotation=0 if x in NUMBERS else 90)
+        axes.set_xticks(list(places.values()), values, rotation=0 if is_number else 90)
         axes.minorticks_off()
         axes.set_ylabel(SHOWN[name])
     for axes in panels[1]:
@@ -96,12 +82,13 @@ def main(argv=None):
     output = args.output or args.csv.with_suffix(".png")
     check_outputs(output)
     table = read_rows(args.csv)
-    rows = [row for row in table if row.get("sampler", "-") != "-"]
+    require(table and "images" in table[0], f"{args.csv} is no table of evaluate.py")
+    rows = [row for row in table if row["images"] == "samples"]
     real = [row for row in table if row not in rows and row.get("sha256 of images", "-") == "-"]
-    require(rows and "accuracy_low" in rows[0], f"{args.csv} is no table of evaluate.py")
-    with plt.rc_context({"font.size": 11}):
-        figure = plot(rows, real, args.x or most_varied(rows))
-        save_figure(output, figure, provenance([args.csv]))
+    counts = {name: len(values) for name, values in varying(rows).items()}
+    require(counts, "no setting varies in this table: there is nothing to draw it against")
+    figure = plot(rows, real, args.x or max(counts, key=counts.get))
+    save_figure(output, figure, provenance([args.csv]))
     print(output)
 
 

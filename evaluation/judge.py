@@ -118,13 +118,21 @@ def main(argv=None):
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
 
     def validate(run):
-        accuracy = accuracy_of(judge.eval(), *dataset.splits["validation"], args.device)
-        judge.train()
+        accuracy = accuracy_of(judge, *dataset.splits["validation"], args.device)
         run.log(f"validation accuracy {accuracy:.4f}")
         return {"validation_accuracy": accuracy}
 
-    learned = judge, [optimizer], [lr_scheduler]
-    run = Run("judge", checkpoint, args, dataset, *learned, validate, max_grad_norm=math.inf)
+    run = Run(
+        "judge",
+        checkpoint,
+        args,
+        dataset,
+        network=judge,
+        optimizers=[optimizer],
+        lr_schedulers=[lr_scheduler],
+        validate=validate,
+        max_grad_norm=math.inf,
+    )
     with run:
         train(run, judge)
         test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"], args.device)

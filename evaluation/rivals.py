@@ -73,7 +73,7 @@ def main(argv=None):
         dropped = torch.rand(len(y), generator=rng) < DROPPED
         return unet(x_t, t, y.masked_fill(dropped.to(y.device), no_label)).sample
 
-    def validate(run, unet):
+    def validate(run):
         run.log(f"loss {run.recent_loss():.4f}")
         return {}
 

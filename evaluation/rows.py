@@ -19,7 +19,7 @@ from evaluation.measures import Scores, balanced_parts, readings
 from evaluation.rivals import CHECKPOINT, classifier_free, load_rival
 from evaluation.variants import VARIANTS
 from inference import load_models, sample
-from mnist import check_same_dataset, from_uint8
+from mnist import check_same_dataset
 from support.cli import UserError, require
 from support.files import load_checkpoint, sha256
 from support.pictures import to_uint8
@@ -49,7 +49,7 @@ class Reference:
     """
 
     def __init__(self, judge_folder, dataset, split, device="cpu"):
-        self.split, self.info, self.device = split, dataset.info, device
+        self.dataset, self.info, self.device = dataset, dataset.info, device
         self.judge_path = Path(judge_folder, "judge.pth")
         self.judge = load_judge(judge_folder, device)
         check_same_dataset(self.judge.dataset, dataset.info, self.judge_path)
@@ -60,7 +60,7 @@ class Reference:
             f"{self.judge_path} is right on {accuracy:.3f} of the validation images, and "
             f"{LEAST_ACCURACY} is the least to measure with: train it for more steps",
         )
-        self.train_images, self.train_labels = dataset.splits["train"]
+        self.train_images, _ = dataset.splits["train"]
         images, labels = dataset.splits[split]
         num_classes = len(dataset.info["classes"])
         here, there = balanced_parts(labels, 2, num_classes)  # (K, M) each
@@ -79,7 +79,9 @@ class Row(NamedTuple):
     """A row to be measured."""
 
     settings: dict  # what identifies it, settings and hashes: strings
-    draw: Callable  # () -> images uint8 (N, C, H, W), and labels (N,) or None
+    load: (
+        Callable  # () -> draw, a function () -> images uint8 (N, C, H, W), and labels (N,) or None
+    )
     sampled: bool  # by a U-Net: timed, and compared with the first such row
 
 
@@ -92,7 +94,8 @@ def real_row(name, images, n):
     per_class = min(most, n // num_classes)
     some = images[:, :per_class].flatten(0, 1)
     labels = torch.arange(num_classes).repeat_interleave(per_class)
-    return Row({"images": name, "n": str(len(some))}, lambda: (some, labels), sampled=False)
+    settings = {"images": name, "n": str(len(some))}
+    return Row(settings, lambda: lambda: (some, labels), sampled=False)
 
 
 def file_row(path, reference):
@@ -100,46 +103,48 @@ def file_row(path, reference):
     images, labels = read_samples(Path(path), reference.info)
     digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     settings = {"images": str(path), "n": str(len(images)), "sha256 of images": digest}
-    return Row(settings, lambda: (images, labels), sampled=False)
+    return Row(settings, lambda: lambda: (images, labels), sampled=False)
 
 
 def sampled_row(values, n, seed, reference):
     """The row of n samples by `values`, one of each of `SETTINGS`. Raises UserError.
 
-    Its networks are read when it is drawn.
+    Its networks are read by `load`, when it is its turn.
     """
     num_classes = len(reference.info["classes"])
     require(n >= num_classes, f"--n {n}: there are {num_classes} classes")
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
     seeds = image_seeds(seed, y.tolist())
-    models, guide, device = values["models"], values["guide"], reference.device
-    predict_noise, variant_file = load_variant(values["variant"])
-    if ".py:" in guide:
-        load_function("--guide", guide)  # see now whether there is one
+    models, device = values["models"], reference.device
+    variant_file, predict_noise = find_variant(values["variant"])
+    guide_file, load_guide = find_guide(values["guide"], models, reference)
+    unet_file, load_unet = Path(models, "ddpm_unet.pth"), load_unguided
     settings = {name: as_text(value) for name, value in values.items()}
     if predict_noise is classifier_free:  # it has its own U-Net, and no guide
-        files = {"U-Net": Path(models, CHECKPOINT)}
-        settings["guide"] = "-"
-    else:
-        files = {"U-Net": Path(models, "ddpm_unet.pth"), "guide": guide_file(guide, models)}
-    files["variant"] = variant_file
-    for name, path in files.items():
+        unet_file, load_unet = Path(models, CHECKPOINT), load_rival
+        guide_file, load_guide, settings["guide"] = None, lambda: None, "-"
+    for name, path in (("U-Net", unet_file), ("guide", guide_file), ("variant", variant_file)):
         if path:
             require(path.is_file(), f"{path} is missing: train it, or name other --models")
             settings[f"sha256 of {name}"] = sha256(path)
 
-    def draw():
-        if predict_noise is classifier_free:
-            unet, log_p = load_rival(models, device), None
-        else:
-            unet, _ = load_models(models, device, guide=False)
-            log_p = load_guide(guide, models, reference)
-        check_same_dataset(unet.dataset, reference.info, files["U-Net"])
+    def load():
+        unet, log_p = load_unet(models, device), load_guide()
+        check_same_dataset(unet.dataset, reference.info, unet_file)
         sampling = {name: values[name] for name in SAMPLING}
-        images = sample(unet, log_p, y, seeds, predict_noise=predict_noise, **sampling)
-        return to_uint8(images), y
 
-    return Row({"images": "samples", **settings, "n": str(len(y))}, draw, sampled=True)
+        def draw():
+            images = sample(unet, log_p, y, seeds, predict_noise=predict_noise, **sampling)
+            return to_uint8(images), y
+
+        return draw
+
+    return Row({"images": "samples", **settings, "n": str(len(y))}, load, sampled=True)
+
+
+def load_unguided(models, device):
+    """The U-Net of a folder. Raises UserError."""
+    return load_models(models, device, guide=False)[0]
 
 
 def as_text(value):
@@ -151,44 +156,43 @@ def as_text(value):
 # --- guides and variants by name, or in a file ---
 
 
-def guide_file(guide, models):
-    """The file of a guide by its name for --guide; None for the exact guide."""
-    if guide == EXACT:
-        return None
-    if guide == OWN_CLASSIFIER:
-        return Path(models, "classifier.pth")
-    return Path(guide.rpartition(":")[0] if ".py:" in guide else guide)
+def find_guide(name, models, reference):
+    """The file of a guide of --guide, or None, and a function that loads its log_p.
+
+    Raises UserError if FILE.py has no such function.
+    """
+    device = reference.device
+    if name == EXACT:
+        return None, lambda: ExactGuide(*reference.dataset.load("train"), device).log_p
+    if ".py:" in name:
+        path, log_p = find_function("--guide", name)
+        return path, lambda: log_p
+    path = Path(models, "classifier.pth") if name == OWN_CLASSIFIER else Path(name)
+
+    def load():
+        classifier = load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
+        check_same_dataset(classifier.dataset, reference.info, path)
+        return classifier.log_p
+
+    return path, load
 
 
-def load_guide(guide, models, reference):
-    """The log_p of a guide by its name for --guide. Raises UserError."""
-    path, device = guide_file(guide, models), reference.device
-    if path is None:
-        images = from_uint8(reference.train_images).to(device)
-        return ExactGuide(images, reference.train_labels.to(device)).log_p
-    if path.suffix == ".py":
-        return load_function("--guide", guide)
-    classifier = load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
-    check_same_dataset(classifier.dataset, reference.info, path)
-    return classifier.log_p
-
-
-def load_variant(text):
-    """The variant of --variant, a name or FILE.py:NAME, and that file or None. Raises UserError."""
-    if text in VARIANTS:
-        return VARIANTS[text], None
+def find_variant(name):
+    """The file of a variant of --variant, or None, and the variant. Raises UserError."""
+    if name in VARIANTS:
+        return None, VARIANTS[name]
     names = f"one of {', '.join(VARIANTS)}, or FILE.py:NAME"
-    require(".py:" in text, f"--variant {text}: it is not {names}")
-    return load_function("--variant", text), Path(text.rpartition(":")[0])
+    require(".py:" in name, f"--variant {name}: it is not {names}")
+    return find_function("--variant", name)
 
 
-def load_function(flag, text):
-    """The function of FILE.py:NAME. Raises UserError if there is none."""
+def find_function(flag, text):
+    """The file and the function of FILE.py:NAME. Raises UserError if there is none."""
     path, _, name = text.rpartition(":")
     require(Path(path).is_file(), f"{flag} {text}: there is no file {path!r}; write FILE.py:NAME")
     function = names_in(path).get(name)
     require(callable(function), f"{flag} {text}: {path} has no function {name!r}")
-    return function
+    return Path(path), function
 
 
 @functools.cache

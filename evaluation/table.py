@@ -57,8 +57,9 @@ def measure_rows(rows, reference, path=None, resume=False):
 
 def measure_row(row, reference):
     """The `Scores` of a row, and all that is told of it: a dict."""
+    draw = row.load()
     start = time.perf_counter()
-    images, labels = row.draw()
+    images, labels = draw()
     seconds = (time.perf_counter() - start) / len(images)
     scores = reference.scores(images, labels)
     measured = scores.row()

@@ -17,7 +17,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from tqdm import trange
 
-from evaluation.measures import wilson_interval, with_interval
+from evaluation.measures import accuracy_row
 from evaluation.rows import read_samples
 from evaluation.table import where_it_ran, write_rows
 from mnist import Dataset, from_uint8
@@ -66,12 +66,7 @@ def trained_on(images, labels, seed):
 def accuracy_on(network, images, labels):
     """The accuracy of the network on images (N, 1, 28, 28), also of each digit."""
     logits = torch.cat([network(part) for part in images.split(500)])
-    right = logits.argmax(dim=1) == labels
-    interval = wilson_interval(int(right.sum()), len(right))
-    row = with_interval("accuracy", right.float().mean().item(), *interval)
-    of_digit = [right[labels == y].float().mean() for y in range(10)]
-    row["accuracy_per_class"] = " ".join(f"{accuracy:.4f}" for accuracy in of_digit)
-    return row
+    return accuracy_row(logits.argmax(dim=1) == labels, labels)
 
 
 def some_of(images, labels, n):

@@ -9,7 +9,7 @@ import torch
 
 from diffusion import abar, clipped_noise, predicted_x_0
 from evaluation.rivals import classifier_free
-from inference import guided_noise
+from inference import guide_gradient, guided_noise
 
 
 def without_root(unet, log_p, x_t, t, y, s, u=None):
@@ -29,8 +29,8 @@ def algorithm_1(unet, log_p, x_t, t, y, s, u):
 
 def clip_after_tilt(unet, log_p, x_t, t, y, s, u=None):
     """The predicted x_0 is clipped after guiding, which is what diffusers' schedulers do."""
-    eps_hat = guided_noise(unet, log_p, x_t, t, y, s, clip=False)
-    return clipped_noise(x_t, t, eps_hat)
+    grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
+    return clipped_noise(x_t, t, unet(x_t, t).sample - s * (1 - abar(t)).sqrt() * grad)
 
 
 def projected(unet, log_p, x_t, t, y, s, u=None):

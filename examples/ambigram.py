@@ -11,7 +11,6 @@ from evaluation.measures import share
 from examples.shared import read, save_rows
 from inference import load_models, sample
 from support.cli import ArgumentParser, one_line_errors
-from support.streams import image_seeds
 
 N = 10  # of each pair
 
@@ -27,16 +26,16 @@ def main(argv=None):
     unet, classifier = load_models()
     digits = torch.arange(10)
     y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)
-    images = sample(unet, both_ways(classifier.log_p), y, image_seeds(0, [0] * len(y)))
+    images = sample(unet, both_ways(classifier.log_p), y, range(len(y)))
     right = (read(images) == y[:, 0]) & (read(images.flip(2, 3)) == y[:, 1])
     print(f"read as asked both ways up: {share(right)}")
     print(f"of {N}, a row per digit, a column per digit upside down:")
     print(right.view(10, 10, N).sum(dim=2))
     first = images[::N].view(10, 10, 1, 28, 28)  # one of each pair
     columns = [f"{digit}↻" for digit in range(10)]
-    save_rows("ambigrams", dict(zip("0123456789", first)), columns, seed=0)
+    save_rows("ambigrams", dict(zip("0123456789", first)), columns)
     pair = images[69 * N : 70 * N]  # 6 and 9
-    save_rows("ambigram", {"6": pair, "turned: 9": pair.flip(2, 3)}, seed=0)
+    save_rows("ambigram", {"6": pair, "turned: 9": pair.flip(2, 3)})
 
 
 if __name__ == "__main__":

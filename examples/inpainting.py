@@ -6,8 +6,6 @@ With the class's log p too, the sum is not exact at t > 0. The variance 1 - abar
 four on 40 validation digits. A guide of pixels is steep: it needs a constant scale, scale_growth=0.
 """
 
-from functools import partial
-
 import torch
 
 from diffusion import abar, predicted_x_0
@@ -16,21 +14,15 @@ from examples.shared import read, save_rows
 from inference import load_models, sample
 from mnist import load_mnist
 from support.cli import ArgumentParser, one_line_errors
-from support.streams import image_seeds
 
 N = 200
-SEEN = 14 * 28  # pixels, the upper half
 
 
-def seen_pixels(unet, log_p, x_t, t, y):
-    """log p of the upper half, y[:, :SEEN], and by log_p, if any, of the label, y[:, SEEN]."""
+def log_p_upper_half(unet, images, x_t, t, y):
+    """log p of the upper half of the images with the numbers y (B,), up to a constant: (B,)."""
     x_0 = predicted_x_0(x_t, t, unet(x_t, t).sample).clamp(-1, 1)
-    error = x_0[:, 0, :14].flatten(1) - y[:, :SEEN]
-    variance = (1 - abar(t)).flatten()
-    log_p_pixels = -error.square().sum(dim=1) / (2 * variance)
-    if log_p is None:
-        return log_p_pixels
-    return log_p_pixels + log_p(x_t, t, y[:, SEEN].long())
+    error = (x_0 - images[y])[:, :, :14]
+    return -error.square().sum(dim=(1, 2, 3)) / (2 * (1 - abar(t)).flatten())
 
 
 @one_line_errors
@@ -38,13 +30,18 @@ def main(argv=None):
     ArgumentParser(__doc__).parse_args(argv)
     unet, classifier = load_models()
     x_0, labels = (part[:N] for part in load_mnist("test"))
-    y = torch.cat([x_0[:, 0, :14].flatten(1), labels[:, None]], dim=1)
+
+    def pixels(x_t, t, y):
+        return log_p_upper_half(unet, x_0, x_t, t, y)
+
+    def pixels_and_class(x_t, t, y):
+        return pixels(x_t, t, y) + classifier.log_p(x_t, t, labels[y])
+
     rows = {"digit": x_0, "seen": x_0 * (torch.arange(28) < 14)[:, None]}
-    for name, log_p in {"no class": None, "with class": classifier.log_p}.items():
-        guide = partial(seen_pixels, unet, log_p)
-        rows[name] = sample(unet, guide, y, image_seeds(0, [0] * N), scale_growth=0)
+    for name, guide in {"no class": pixels, "with class": pixels_and_class}.items():
+        rows[name] = sample(unet, guide, torch.arange(N), range(N), scale_growth=0)
         print(f"{name}: read as its label: {share(read(rows[name]) == labels)}")
-    save_rows("inpainting", rows, labels.tolist(), seed=0, scale_growth=0)
+    save_rows("inpainting", rows, labels.tolist(), scale_growth=0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the examples share: what the judge reads of their samples, and how they draw them."""
 
+import functools
+
 import torch
 
 from evaluation.judge import judge_images, load_judge
@@ -10,9 +12,12 @@ from support.pictures import save_labelled_grid, to_uint8
 NUM_SHOWN = 20  # images of a row
 
 
+judge = functools.cache(load_judge)  # it never guides
+
+
 def read(images):
-    """The digits (N,) that the judge, which never guides, reads of images (N, 1, 28, 28)."""
-    return judge_images(load_judge(), to_uint8(images))[1]
+    """The digits (N,) that the judge reads of images (N, 1, 28, 28)."""
+    return judge_images(judge(), to_uint8(images))[1]
 
 
 def save_rows(name, rows, columns=(), **settings):

@@ -98,7 +98,9 @@ def add_run_flags(parser):
     seed = number(int, 0, MAX_SEED)
     parser.add_argument("--seed", type=seed, default=0, help="seed of all random streams")
     device_help = "cpu, cuda or mps; auto: cuda, else mps, else cpu"
-    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help=device_help)
+    parser.add_argument(
+        "--device", type=parse_device, default="auto", metavar="NAME", help=device_help
+    )
 
 
 def add_training_flags(parser, steps, batch_size, lr):
@@ -117,7 +119,7 @@ def add_precision_flag(parser):
     parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
 
 
-def device(name):
+def parse_device(name):
     """An argparse type: the torch.device of a name, which this machine must have."""
     available = {
         "cuda": torch.cuda.is_available(),

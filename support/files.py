@@ -42,13 +42,10 @@ def check_outputs(*paths):
         require(os.access(there, os.W_OK), f"cannot write {path}: no permission in {there}")
 
 
-def output_folders(models):
-    """Where a training puts its pictures, and its figures: the top folder, and results/.
-
-    A trial with --models elsewhere puts both there.
-    """
+def output_folder(models):
+    """Where pictures go: the top folder, or for a trial with --models elsewhere, that folder."""
     models = Path(models)
-    return (ROOT, ROOT / "results") if models.resolve() == MODELS else (models, models)
+    return ROOT if models.resolve() == MODELS else models
 
 
 def sha256(path):

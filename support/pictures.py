@@ -91,9 +91,9 @@ class Film:
         self.frames = {time: [] for time in times[::every]}  # -> a pair of images for each batch
 
     def add(self, time, left, right):
-        """Add both images (B, C, H, W) in [-1, 1] of a batch at a time."""
-        if time in self.frames:
-            self.frames[time].append((left.cpu(), right.cpu()))
+        """Add both images (B, C, H, W) in [-1, 1] of a batch at a time, an int or a tensor ()."""
+        if int(time) in self.frames:
+            self.frames[int(time)].append((left.cpu(), right.cpu()))
 
     def save(self, path, last, shown, columns, made_from):
         """Write a GIF that rests on the images `last` (N, C, H, W).
@@ -107,7 +107,8 @@ class Film:
             sides = [np.asarray(grid_image(side[shown], columns)) for side in (left, right)]
             gap = np.full_like(sides[0][:, :GAP], 255)
             picture = np.concatenate([sides[0], gap, sides[1]], axis=1)
-            pictures.append(Image.fromarray(picture // 32 * 36))
+            shades = picture // 32 * 36  # 0, 36, ... 252
+            pictures.append(Image.fromarray(shades))
         durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
         settings = {"append_images": pictures[1:], "duration": durations, "loop": 0}
         with atomic_write(path) as file:

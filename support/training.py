@@ -1,5 +1,6 @@
 """A training that can be stopped and resumed bit for bit."""
 
+import contextlib
 import math
 import sys
 import time
@@ -25,7 +26,7 @@ class Run:
     `validate`. Random streams need no saving, since they depend on the seed and the step alone.
     Leaving the `with` block without an error removes the state file.
 
-        run = Run("classifier", checkpoint, args, dataset, network, optimizers, schedules, validate)
+        run = Run("classifier", checkpoint, args, dataset, network=..., ...)
         with run:
             for x_0, y, rng in run:
                 ...
@@ -36,11 +37,12 @@ class Run:
         purpose: of the random streams, and the label of the progress bar.
         checkpoint: the file that the training writes; the state is kept beside it.
         args: the flags of `support.cli.add_training_flags`.
-        dataset: `load("train")` gives its images (N, C, H, W) and labels (N,); `info` has its name.
+        dataset: `load("train")` gives its images (N, C, H, W) and labels (N,); `info` is a dict.
         network, optimizers, lr_schedulers: a module, and two lists.
         validate: called with the run after every epoch, or 400 steps if that is longer, and after
-            the last step; returns a dict of plain values for `history`.
-        ema: a moving average of the network's parameters, as diffusers' EMAModel, or None.
+            the last step, with the network in eval mode; returns a dict of plain values.
+        ema: a moving average of the network's parameters, diffusers' EMAModel, or None. `validate`
+            sees the averaged network.
         max_grad_norm: longer gradients are clipped to this length.
         more_settings: what the weights depend on besides the flags of every training.
 
@@ -58,6 +60,7 @@ class Run:
         checkpoint,
         args,
         dataset,
+        *,
         network,
         optimizers,
         lr_schedulers,
@@ -66,16 +69,17 @@ class Run:
         max_grad_norm=1.0,
         **more_settings,
     ):
-        self.purpose, self.validate = purpose, validate
-        self.network, self.optimizers, self.lr_schedulers = network, optimizers, lr_schedulers
-        self.ema, self.max_grad_norm = ema, max_grad_norm
+        self.purpose, self.device = purpose, args.device
+        self.network, self.ema, self.validate = network, ema, validate
+        self.optimizers, self.lr_schedulers = optimizers, lr_schedulers
+        self.max_grad_norm = max_grad_norm
         self.data = dataset.load("train")
         self.settings = {
             "steps": args.steps,
             "batch_size": args.batch_size,
             "lr": args.lr,
             "seed": args.seed,
-            "dataset": dataset.info["name"],
+            "dataset": dataset.info,
             **more_settings,
         }
         self.state_path = Path(checkpoint).with_suffix(".state.pth")
@@ -108,7 +112,7 @@ class Run:
             print(f"\n{self.state_path} is kept: {how}", file=sys.stderr)
 
     def __iter__(self):
-        """Yield x_0 (B, 1, H, W), y (B,) and the random stream of each step."""
+        """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
         images, labels = self.data
         batch_size, seed = self.settings["batch_size"], self.settings["seed"]
         while self.step < self.settings["steps"]:
@@ -117,9 +121,24 @@ class Run:
             self.step += 1
             self.bar.update()
             if self.step % self.validate_every == 0 or self.step == self.settings["steps"]:
-                self.history.append({"step": self.step, **self.validate(self)})
+                with self.averaged_network():
+                    measured = self.validate(self)
+                self.history.append({"step": self.step, "loss": self.recent_loss(), **measured})
             if self.step % SAVE_EVERY == 0:
                 self.save()
+
+    @contextlib.contextmanager
+    def averaged_network(self):
+        """The network in eval mode, with its averaged parameters if there is an average."""
+        parameters = list(self.network.parameters())
+        self.network.eval()
+        if self.ema:
+            self.ema.store(parameters)
+            self.ema.copy_to(parameters)
+        yield
+        if self.ema:
+            self.ema.restore(parameters)
+        self.network.train()
 
     def descend(self, loss):
         """Take a gradient step on the loss () of a batch. Raises UserError if it is not finite."""
@@ -183,6 +202,8 @@ class Run:
                 setattr(self, name, state[name])
             for part, saved in zip(self.parts(), state["parts"], strict=True):
                 part.load_state_dict(saved)
+            if self.ema:
+                self.ema.to(self.device)
         except (KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"--resume: {self.state_path} is damaged: delete it") from error
 

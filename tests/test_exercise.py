@@ -8,9 +8,10 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from examples.make_exercise import BLANKS, blank, make_exercise
+from examples.make_exercise import BLANK, blank, make_exercise
 
 NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
+BLANKS = [match for cell in NOTEBOOK.cells for match in BLANK.finditer(cell.source)]
 # words of cells that are slow, and that no check needs
 SLOW = ("interact(", "predict_noised", ", asked", "few", "table.items", "table.values", "top_half")
 SLOW += ("10_000", "on_same", "percent", "windows", "draw_setting", "not_y")
@@ -53,10 +54,7 @@ MISTAKES = [  # a part of a line, a wrong one, and the check that notices
     ("abars[k], abars[k + 1], s)", "abars[k], abars[k], s)", "from pure noise"),
     ("(1 - a_next - beta).sqrt()", "(1 - a_next).sqrt()", "step with fresh noise"),
     ("low <= t < high else 0)", "low < t <= high else 0)", "guided between"),
-    ("* grad\n    return scaled", "* other\n    return scaled", "our direction"),
     ("best = distance.argmin()", "best = distance.argmax()", "is best"),
-    ("factors.log().mean().exp()", "factors.mean()", "control"),
-    ("range(k + 1)", "range(losses + 1)", "McNemar's test, turned round"),
     ("along.sum() / size.sum()", "(along / size).mean()", "best scale"),
     (".var(dim=0).sum()", ".var(dim=0).mean()", "spread"),
     ("spread_of(first, draw) for", "spread_of(first, draws[0]) for", "changes"),
@@ -74,10 +72,10 @@ def test_a_mistake_is_noticed(before, line, mistake, check):
         run_with(before, line, mistake)
 
 
-@pytest.mark.parametrize("lines", BLANKS)
-def test_a_blank_stops_at_its_own_check(before, lines):
+@pytest.mark.parametrize("match", BLANKS, ids=lambda match: match[2])
+def test_a_blank_stops_at_its_own_check(before, match):
     with pytest.raises(AssertionError, match="still blank"):
-        run_with(before, lines, blank(lines, BLANKS[lines]))
+        run_with(before, match[0], blank(match))
 
 
 # --- the student's copy ---
@@ -90,4 +88,4 @@ def test_the_copy_is_the_notebook_but_for_blanks_and_guesses():
     text = "\n".join(cell.source for cell in made.cells)
     assert text.count(" = None  # your code: ") == len(BLANKS)
     assert text.count("guess = None  # your guess") >= 8
-    assert not any(lines in text for lines in BLANKS)
+    assert not any(match[3] in text for match in BLANKS)

@@ -127,7 +127,7 @@ def test_every_step_equals_pytorch(page, networks, monkeypatch, changes):
     options |= {"window": (settings["low"], settings["high"])}
     options |= {"sampler": settings["sampler"], "steps": settings["steps"]}
     seen = []
-    options["watch"] = lambda t, x_t, eps_hat: seen.append(x_t)
+    options["watch"] = lambda t, x_t, x_0: seen.append(x_t)
     final = sample(unet, guide, y, range(3), **options)
     x_t = torch.tensor(x_t).view(-1, 3, 1, 28, 28)
     x_t[-1].clamp_(-1, 1)  # as `sample` does

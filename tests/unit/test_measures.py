@@ -124,7 +124,7 @@ def test_changes_count_which_of_both_is_right():
     assert first.changes_from(this)["only_this_right"] == 6
     assert measures.mcnemar(13, 5) == pytest.approx(scipy.stats.binomtest(13, 18).pvalue)
     row = this.row()
-    assert row["accuracy"] == pytest.approx(0.8) and row["accuracy_per_class"] == "0.800 0.800"
+    assert row["accuracy"] == pytest.approx(0.8) and row["accuracy_per_class"] == "0.8000 0.8000"
 
 
 def test_balanced_parts_are_disjoint_and_have_equally_many_of_each_class():

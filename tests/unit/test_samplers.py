@@ -63,7 +63,9 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
     )
     seen = []
     settings = {"sampler": sampler, "steps": steps, "predict_noise": eps}
-    images = sample(unet, None, None, [0, 1], watch=lambda t, x, e: seen.append(x), **settings)
+    images = sample(
+        unet, None, None, [0, 1], watch=lambda t, x_t, x_0: seen.append(x_t), **settings
+    )
     x_t = next(theirs)
     for t, found in zip(scheduler.timesteps, seen, strict=True):
         torch.testing.assert_close(found, x_t, atol=4e-6, rtol=0)

@@ -43,13 +43,30 @@ LABELS = torch.arange(64) % 2
 IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, 1, 28, 28)  # gray: -.5 or .5
 
 
+GRAY = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
+
+
+def arguments(steps, lr):
+    """The flags of a training."""
+    flags = {"batch_size": 16, "seed": 0, "resume": False, "precision": "float32"}
+    return SimpleNamespace(**flags, steps=steps, lr=lr, device=torch.device("cpu"))
+
+
 def new_run(purpose, folder, steps, network, ema=None):
     """A training by plain gradient descent."""
-    args = SimpleNamespace(steps=steps, batch_size=16, lr=0.1, seed=0, resume=False)
-    data = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
     sgd = torch.optim.SGD(network.parameters(), lr=0.1)
-    learned = network, [sgd], [LambdaLR(sgd, lambda step: 1)], lambda run: {}
-    return Run(purpose, folder / "w.pth", args, data, *learned, ema=ema, precision="float32")
+    return Run(
+        purpose,
+        folder / "w.pth",
+        arguments(steps, lr=0.1),
+        GRAY,
+        network=network,
+        optimizers=[sgd],
+        lr_schedulers=[LambdaLR(sgd, lambda step: 1)],
+        validate=lambda run: {},
+        ema=ema,
+        precision="float32",
+    )
 
 
 def batch_by_hand(purpose, step, max_t=999):
@@ -64,7 +81,7 @@ def test_the_unet_is_trained_to_predict_eps(tmp_path):
     """A step of SGD by hand, for eps_theta = a x_t."""
     network, averaged = nn.Linear(1, 1, bias=False), []
     a = network.weight.item()
-    ema = SimpleNamespace(step=lambda parameters: averaged.extend(p.item() for p in parameters))
+    ema = Mock(step=lambda parameters: averaged.extend(p.item() for p in parameters))
 
     def predict(x_t, t, y, rng):
         return network.weight * x_t
@@ -108,9 +125,6 @@ def test_validations_and_the_checkpoint_see_the_average_of_all_steps(tmp_path, m
     """And the training goes on with its own weights."""
     own, averaged, kept = [], [], []  # kernels of the U-Net
     unet, first = make_unet((1, 28, 28)), "conv_in.weight"
-    args = {"steps": 6, "batch_size": 16, "lr": 0.01, "seed": 0, "resume": False}
-    args = SimpleNamespace(**args, precision="float32", device=torch.device("cpu"))
-    data = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
 
     def look_at(kernels, network):
         kernels.append(network.state_dict()[first].clone())
@@ -122,9 +136,9 @@ def test_validations_and_the_checkpoint_see_the_average_of_all_steps(tmp_path, m
 
     monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 4)
     monkeypatch.setattr(train_ddpm, "save_checkpoint", lambda path, unet, *_: look_at(kept, unet))
-    run = train_ddpm.train_unet(
-        args, data, tmp_path / "w.pth", unet, predict, lambda run, unet: look_at(averaged, unet)
-    )
+    flags, path = arguments(6, lr=0.01), tmp_path / "w.pth"
+    validate = lambda run: look_at(averaged, unet)  # noqa: E731
+    run = train_ddpm.train_unet(flags, GRAY, path, unet, predict, validate)
     by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
     for kernel in own[1:5]:  # after each of the first four steps
         by_hand.step([nn.Parameter(kernel)])
@@ -164,10 +178,12 @@ def tiny(tmp_path_factory):
 
 
 def test_the_trainings_write_their_files_and_nothing_else(tiny):
-    pictures = {"classifier_accuracy.png", "ddpm_loss.png", "sample_ddpm_output.png"}
+    others = {"previews", "results", "sample_ddpm_output.png"}
     networks = {f"{name}.pth" for name in SCRIPTS}
-    assert {path.name for path in tiny.iterdir()} == pictures | networks | {"previews"}
+    assert {path.name for path in tiny.iterdir()} == others | networks
     assert (tiny / "previews" / "step_000006.png").exists()
+    figures = {path.name for path in (tiny / "results").iterdir()}
+    assert figures == {"classifier_accuracy.png", "ddpm_loss.png"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
