@@ -37,18 +37,15 @@ N = 4_300
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     group = parser.add_argument_group("several values make several rows")
-
-    def setting(flag, default, help, **others):
-        group.add_argument(flag, nargs="+", default=default, help=help, **others)
-
+    add = group.add_argument
+    names = f"forms of the guidance: {', '.join(VARIANTS)}, or FILE.py:NAME"
     guides = f"FILE.py:NAME of a log_p(x_t, t, y) -> (B,), FILE.pth of a classifier, or {EXACT}"
     samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
-    setting("--models", [], "folders of both networks", metavar="DIR")
-    names = f"forms of the guidance: {', '.join(VARIANTS)}, or FILE.py:NAME"
-    setting("--variant", ["guided_noise"], names, metavar="NAME")
-    setting("--guide", [OWN_CLASSIFIER], guides)
+    add("--models", nargs="+", default=[], metavar="DIR", help="folders of both networks")
+    add("--variant", nargs="+", default=["guided_noise"], metavar="NAME", help=names)
+    add("--guide", nargs="+", default=[OWN_CLASSIFIER], help=guides)
     add_sampling_flags(group, nargs="+")
-    setting("--samples", [], samples, metavar="FILE")
+    add("--samples", nargs="+", default=[], metavar="FILE", help=samples)
     add = parser.add_argument
     add("--n", type=cli.number(int, 100), default=N, help="samples, equally many of each class")
     add("--split", choices=("test", "validation"), default="test", help="of the real images")
@@ -67,22 +64,26 @@ def parse_args(argv):
 def wanted_rows(args, reference):
     """Every row by the flags: real images, combinations of settings, files. Raises UserError."""
     rows = []
-    values_of_flags = [getattr(args, name) for name in SETTINGS]
-    for values in product(*values_of_flags):
+    for values in product(*(getattr(args, name) for name in SETTINGS)):
         rows.append(sampled_row(dict(zip(SETTINGS, values)), args.n, args.seed, reference))
-    for path in args.samples:
-        rows.append(file_row(path, reference))
-    sizes = sorted({int(row.settings["n"]) for row in rows})
-    floors = reference.floors.items()
-    real = [real_row(name, images, size) for size in sizes for name, images in floors]
-    shared = {"seed": str(args.seed), "against": args.split}
+    rows += [file_row(path, reference) for path in args.samples]
+    real = []
+    for size in sorted({row.settings["n"] for row in rows}):
+        real += [real_row(name, images, size) for name, images in reference.floors.items()]
+    shared = {"seed": args.seed, "against": args.split}
     shared["sha256 of judge"] = sha256(reference.judge_path)
-    wanted = []
+    wanted = {}  # settings -> row: one that is asked for twice is measured once
     for row in real + rows:
-        row.settings.update(shared)
-        if row.settings not in [other.settings for other in wanted]:
-            wanted.append(row)
-    return wanted
+        settings = {name: as_text(value) for name, value in {**row.settings, **shared}.items()}
+        wanted.setdefault(tuple(settings.items()), row._replace(settings=settings))
+    return list(wanted.values())
+
+
+def as_text(value):
+    """A setting as it is in the file."""
+    if isinstance(value, tuple):
+        return "-".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @cli.one_line_errors
@@ -90,8 +91,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.csv:
         check_outputs(args.csv)
-        good = args.resume or not args.csv.exists()
-        require(good, f"{args.csv} exists: continue it with --resume, or name another file")
+        remedy = "continue it with --resume, or name another file"
+        require(args.resume or not args.csv.exists(), f"{args.csv} exists: {remedy}")
     reference = Reference(args.judge, read_dataset(args), args.split, args.device)
     measure_rows(wanted_rows(args, reference), reference, args.csv, args.resume)
 

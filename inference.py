@@ -10,7 +10,7 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
 
-import argparse
+import math
 import re
 import warnings
 from itertools import pairwise
@@ -21,18 +21,9 @@ from diffusers import UNet2DModel
 from tqdm import tqdm
 
 from classifier import Classifier
-from diffusion import (
-    END,
-    NUM_TRAIN_TIMESTEPS,
-    SAMPLERS,
-    SCHEDULE,
-    abar,
-    clipped_noise,
-    image_shape,
-    predicted_x_0,
-    sampler_step,
-    sampling_timesteps,
-)
+from diffusion import END, NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE
+from diffusion import abar, clipped_noise, predicted_x_0
+from diffusion import image_shape, sampler_step, sampling_timesteps
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
 from support.cli import MODELS, require
@@ -52,13 +43,11 @@ MAX_SHOWN = 20  # images of a digit in a picture
 def guided_noise(unet, log_p, x_t, t, y, s, u=None):
     """eps_hat of ADM (14), scaled by s: (B, C, H, W). At s = 0 or without a guide, it is eps.
 
-    In both cases the image predicted from eps is clipped to [-1, 1] first, as in
-    openai/guided-diffusion.
+    First the image predicted from eps is clipped to [-1, 1], as in openai/guided-diffusion.
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
-        log_p: the guide, (x_t, t, y) -> log p(y | x_t, t) (B,), such as `Classifier.log_p`;
-            or None.
+        log_p: the guide (x_t, t, y) -> log p(y | x_t, t) (B,), as `Classifier.log_p`; or None.
         x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
         u: the timestep that the sampler steps to, which variants of this function may need.
     """
@@ -88,9 +77,9 @@ def guide_gradient(log_p, x_t, t, y):
 
 def check_guide(log_p_y, batch_size):
     """Raises UserError unless a guide returned one differentiable number per image."""
-    found = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
-    wanted = (batch_size,)
-    require(found == wanted, f"the guide returned {found}, one number per image is {wanted}")
+    shape = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
+    one_each = (batch_size,)
+    require(shape == one_each, f"the guide returned {shape}, one number per image is {one_each}")
     require(log_p_y.requires_grad, "the guide is not differentiable in x_t")
 
 
@@ -122,38 +111,37 @@ def sample(
 
     Args:
         log_p: the guide, see `guided_noise`; None draws unguided.
-        y: what is asked for: digits (N,), or anything else that log_p understands (N, ...); may be
-            None where there is no guide.
+        y: what is asked for, as log_p takes it: (N, ...), such as digits (N,). None: no guide.
         seeds: N whole numbers. All noise of an image comes from its own seed.
         guidance_scale, scale_growth: w and g of `scale_at`.
         window: (low, high), to guide at low <= t < high only.
         sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
         predict_noise: a variant of `guided_noise`, with the same arguments.
-        watch: called at each step of each batch with t, x_t and the x_0 predicted from it, both
-            (B, C, H, W).
+        watch: called at each step of a batch with t, x_t and the x_0 predicted from it.
 
     Returns:
         images: (N, C, H, W) in [-1, 1].
 
     Raises:
-        UserError: an argument is wrong, the guide is (see `guide_gradient`), or an image is not
-            finite.
+        UserError: an argument or the guide is wrong, or an image is not finite.
     """
     require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
     require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
     if y is not None:
         y = torch.as_tensor(y)
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
-    shape, device, (low, high) = image_shape(unet), unet.device, window
+    low, high = window
+    shape = image_shape(unet)
+    device = unet.device
     times = torch.tensor([*sampling_timesteps(steps), END], device=device)
-    starts = range(0, len(seeds), batch_size)
-    bar = tqdm(total=len(starts) * steps, desc="sampling", unit="call", disable=None)
+    batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
+    bar = tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None)
     images = []
-    for start in starts:
-        batch = slice(start, start + batch_size)
+    for batch in batches:
         y_batch = None if y is None else y[batch].to(device)
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
-        x_t, before = gaussian_noise(shape, rngs).to(device), None
+        x_t = gaussian_noise(shape, rngs).to(device)
+        before = None  # there is no step before the first
         for t, u in pairwise(times):  # u is the next timestep
             s = scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
             eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s, u).detach()
@@ -173,12 +161,11 @@ def sample(
 
 def check_range(images):
     """Raises UserError if samples are not finite, and warns if they are far outside of [-1, 1]."""
-    weaker = "use a lower guidance scale"
-    require(images.isfinite().all(), f"the samples are not finite: {weaker}")
     largest = images.abs().max().item()
+    require(math.isfinite(largest), "the samples are not finite: use a lower guidance scale")
     if largest > FAR_OUTSIDE:
-        message = f"pixels reach {largest:.2g} and are clipped to [-1, 1]: the guide is too strong"
-        warnings.warn(f"{message}; {weaker}", stacklevel=3)
+        clipped = f"pixels reach {largest:.2g} and are clipped to [-1, 1]: the guide is too strong"
+        warnings.warn(f"{clipped}; use a lower guidance scale", stacklevel=3)
 
 
 def load_models(folder=MODELS, device="cpu", guide=True):
@@ -201,13 +188,13 @@ def add_sampling_flags(parser, nargs=None):
         parser.add_argument(flag, nargs=nargs, default=default, help=help, **others)
 
     scale = cli.number(float, 0)
-    steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     scale_help = "w, s in pure noise; 0: unguided; several: a row each, same noise"
     add("--guidance-scale", GUIDANCE_SCALE, scale_help, nargs="+", type=scale)
     add("--scale-growth", SCALE_GROWTH, "g of s = w (1 + g SNR); 0: ADM's s, constant", type=scale)
-    window_help = "LOW-HIGH: guide at LOW <= t < HIGH only, such as 250-750"
+    window_help = "guide at LOW <= t < HIGH only, such as 250-750"
     add("--window", WINDOW, window_help, type=parse_window, metavar="LOW-HIGH")
     add("--sampler", SAMPLER, "how x_t becomes less noisy", choices=SAMPLERS)
+    steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     add("--steps", STEPS, "of the sampler, a call of the networks each", type=steps)
 
 
@@ -215,9 +202,7 @@ def parse_window(text):
     """An argparse type: "250-750" as (250, 750)."""
     found = re.fullmatch(r"(\d+)-(\d+)", text)
     low, high = map(int, found.groups()) if found else (0, 0)
-    if low >= high:
-        message = f"{text!r} is not LOW-HIGH, two timesteps, the lower one first"
-        raise argparse.ArgumentTypeError(message)
+    require(low < high, f"{text!r} is not LOW-HIGH, two timesteps, the lower one first")
     return low, high
 
 
@@ -230,13 +215,12 @@ def parse_args(argv):
     add_sampling_flags(parser)
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
     add("--compare", action="store_true", help="unguided above guided, from the same noise")
-    grid_help = f"the grid, up to {MAX_SHOWN} images of each digit (default: guided_output.png)"
+    grid_help = f"the grid, up to {MAX_SHOWN} images of each digit; without it, guided_output.png"
     add("--output", type=cli.file_name(".png"), help=grid_help)
-    npz_help = "also write all images of the last scale, and their labels"
-    add("--npz", type=cli.file_name(".npz"), help=npz_help)
-    gif_help = "also write a film of x_t beside predicted x_0, of the last scale"
-    add("--gif", type=cli.file_name(".gif"), help=gif_help)
-    cli.add_common_flags(parser)
+    add("--npz", type=cli.file_name(".npz"), help="all images of the last scale, with labels")
+    add("--gif", type=cli.file_name(".gif"), help="a film of x_t beside x_0, of the last scale")
+    add("--models", type=Path, default=MODELS, metavar="DIR", help="folder of the checkpoints")
+    cli.add_run_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -265,8 +249,8 @@ def main(argv=None):
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
     names = ["ddpm_unet.pth", "classifier.pth"] if classifier else ["ddpm_unet.pth"]
     made_from = provenance([args.models / name for name in names], seed=args.seed, **settings)
+    shown = torch.arange(len(y)) % args.num_samples < MAX_SHOWN  # (N,)
     columns = min(args.num_samples, MAX_SHOWN)
-    shown = torch.arange(len(y)).view(len(digits), -1)[:, :columns].flatten()
     if columns == 1:  # one image of each digit: all in one row
         columns = len(digits)
     if len(scales) > 1:

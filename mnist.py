@@ -21,6 +21,7 @@ TORCHVISION = {
     "fashion-mnist": datasets.FashionMNIST,
     "kmnist": datasets.KMNIST,
 }
+KNOWN = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
 NUM_VALIDATION = 5_000
 SPLITS = ("train", "validation", "test")
 
@@ -31,20 +32,17 @@ def from_uint8(images):
 
 
 class Dataset:
-    """A data set.
+    """A data set. Raises UserError if there is none such, or it cannot be read or downloaded.
 
     Args:
-        name: one of `TORCHVISION`, which downloads what is missing, or a folder of one folder of
-            images per class. Its images are square, of one size, a multiple of 4.
+        name: one of `KNOWN`. torchvision downloads what is missing; the images of a folder are
+            square, of one size, a multiple of 4.
         data_dir: where torchvision finds, unpacks and downloads MNIST/raw/*.gz and the like.
         size: scale the images of a folder to this height and width; None takes them as they are.
 
     Attributes:
         splits: "train", "validation", "test" -> images uint8 (N, C, H, W), and labels (N,).
         info: what checkpoints of this data set carry: its kind, name, classes and image shape.
-
-    Raises:
-        UserError: there is no such data set, or it cannot be read or downloaded.
     """
 
     def __init__(self, name="mnist", data_dir=DATA, size=None):
@@ -56,16 +54,15 @@ class Dataset:
                 kind = "folder"
                 self.splits, classes = read_folder(Path(name), size)
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            if name not in TORCHVISION:
+            if kind == "folder":
                 raise UserError(f"--dataset {name}: {error}") from error
-            remedy = "`git checkout -- data` restores MNIST, torchvision downloads the others"
             raise UserError(
-                f"cannot read {name} in {data_dir}: {str(error) or 'it is damaged'}; "
-                f"delete its folder there: {remedy}"
+                f"cannot read {name} in {data_dir}: {str(error) or 'it is damaged'}; delete its "
+                "folder: `git checkout -- data` restores MNIST, torchvision downloads the others"
             ) from error
-        shape = list(self.splits["train"][0].shape[1:])
-        name = Path(name).resolve().name
-        self.info = {"kind": kind, "name": name, "classes": classes, "shape": shape}
+        images, _ = self.splits["train"]
+        self.info = {"kind": kind, "name": Path(name).resolve().name}
+        self.info |= {"classes": classes, "shape": list(images.shape[1:])}
 
     def load(self, split):
         """Read "train", "validation" or "test"; of MNIST, 55,000, 5,000 and 10,000 images.
@@ -90,26 +87,23 @@ def read_torchvision(source, data_dir):
 
 
 def read_folder(folder, size):
-    """The images of a folder of one folder per class, as `read_torchvision`.
-
-    Pictures without colours have one channel, others three.
-    """
-    known = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
-    require(folder.is_dir(), f"--dataset {folder}: it is none of {known}")
+    """The images of a folder, as `read_torchvision`; those without colours have one channel."""
+    require(folder.is_dir(), f"--dataset {folder}: it is none of {KNOWN}")
     pictures = datasets.ImageFolder(folder, transforms.Resize((size, size)) if size else None)
     images = [pil_to_tensor(picture) for picture, _ in pictures]
-    sizes = sorted({tuple(image.shape[1:]) for image in images})
-    height, width = sizes[0]
-    found = f"--dataset {folder}: it has images of {height}x{width}"
-    found += f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
-    wanted = "they should be square, of one size, a multiple of 4: scale them with --size 32"
-    require(len(sizes) == 1 and height == width and height % 4 == 0, f"{found}; {wanted}")
+    sizes = {f"{image.shape[1]}x{image.shape[2]}" for image in images}
+    _, height, width = images[0].shape
+    if len(sizes) > 1 or height != width or height % 4 != 0:
+        raise UserError(
+            f"--dataset {folder}: it has images of {', '.join(sorted(sizes)[:3])}; they should be "
+            "square, of one size, a multiple of 4: scale them with --size 32"
+        )
     images, labels = torch.stack(images), torch.tensor(pictures.targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
-    order = torch.randperm(len(images), generator=generator(0, "split"))
     tenth = len(images) // 10
     require(tenth >= 10, f"--dataset {folder}: it has {len(images)} images, 100 are the least")
+    order = torch.randperm(len(images), generator=generator(0, "split"))
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
     splits = {name: (images[part], labels[part]) for name, part in zip(SPLITS, parts)}
     return splits, pictures.classes
@@ -123,25 +117,26 @@ def load_mnist(split):
 def class_numbers(words, classes):
     """The classes that are named, or numbered from 0; "all" for all: ints. Raises UserError."""
     numbers = {str(y): y for y in range(len(classes))}
-    numbers |= {name: y for y, name in enumerate(classes)}
-    found = []
+    numbers |= {name: y for y, name in enumerate(classes)}  # a name goes before a number
+    asked = []
     for word in words:
-        known = word in numbers or word == "all"
+        if word == "all":
+            asked += range(len(classes))
+            continue
         names = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
         wrong = f"argument --digits/--classes: {word!r} is not one of {names}; separate by spaces"
-        require(known, wrong)
-        found += range(len(classes)) if word == "all" else [numbers[word]]
-    return found
+        require(word in numbers, wrong)
+        asked.append(numbers[word])
+    return asked
 
 
 def add_data_flags(parser):
     """The flags of every script that reads a data set, for `read_dataset`."""
-    names = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
-    parser.add_argument("--dataset", default="mnist", metavar="NAME", help=names)
+    add = parser.add_argument
+    add("--dataset", default="mnist", metavar="NAME", help=KNOWN)
     data_help = "where torchvision keeps its files"
-    parser.add_argument("--data", type=Path, default=DATA, metavar="DIR", help=data_help)
-    size_help = "scale the images of a folder to SIZE x SIZE (default: as they are)"
-    parser.add_argument("--size", type=number(int, 4), metavar="SIZE", help=size_help)
+    add("--data", type=Path, default=DATA, metavar="DIR", help=data_help)
+    add("--size", type=number(int, 4), help="scale the images of a folder to SIZE x SIZE")
 
 
 def read_dataset(args):
@@ -154,8 +149,7 @@ def read_dataset(args):
 def training_data(args, *outputs):
     """The `Dataset` of the flags, to train a network for the folder --models.
 
-    Raises UserError if an output cannot be written, or networks in that folder are of another data
-    set.
+    Raises UserError if an output cannot be written, or a network there is of another data set.
     """
     check_outputs(*outputs)
     dataset = read_dataset(args)
@@ -168,13 +162,15 @@ def training_data(args, *outputs):
 
 def check_same_dataset(trained, given, path):
     """Raises UserError if the network of a file was trained on another data set, both `info`."""
-    remedy = "name another folder with --models, or the data set with --dataset"
-    message = f"{path} was trained on {described(trained)}, not on {described(given)}: {remedy}"
-    require(trained == given, message)
+    if trained != given:
+        raise UserError(
+            f"{path} was trained on {described(trained)}, not on {described(given)}: "
+            "name another folder with --models, or the data set with --dataset"
+        )
 
 
 def described(info):
     """A data set in words, by its `info`."""
-    kind = "the folder " if info.get("kind") == "folder" else ""
-    size = "x".join(map(str, info.get("shape", "?")))
+    kind = "the folder " if info["kind"] == "folder" else ""
+    size = "x".join(map(str, info["shape"]))
     return f"{kind}{info['name']} ({len(info['classes'])} classes, {size})"

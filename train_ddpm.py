@@ -51,11 +51,9 @@ def train(run, predict, device):
 
 
 def train_unet(args, dataset, checkpoint, unet, predict, validate):
-    """Train a U-Net in `train`, and write the moving average of its weights: the finished `Run`.
+    """Train a U-Net, and write the moving average of its weights: the finished `Run`.
 
-    Args:
-        args: the flags of `support.cli.add_training_flags`.
-        unet: a U-Net with its initial weights. predict: see `train`. validate: see `Run`.
+    For `predict` see `train`, and for the others `Run`.
     """
     unet.to(args.device)
     optimizers, lr_schedulers = make_optimizers(unet, args.lr, args.steps)
@@ -79,10 +77,9 @@ def train_unet(args, dataset, checkpoint, unet, predict, validate):
 
 
 class ConvMuon(torch.optim.Muon):
-    """Muon for kernels of convolutions; torch's own takes matrices only.
+    """Muon for kernels of convolutions (out, in, height, width); torch's own takes matrices only.
 
-    It gets each kernel (out, in, height, width) as a matrix (out, everything else) that shares the
-    memory of the kernel: a view.
+    It gets each kernel as a matrix (out, everything else), a view of the same memory.
     """
 
     def __init__(self, kernels, **settings):
@@ -103,15 +100,16 @@ def make_optimizers(unet, lr, steps):
     Returns:
         two lists: both optimizers, and the schedules of their learning rates.
     """
-    outer = (unet.conv_in, unet.conv_out)
-    convolutions = [m for m in unet.modules() if isinstance(m, torch.nn.Conv2d) and m not in outer]
-    kernels = [convolution.weight for convolution in convolutions]
-    chosen = {id(kernel) for kernel in kernels}
-    rest = [parameter for parameter in unet.parameters() if id(parameter) not in chosen]
-    weight_decay, warmup = MUON_WEIGHT_DECAY, min(WARMUP_STEPS, steps // 2)
-    muon = ConvMuon(kernels, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    kernels, rest = [], []
+    for name, parameter in unet.named_parameters():
+        if parameter.ndim == 4 and name not in ("conv_in.weight", "conv_out.weight"):
+            kernels.append(parameter)
+        else:
+            rest.append(parameter)
+    muon = ConvMuon(kernels, lr=lr, weight_decay=MUON_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
     optimizers = [muon, adamw]
+    warmup = min(WARMUP_STEPS, steps // 2)
     return optimizers, [get_linear_schedule_with_warmup(each, warmup, steps) for each in optimizers]
 
 
@@ -127,11 +125,11 @@ def validation_loss(unet, images, batch_size=250):
     return total / len(images)
 
 
-def plot_loss(run, num_points=100):
+def plot_loss(run):
     """Training and validation loss against steps: a matplotlib figure."""
     import matplotlib.pyplot as plt  # here, since a script starts faster without it
 
-    size = max(1, len(run.losses) // num_points)
+    size = max(1, len(run.losses) // 100)  # steps of a point
     means = [part.mean().item() for part in torch.tensor(run.losses).split(size)]
     steps = [entry["step"] for entry in run.history]
     losses = [entry["validation_loss"] for entry in run.history]

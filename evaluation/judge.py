@@ -27,6 +27,8 @@ BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.02
 LABEL_SMOOTHING = 0.05
+# rotation, shift, scale and shear, of a batch as a whole
+AUGMENT = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINEAR, fill=-1)
 
 
 class Judge(nn.Module):
@@ -39,11 +41,8 @@ class Judge(nn.Module):
 
     def __init__(self, num_features=128, num_classes=10, image_shape=(1, 28, 28)):
         super().__init__()
-        self.config = {
-            "num_features": num_features,
-            "num_classes": num_classes,
-            "image_shape": list(image_shape),
-        }
+        self.config = {"num_features": num_features, "num_classes": num_classes}
+        self.config["image_shape"] = list(image_shape)
         self.convolutions = nn.Sequential(
             *block(image_shape[0], 32, 5), nn.MaxPool2d(2),
             *block(32, 64, 3), nn.MaxPool2d(2),
@@ -79,9 +78,9 @@ def load_judge(folder=MODELS, device="cpu"):
 
 
 @torch.no_grad()
-def judge_images(judge, images, device="cpu", batch_size=500):
+def judge_images(judge, images, device="cpu"):
     """Features (N, D) and predictions (N,) of uint8 images (N, C, H, W); on the CPU."""
-    parts = images.split(batch_size)
+    parts = images.split(500)
     features = torch.cat([judge.features(from_uint8(part).to(device)) for part in parts])
     return features.cpu(), judge.linear(features).argmax(dim=1).cpu()
 
@@ -89,16 +88,6 @@ def judge_images(judge, images, device="cpu", batch_size=500):
 def accuracy_of(judge, images, labels, device="cpu"):
     """The share of uint8 images (N, C, H, W) whose label the judge predicts."""
     return (judge_images(judge, images, device)[1] == labels).float().mean().item()
-
-
-def train(run, judge):
-    """Minimise the cross-entropy; each batch is rotated, shifted, scaled and sheared as a whole."""
-    device = next(judge.parameters()).device
-    augment = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINEAR, fill=-1)
-    for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
-        torch.manual_seed(rng.initial_seed() % 2**32)  # for `augment` and dropout
-        logits = judge(augment(x_0).to(device))
-        run.descend(F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING))
 
 
 @cli.one_line_errors
@@ -134,12 +123,15 @@ def main(argv=None):
         max_grad_norm=math.inf,
     )
     with run:
-        train(run, judge)
+        for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
+            torch.manual_seed(rng.initial_seed() % 2**32)  # for AUGMENT and dropout
+            logits = judge(AUGMENT(x_0).to(args.device))
+            y = y.to(args.device)
+            run.descend(F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING))
         test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"], args.device)
         summary = run.summary() | {"test_accuracy": test_accuracy}
         save_checkpoint(checkpoint, judge, None, dataset.info, summary)
-    took = f"{args.steps} steps in {run.elapsed():.0f} s"
-    print(f"{checkpoint}: {took}; test accuracy {test_accuracy:.4f}")
+    print(f"{checkpoint}: {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
 
 
 if __name__ == "__main__":

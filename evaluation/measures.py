@@ -10,11 +10,11 @@ from mnist import from_uint8
 from support.cli import require
 from support.streams import generator
 
-# measures whose change from the first row is told too -> where an interval ends
-COMPARED = {"frechet": (0, math.inf), "precision": (0, 1), "recall": (0, 1)}
+COMPARED = ("frechet", "precision", "recall")  # the change from the first row is told too
 NUM_NEIGHBOURS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 250  # their standard deviation is known to 4.5 %
 Z = 1.96  # standard errors in half of a 95 % interval
+CHUNK = 500  # points whose distances to all others are in memory
 
 
 class Readings(NamedTuple):
@@ -25,12 +25,9 @@ class Readings(NamedTuple):
     labels: torch.Tensor  # (N,), what they should show
     boldness: torch.Tensor  # (N,), the mean pixel, 0 .. 1
 
-    def part(self, index):
-        return Readings(*(values[index] for values in self))
 
-
-def readings(judge, images, labels=None, device="cpu"):
-    """`Readings` of uint8 images (N, C, H, W) with labels (N,), or those that the judge reads."""
+def readings(judge, images, labels, device="cpu"):
+    """`Readings` of uint8 images (N, C, H, W); without labels (N,), they are what is read."""
     features, prediction = judge_images(judge, images, device)
     labels = prediction if labels is None else labels
     return Readings(features, prediction, labels, images.float().mean(dim=(1, 2, 3)) / 255)
@@ -50,16 +47,16 @@ class Scores:
         row = accuracy_row(self.correct, self.labels)
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
-            lowest, highest = COMPARED.get(name, (-math.inf, math.inf))
-            low, high = max(value - half_width, lowest), min(value + half_width, highest)
+            highest = math.inf if name == "frechet" else 1  # all are 0 or more
+            low, high = max(value - half_width, 0), min(value + half_width, highest)
             row |= with_interval(name, value, low, high)
         return row
 
     def changes_from(self, first):
-        """How far these scores are from those of other samples, of the same noise: name -> number.
+        """How far these scores are from those of other samples of the same noise: name -> number.
 
-        In how many images only one of both is right, with the p of McNemar's exact test; and the
-        difference of the measures `COMPARED`, whose interval is over the same halves.
+        In how many images only one of both is right, and the difference of the measures `COMPARED`,
+        whose interval is over the same halves.
         """
         only_this = int((self.correct & ~first.correct).sum())
         only_first = int((first.correct & ~self.correct).sum())
@@ -81,22 +78,18 @@ def measure(samples, real):
     """All measures of samples against real images, both `Readings`: name -> a number.
 
     Precision and recall are those of Kynkäänniemi et al. 2019: the share of samples on the manifold
-    of real images, and the share of real images on the manifold of samples.
+    of real images, and the share of real images on the manifold of samples. The spread is the
+    standard deviation of boldness within a class, as the judge reads it.
     """
+    of_class = [samples.boldness[samples.prediction == y] for y in samples.prediction.unique()]
+    variances = [boldness.var().item() for boldness in of_class if len(boldness) > 1]
     return {
         "frechet": frechet_distance(real.features, samples.features),
         "precision": covered(samples.features, real.features),
         "recall": covered(real.features, samples.features),
-        "boldness": samples.boldness.mean().item(),  # boldness is the mean pixel
-        "boldness_spread": spread_within_classes(samples),
+        "boldness": samples.boldness.mean().item(),
+        "boldness_spread": torch.tensor(variances).mean().sqrt().item(),  # NaN if there is none
     }
-
-
-def spread_within_classes(samples):
-    """The standard deviation of boldness within a class, as the judge reads it."""
-    of_class = [samples.boldness[samples.prediction == y] for y in samples.prediction.unique()]
-    variances = [boldness.var().item() for boldness in of_class if len(boldness) > 1]
-    return torch.tensor(variances).mean().sqrt().item()  # NaN if there is one image of each
 
 
 def over_halves(samples, real):
@@ -106,27 +99,24 @@ def over_halves(samples, real):
     jackknife (Shao & Wu 1989). A bootstrap would draw images twice; their neighbours at distance 0
     distort precision and recall.
     """
-    values = []
-    for k in range(NUM_HALVES):
-        rng = generator(0, "halves", k)
-        half = samples.part(random_half(samples.labels, rng))
-        real_half = real.part(random_half(real.labels, rng))
-        values.append(measure(half, real_half))
+    rngs = [generator(0, "halves", k) for k in range(NUM_HALVES)]
+    values = [measure(random_half(samples, rng), random_half(real, rng)) for rng in rngs]
     return {
-        name: torch.tensor([each[name] for each in values], dtype=torch.float64)
+        name: torch.tensor([half[name] for half in values], dtype=torch.float64)
         for name in values[0]
     }
 
 
-def random_half(labels, rng):
-    """The indices of a random half of each class of labels (N,)."""
-    order = torch.randperm(len(labels), generator=rng)
-    by_class = order[labels[order].argsort(stable=True)]  # in random order within a class
-    return by_class[::2]
+def random_half(readings, rng):
+    """A random half of each class, of `Readings`."""
+    order = torch.randperm(len(readings.labels), generator=rng)
+    by_class = order[readings.labels[order].argsort(stable=True)]  # in random order within a class
+    half = by_class[::2]
+    return Readings(*(values[half] for values in readings))
 
 
 def mcnemar(only_this, only_first):
-    """p of McNemar's exact test (1947), by how often one setting is right and the other is not."""
+    """p of McNemar's exact test (1947), by how often only one of two settings is right."""
     total = only_this + only_first
     tail = sum(math.comb(total, k) for k in range(min(only_this, only_first) + 1)) / 2**total
     return min(2 * tail, 1.0)
@@ -171,31 +161,30 @@ def frechet_distance(real, fake):
     return (shift + s_1.trace() + s_2.trace() - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()
 
 
-def covered(points, manifold, k=NUM_NEIGHBOURS, chunk=500):
+def covered(points, manifold):
     """The share of points (N, D) that lie on the manifold of points (M, D).
 
     That is, nearer to one of these than this one's own k-th nearest neighbour among them.
     """
+    k = NUM_NEIGHBOURS + 1  # since the nearest point to each one is itself
     radii, inside = [], []
-    for part in manifold.split(chunk):
-        # k + 1, since the nearest point to each one is itself
-        nearest = torch.cdist(part, manifold).topk(k + 1, dim=1, largest=False).values
+    for part in manifold.split(CHUNK):
+        nearest = torch.cdist(part, manifold).topk(k, largest=False).values
         radii.append(nearest[:, -1])
-    radius = torch.cat(radii)
-    for part in points.split(chunk):
+    radius = torch.cat(radii)  # (M,)
+    for part in points.split(CHUNK):
         inside.append((torch.cdist(part, manifold) <= radius).any(dim=1))
     return torch.cat(inside).float().mean().item()
 
 
-def nearest_distances(images, train_images, chunk=500):
+def nearest_distances(images, train_images):
     """The Euclidean distance of each image to its nearest training image, in [-1, 1]: (N,).
 
     Both are uint8 (N, C, H, W).
     """
     train = from_uint8(train_images).flatten(1)
-    parts = [from_uint8(part).flatten(1) for part in images.split(chunk)]
-    parts = [torch.cdist(part, train).amin(dim=1) for part in parts]
-    return torch.cat(parts)
+    parts = from_uint8(images).flatten(1).split(CHUNK)
+    return torch.cat([torch.cdist(part, train).amin(dim=1) for part in parts])
 
 
 def balanced_parts(labels, num_parts, num_classes):

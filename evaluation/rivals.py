@@ -35,13 +35,12 @@ def classifier_free(unet, log_p, x_t, t, y, s, u=None):
     s - 1. As in ADM (14), the scale 0 is unguided, and 1 is Bayes' rule.
 
     Args:
-        unet: see `load_rival`. log_p: a guide, not used. x_t: (B, C, H, W). t: () or (B,).
-        y: (B,), digits.
+        unet: see `load_rival`. log_p: not used. x_t: (B, C, H, W). t: () or (B,). y: (B,), digits.
     """
     no_label = torch.full_like(y, unet.config.num_class_embeds - 1)
-    two_x_t, two_t = torch.cat([x_t, x_t]), t.expand(len(y)).repeat(2)
+    labels = torch.cat([y, no_label])
     with torch.no_grad():
-        eps_of_both = unet(two_x_t, two_t, torch.cat([y, no_label])).sample
+        eps_of_both = unet(x_t.repeat(2, 1, 1, 1), t.expand(len(y)).repeat(2), labels).sample
     eps_y, eps = eps_of_both.chunk(2)
     return clipped_noise(x_t, t, eps + s * (eps_y - eps))
 

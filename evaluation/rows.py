@@ -36,16 +36,11 @@ LEAST_IMAGES = 100
 class Reference:
     """What samples are measured against: real images as the judge sees them.
 
-    These are half of the real images of a split, equally many of each class. The other half gets a
-    row as if it were samples: no sampler can be expected to beat it. Against the test set, so do
-    the validation images, which other people wrote.
+    These are half of the images of a split of the `Dataset`, equally many of each class. The other
+    half gets a row as if it were samples: no sampler can be expected to beat it. Against the test
+    set, so do the validation images, which other people wrote.
 
-    Args:
-        judge_folder: where judge.pth is. dataset: a `mnist.Dataset`.
-        split: "validation" to choose, "test" to report.
-
-    Raises:
-        UserError: the judge is missing, of another data set, or wrong too often.
+    Raises UserError if the judge is missing, of another data set, or wrong too often.
     """
 
     def __init__(self, judge_folder, dataset, split, device="cpu"):
@@ -60,7 +55,6 @@ class Reference:
             f"{self.judge_path} is right on {accuracy:.3f} of the validation images, and "
             f"{LEAST_ACCURACY} is the least to measure with: train it for more steps",
         )
-        self.train_images, _ = dataset.splits["train"]
         images, labels = dataset.splits[split]
         num_classes = len(dataset.info["classes"])
         here, there = balanced_parts(labels, 2, num_classes)  # (K, M) each
@@ -70,6 +64,11 @@ class Reference:
             [index] = balanced_parts(validation_labels, 1, num_classes)
             self.floors["validation images"] = validation_images[index]
 
+    @functools.cached_property
+    def exact_guide(self):
+        """The `ExactGuide` of the training images, one for all rows."""
+        return ExactGuide(*self.dataset.load("train"), self.device)
+
     def scores(self, images, labels):
         """The `Scores` of uint8 images (N, C, H, W), with labels (N,) or None."""
         return Scores(readings(self.judge, images, labels, self.device), self.real)
@@ -78,11 +77,9 @@ class Reference:
 class Row(NamedTuple):
     """A row to be measured."""
 
-    settings: dict  # what identifies it, settings and hashes: strings
-    load: (
-        Callable  # () -> draw, a function () -> images uint8 (N, C, H, W), and labels (N,) or None
-    )
-    sampled: bool  # by a U-Net: timed, and compared with the first such row
+    settings: dict  # what identifies it: settings and hashes
+    draw: Callable  # () -> images uint8 (N, C, H, W), and labels (N,) or None
+    sampled: bool = False  # by a U-Net: timed, and compared with the first such row
 
 
 # --- the three kinds of rows ---
@@ -94,111 +91,94 @@ def real_row(name, images, n):
     per_class = min(most, n // num_classes)
     some = images[:, :per_class].flatten(0, 1)
     labels = torch.arange(num_classes).repeat_interleave(per_class)
-    settings = {"images": name, "n": str(len(some))}
-    return Row(settings, lambda: lambda: (some, labels), sampled=False)
+    return Row({"images": name, "n": len(some)}, lambda: (some, labels))
 
 
 def file_row(path, reference):
     """The row of anybody's samples. Raises UserError."""
     images, labels = read_samples(Path(path), reference.info)
     digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    settings = {"images": str(path), "n": str(len(images)), "sha256 of images": digest}
-    return Row(settings, lambda: lambda: (images, labels), sampled=False)
+    settings = {"images": path, "n": len(images), "sha256 of images": digest}
+    return Row(settings, lambda: (images, labels))
 
 
 def sampled_row(values, n, seed, reference):
-    """The row of n samples by `values`, one of each of `SETTINGS`. Raises UserError.
-
-    Its networks are read by `load`, when it is its turn.
-    """
+    """The row of n samples by `values`, one of each of `SETTINGS`. Raises UserError."""
     num_classes = len(reference.info["classes"])
     require(n >= num_classes, f"--n {n}: there are {num_classes} classes")
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
     seeds = image_seeds(seed, y.tolist())
-    models, device = values["models"], reference.device
+    models = values["models"]
     variant_file, predict_noise = find_variant(values["variant"])
-    guide_file, load_guide = find_guide(values["guide"], models, reference)
-    unet_file, load_unet = Path(models, "ddpm_unet.pth"), load_unguided
-    settings = {name: as_text(value) for name, value in values.items()}
     if predict_noise is classifier_free:  # it has its own U-Net, and no guide
-        unet_file, load_unet = Path(models, CHECKPOINT), load_rival
-        guide_file, load_guide, settings["guide"] = None, lambda: None, "-"
-    for name, path in (("U-Net", unet_file), ("guide", guide_file), ("variant", variant_file)):
-        if path:
-            require(path.is_file(), f"{path} is missing: train it, or name other --models")
-            settings[f"sha256 of {name}"] = sha256(path)
+        unet_file, unet = Path(models, CHECKPOINT), rival_unet(models, reference.device)
+        guide_file, log_p = None, None
+        values = values | {"guide": "-"}
+    else:
+        unet_file = Path(models, "ddpm_unet.pth")
+        unet = unguided_unet(models, reference.device)
+        guide_file, log_p = find_guide(values["guide"], models, reference)
+    check_same_dataset(unet.dataset, reference.info, unet_file)
+    files = {"U-Net": unet_file, "guide": guide_file, "variant": variant_file}
+    hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
 
-    def load():
-        unet, log_p = load_unet(models, device), load_guide()
-        check_same_dataset(unet.dataset, reference.info, unet_file)
+    def draw():
         sampling = {name: values[name] for name in SAMPLING}
+        images = sample(unet, log_p, y, seeds, predict_noise=predict_noise, **sampling)
+        return to_uint8(images), y
 
-        def draw():
-            images = sample(unet, log_p, y, seeds, predict_noise=predict_noise, **sampling)
-            return to_uint8(images), y
-
-        return draw
-
-    return Row({"images": "samples", **settings, "n": str(len(y))}, load, sampled=True)
+    return Row({"images": "samples", **values, **hashes, "n": len(y)}, draw, sampled=True)
 
 
-def load_unguided(models, device):
+# --- each network is loaded once, and each FILE.py run once, for all rows ---
+
+rival_unet = functools.cache(load_rival)
+run_file = functools.cache(runpy.run_path)
+
+
+@functools.cache
+def unguided_unet(models, device):
     """The U-Net of a folder. Raises UserError."""
     return load_models(models, device, guide=False)[0]
 
 
-def as_text(value):
-    if isinstance(value, tuple):
-        return "-".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+@functools.cache
+def guide_network(path, device):
+    """The classifier of a file. Raises UserError."""
+    return load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
 
 
 # --- guides and variants by name, or in a file ---
 
 
 def find_guide(name, models, reference):
-    """The file of a guide of --guide, or None, and a function that loads its log_p.
-
-    Raises UserError if FILE.py has no such function.
-    """
-    device = reference.device
+    """The file of a guide of --guide, or None, and its log_p. Raises UserError."""
     if name == EXACT:
-        return None, lambda: ExactGuide(*reference.dataset.load("train"), device).log_p
+        return None, reference.exact_guide.log_p
     if ".py:" in name:
-        path, log_p = find_function("--guide", name)
-        return path, lambda: log_p
+        return find_function(name)
     path = Path(models, "classifier.pth") if name == OWN_CLASSIFIER else Path(name)
-
-    def load():
-        classifier = load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
-        check_same_dataset(classifier.dataset, reference.info, path)
-        return classifier.log_p
-
-    return path, load
+    classifier = guide_network(path, reference.device)
+    check_same_dataset(classifier.dataset, reference.info, path)
+    return path, classifier.log_p
 
 
 def find_variant(name):
     """The file of a variant of --variant, or None, and the variant. Raises UserError."""
     if name in VARIANTS:
         return None, VARIANTS[name]
-    names = f"one of {', '.join(VARIANTS)}, or FILE.py:NAME"
-    require(".py:" in name, f"--variant {name}: it is not {names}")
-    return find_function("--variant", name)
+    names = ", ".join(VARIANTS)
+    require(".py:" in name, f"--variant {name}: it is not one of {names}, or FILE.py:NAME")
+    return find_function(name)
 
 
-def find_function(flag, text):
+def find_function(text):
     """The file and the function of FILE.py:NAME. Raises UserError if there is none."""
     path, _, name = text.rpartition(":")
-    require(Path(path).is_file(), f"{flag} {text}: there is no file {path!r}; write FILE.py:NAME")
-    function = names_in(path).get(name)
-    require(callable(function), f"{flag} {text}: {path} has no function {name!r}")
+    require(Path(path).is_file(), f"{text}: there is no file {path!r}; write FILE.py:NAME")
+    function = run_file(path).get(name)
+    require(callable(function), f"{text}: {path} has no function {name!r}")
     return Path(path), function
-
-
-@functools.cache
-def names_in(path):
-    """What a Python file defines: it is run once."""
-    return runpy.run_path(path)
 
 
 # --- anybody's samples ---
@@ -210,36 +190,39 @@ def read_samples(path, info):
     Raises UserError if it is not as this says, for the classes and the image shape of `info`.
     """
     channels, height, width = info["shape"]
-    size = f"{height}, {width}, {channels}"
+    num_classes = len(info["classes"])
     what_is_read = (
-        f"what is read is {LEAST_IMAGES} or more uint8 images (N, {size}): arr_0 of an .npz with "
-        f"or without labels (N,) in arr_1, an .npy, or a folder of {height}x{width} PNGs"
+        f"what is read is {LEAST_IMAGES} or more uint8 images (N, {height}, {width}, {channels}): "
+        f"arr_0 of an .npz with or without labels (N,) in arr_1, an .npy, or a folder of "
+        f"{height}x{width} PNGs"
     )
-    labels = None
     try:
-        if path.is_dir():
-            mode = "RGB" if channels == 3 else "L"
-            pictures = [Image.open(png).convert(mode) for png in sorted(path.glob("*.png"))]
-            images = np.stack([np.asarray(picture) for picture in pictures])
-        else:
-            images = np.load(path, allow_pickle=False)
-        if isinstance(images, np.lib.npyio.NpzFile):
-            arrays = dict(images)
-            images, labels = arrays.pop("arr_0"), arrays.pop("arr_1", None)
-            require(not arrays, f"{path} also holds {', '.join(arrays)}; {what_is_read}")
-    except UserError:
-        raise
+        images, labels = arrays_of(path, "RGB" if channels == 3 else "L")
     except Exception as error:  # numpy, zipfile and PIL raise many kinds on what they cannot read
         raise UserError(f"{path} cannot be read ({error}); {what_is_read}") from error
-    found = f"{path} holds {images.dtype} {images.shape}"
     if channels == 1 and images.ndim == 3:
         images = images[..., None]
     good = images.dtype == np.uint8 and images.shape[1:] == (height, width, channels)
-    require(good and len(images) >= LEAST_IMAGES, f"{found}; {what_is_read}")
+    good = good and len(images) >= LEAST_IMAGES
+    require(good, f"{path} holds {images.dtype} {images.shape}; {what_is_read}")
     images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     if labels is None:
         return images, None
-    num_classes = len(info["classes"])
     good = labels.shape == (len(images),) and np.isin(labels, np.arange(num_classes)).all()
     require(good, f"{path}: arr_1 should hold (N,) labels from 0 to {num_classes - 1}")
     return images, torch.from_numpy(labels).long()
+
+
+def arrays_of(path, mode):
+    """The images of a file, or of a folder of PNGs in a mode of PIL, and the labels or None."""
+    if path.is_dir():
+        pictures = [Image.open(png).convert(mode) for png in sorted(path.glob("*.png"))]
+        return np.stack([np.asarray(picture) for picture in pictures]), None
+    found = np.load(path, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return found, None
+    arrays = dict(found)
+    images, labels = arrays.pop("arr_0"), arrays.pop("arr_1", None)
+    if arrays:
+        raise ValueError(f"it also holds {', '.join(arrays)}")
+    return images, labels

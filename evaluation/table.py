@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from evaluation.measures import nearest_distances
-from support.cli import UserError, require
+from support.cli import UserError
 from support.files import atomic_write
 
 SHOWN = {  # the main measures -> their names for readers
@@ -29,37 +29,34 @@ SHOWN = {  # the main measures -> their names for readers
 
 
 def measure_rows(rows, reference, path=None, resume=False):
-    """Measure every row, print it, and keep it in a CSV file.
+    """Measure every `rows.Row` against a `rows.Reference`, and print it.
 
     Args:
-        rows: a list of `rows.Row`. reference: a `rows.Reference`.
-        path: the CSV file, or None. resume: continue that file.
+        path: the CSV file that keeps the rows, or None. resume: continue that file.
 
-    Raises:
-        UserError: the file cannot be written; with `resume`, it has other rows.
+    Raises UserError if the file cannot be written; with `resume`, if it has other rows.
     """
     done = resumed_rows(path, rows) if resume else []
     first = next((row for row in rows if row.sampled), None)
     first_scores = None
     for row in rows[len(done) :]:
-        scores, result = measure_row(row, reference)
+        scores, measured = measure_row(row, reference)
         if row is first:
             first_scores = scores
         elif row.sampled:
             if first_scores is None:  # the first row was done before
                 first_scores, _ = measure_row(first, reference)
-            result |= scores.changes_from(first_scores)
-        done.append(result | where_it_ran(reference.device))
-        print_row(row, result)
+            measured |= scores.changes_from(first_scores)
+        done.append(row.settings | measured | where_it_ran(reference.device))
+        print_row(row, measured)
         if path:
             write_rows(path, done)
 
 
 def measure_row(row, reference):
-    """The `Scores` of a row, and all that is told of it: a dict."""
-    draw = row.load()
+    """The `Scores` of a row, and all that is measured of it: name -> a number or text."""
     start = time.perf_counter()
-    images, labels = draw()
+    images, labels = row.draw()
     seconds = (time.perf_counter() - start) / len(images)
     scores = reference.scores(images, labels)
     measured = scores.row()
@@ -67,9 +64,11 @@ def measure_row(row, reference):
         measured = {name: v for name, v in measured.items() if not name.startswith("accuracy")}
     if row.sampled:
         measured["seconds"] = seconds
-    nearest = nearest_distances(images, reference.train_images)  # is it copying?
-    measured |= {"nearest": nearest.min().item(), "nearest_median": nearest.median().item()}
-    return scores, row.settings | measured
+    train_images, _ = reference.dataset.splits["train"]
+    nearest = nearest_distances(images, train_images)  # is it copying?
+    measured["nearest"] = nearest.min().item()
+    measured["nearest_median"] = nearest.median().item()
+    return scores, measured
 
 
 def where_it_ran(device):
@@ -82,23 +81,26 @@ def where_it_ran(device):
     return versions | {"device": str(device), "cpu": cpu}
 
 
-def print_row(row, result):
+def print_row(row, measured):
     """Print what a row is, and its main measures."""
     shown = [value for name, value in row.settings.items() if "sha256" not in name]
-    measures = []
-    for column, title in SHOWN.items():
-        if column in result:
-            value, low, high = (result[column + end] for end in ("", "_low", "_high"))
-            measures.append(f"{title} {value:.4f} [{low:.4f}, {high:.4f}]")
+    known = [name for name in SHOWN if name in measured]
+    measures = [f"{SHOWN[name]} {interval_text(measured, name)}" for name in known]
     tqdm.write(f"{', '.join(shown)}\n    {'  '.join(measures)}")
+
+
+def interval_text(row, name):
+    """A measure of a row with its interval, as text."""
+    return f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
 
 
 def resumed_rows(path, rows):
     """The rows of a file. Raises UserError if they are not the first of those wanted."""
     done = read_rows(path) if path.exists() else []
     same = all(result.items() >= row.settings.items() for result, row in zip(done, rows))
-    other = f"--resume: {path} has rows of other settings or weights; name another file"
-    require(same and len(done) <= len(rows), other)
+    if not same or len(done) > len(rows):
+        other = "rows of other settings or weights; name another file"
+        raise UserError(f"--resume: {path} has {other}")
     print(f"--resume: {len(done)} of {len(rows)} rows are taken from {path}")
     return done
 

@@ -39,8 +39,10 @@ def projected(unet, log_p, x_t, t, y, s, u=None):
     The change that guidance makes loses its part along the predicted x_0, where black is 0, so it
     cannot brighten the image as a whole. Their limit on the change, and momentum, are left out.
     """
-    eps = guided_noise(unet, log_p, x_t, t, y, 0)
-    change = guided_noise(unet, log_p, x_t, t, y, s) - eps
+    eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
+    guided = eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14)
+    change = guided - eps
     image = predicted_x_0(x_t, t, eps) + 1
     along = (change * image).sum(dim=(1, 2, 3), keepdim=True)
     length = image.square().sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-9)

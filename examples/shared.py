@@ -10,8 +10,6 @@ from support.files import provenance
 from support.pictures import save_labelled_grid, to_uint8
 
 NUM_SHOWN = 20  # images of a row
-
-
 judge = functools.cache(load_judge)  # it never guides
 
 

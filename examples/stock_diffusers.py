@@ -18,21 +18,20 @@ from inference import load_models
 from support.cli import ArgumentParser, one_line_errors
 
 FOLDER = "digits"
-CARD = Path(__file__).with_name("model_card.md")
 
 
 def export(unet, folder):
     """Write the U-Net as a DDPMPipeline, with a model card."""
     scheduler = DDPMScheduler(**SCHEDULE, timestep_spacing="trailing")
     DDPMPipeline(unet, scheduler).save_pretrained(folder)
-    shutil.copy(CARD, Path(folder, "README.md"))
+    shutil.copy(Path(__file__).with_name("model_card.md"), Path(folder, "README.md"))
 
 
-def guide(pipeline, classifier, y, num_steps=20):
+def guide(pipeline, classifier, y):
     """Images (N, 1, 28, 28) of the digits y (N,), with nothing but diffusers and the guide."""
     x_t = torch.randn(len(y), 1, 28, 28, generator=torch.manual_seed(0))
     scheduler = DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="trailing")
-    scheduler.set_timesteps(num_steps)
+    scheduler.set_timesteps(20)
     for t in scheduler.timesteps:
         abar = scheduler.alphas_cumprod[t]
         x_t = x_t.detach().requires_grad_()

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 import math
 import sys
 from pathlib import Path
@@ -11,13 +10,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 MODELS = ROOT / "models"
-MAX_SEED = 2**32 - 1
 
 
-class UserError(Exception):
+class UserError(argparse.ArgumentTypeError):
     """An error that the user can fix: a script prints it as one line and exits with status 2.
 
-    Every other exception is a bug of ours and keeps its traceback.
+    Every other exception is a bug of ours and keeps its traceback. Where the `type` of a flag
+    raises it, argparse puts the name of the flag before the message.
     """
 
 
@@ -30,14 +29,12 @@ def require(good, message):
 def one_line_errors(main):
     """Decorate `main(argv=None)`: one line and status 2 for a UserError, 130 for Ctrl-C."""
 
-    @functools.wraps(main)
     def wrapped(argv=None):
         script = Path(main.__code__.co_filename).name
         try:
             return main(argv)
         except UserError as error:
-            message = " ".join(str(error).split())
-            print(f"{script}: error: {message}", file=sys.stderr)
+            print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print(f"\n{script}: stopped", file=sys.stderr)
@@ -64,13 +61,13 @@ def number(kind, low, high=math.inf):
     """An argparse type: a finite int or float from `low` to `high`."""
 
     def parse(text):
-        with contextlib.suppress(ValueError, OverflowError):
+        with contextlib.suppress(ValueError):
             value = kind(text)
-            if low <= value <= high and math.isfinite(value):
+            if low <= value <= high and value < math.inf:
                 return value
         name = "a whole number" if kind is int else "a number"
         bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {name} {bounds}")
+        raise UserError(f"{text!r} is not {name} {bounds}")
 
     return parse
 
@@ -79,55 +76,42 @@ def file_name(suffix):
     """An argparse type: the path of an output that ends in `suffix`."""
 
     def parse(text):
-        if not text.endswith(suffix):
-            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+        require(text.endswith(suffix), f"{text!r} does not end in {suffix}")
         return Path(text)
 
     return parse
 
 
-def add_common_flags(parser):
-    """Flags of every script that trains, draws or measures with one folder of checkpoints."""
-    models_help = "folder of the checkpoints"
-    parser.add_argument("--models", type=Path, default=MODELS, metavar="DIR", help=models_help)
-    add_run_flags(parser)
+def parse_device(name):
+    """An argparse type: the torch.device of a name, which this machine must have."""
+    backends = {"cuda": torch.cuda, "mps": torch.backends.mps, "cpu": torch.cpu}
+    available = [known for known, backend in backends.items() if backend.is_available()]
+    if name == "auto":
+        name = available[0]
+    require(name in available, f"torch finds no device {name!r}; use --device cpu")
+    return torch.device(name)
 
 
 def add_run_flags(parser):
-    """The seed and the device."""
-    seed = number(int, 0, MAX_SEED)
-    parser.add_argument("--seed", type=seed, default=0, help="seed of all random streams")
+    """The seed and the device, of every script that trains, draws or measures."""
+    add = parser.add_argument
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="seed of all random streams")
     device_help = "cpu, cuda or mps; auto: cuda, else mps, else cpu"
-    parser.add_argument(
-        "--device", type=parse_device, default="auto", metavar="NAME", help=device_help
-    )
+    add("--device", type=parse_device, default="auto", metavar="NAME", help=device_help)
 
 
 def add_training_flags(parser, steps, batch_size, lr):
     """Flags of every training script, with the script's own defaults."""
-    add_common_flags(parser)
-    parser.add_argument("--steps", type=number(int, 1), default=steps, help="optimizer steps")
-    size = number(int, 1)
-    parser.add_argument("--batch-size", type=size, default=batch_size, help="images per step")
-    parser.add_argument("--lr", type=number(float, 1e-9), default=lr, help="peak learning rate")
-    parser.add_argument("--resume", action="store_true", help="continue a stopped training")
+    add = parser.add_argument
+    add("--models", type=Path, default=MODELS, metavar="DIR", help="folder of the checkpoints")
+    add_run_flags(parser)
+    add("--steps", type=number(int, 1), default=steps, help="optimizer steps")
+    add("--batch-size", type=number(int, 1), default=batch_size, help="images per step")
+    add("--lr", type=number(float, 1e-9), default=lr, help="peak learning rate")
+    add("--resume", action="store_true", help="continue a stopped training")
 
 
 def add_precision_flag(parser):
     """The precision of a U-Net's layers in training, for `support.training.pick_precision`."""
     precisions = ("auto", "bfloat16", "float32")
     parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
-
-
-def parse_device(name):
-    """An argparse type: the torch.device of a name, which this machine must have."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(known for known, there in available.items() if there)
-    if not available.get(name):
-        raise argparse.ArgumentTypeError(f"torch finds no device {name!r}; use --device cpu")
-    return torch.device(name)

@@ -16,8 +16,7 @@ from support.cli import MODELS, ROOT, UserError, require
 def atomic_write(path):
     """Open a temporary file beside `path` for writing bytes, and rename it when it is whole.
 
-    Its folder is made if it is missing. If anything fails, `path` stays as it was. Raises UserError
-    if it cannot be written.
+    If anything fails, `path` stays as it was. Raises UserError if it cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -35,16 +34,15 @@ def atomic_write(path):
 
 def check_outputs(*paths):
     """Raises UserError, before the work starts, if an output cannot be written. Makes nothing."""
-    for path in map(Path, paths):
+    for path in paths:
         require(not path.is_dir(), f"cannot write {path}: it is a folder; name a file")
         there = next(parent for parent in path.parents if parent.exists())
-        require(there.is_dir(), f"cannot write {path}: {there} is no folder")
-        require(os.access(there, os.W_OK), f"cannot write {path}: no permission in {there}")
+        good = there.is_dir() and os.access(there, os.W_OK)
+        require(good, f"cannot write {path}: {there} is no folder that you may write to")
 
 
 def output_folder(models):
     """Where pictures go: the top folder, or for a trial with --models elsewhere, that folder."""
-    models = Path(models)
     return ROOT if models.resolve() == MODELS else models
 
 
@@ -54,14 +52,11 @@ def sha256(path):
 
 
 def provenance(paths, **settings):
-    """What made a picture, as one line of JSON: the SHA-256 of files, and settings.
+    """What made a picture, as one line of JSON: the SHA-256 of its files, and settings.
 
     It does not name the machine, so that the same picture is the same file everywhere.
-
-    Args:
-        paths: the files that it was made from, such as checkpoints.
     """
-    hashes = {Path(path).name: sha256(path) for path in paths}
+    hashes = {path.name: sha256(path) for path in paths}
     return json.dumps({"sha256": hashes, "settings": settings})
 
 
@@ -69,17 +64,16 @@ def provenance(paths, **settings):
 
 
 def save_checkpoint(path, network, schedule, dataset, training):
-    """Write a checkpoint from which `load_checkpoint` rebuilds the network.
+    """Write a checkpoint for `load_checkpoint`.
 
     Args:
-        path: the file.
         network: a module whose `config` holds its constructor arguments.
         schedule, dataset: dicts of plain values that checkpoints used together must share.
         training: a dict of plain values: seed, steps, seconds, other settings, final metrics.
     """
     # diffusers marks its own bookkeeping in the config with a leading underscore
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    checkpoint = {
+    content = {
         "network": type(network).__name__,
         "config": config,
         "schedule": schedule,
@@ -87,7 +81,7 @@ def save_checkpoint(path, network, schedule, dataset, training):
         "training": training,
         "state_dict": {key: value.cpu() for key, value in network.state_dict().items()},
     }
-    save_tensors(path, checkpoint)
+    save_tensors(path, content)
 
 
 def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
@@ -98,7 +92,6 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
         network_class: the class of the network that it must hold.
         schedule: the noise schedule that it must have been trained on, or None for any.
         made_by: the script that makes it, for error messages.
-        device: where the network goes.
 
     Returns:
         network: in eval mode, without parameter gradients; `network.dataset` is a dict.
@@ -106,17 +99,21 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     Raises:
         UserError: the file is missing, damaged, or of another network or schedule.
     """
-    name, make_it = network_class.__name__, how_to_make(path, made_by)
-    checkpoint = load_tensors(path, make_it)
-    require(checkpoint.get("network") == name, f"{path} holds no {name}: {make_it}")
-    good = schedule is None or checkpoint.get("schedule") == schedule
-    require(good, f"{path} was trained on another noise schedule: {make_it}")
+    name = network_class.__name__
+    folder = Path(path).parent
+    remedy = f"make it with `python {made_by} --models {folder}`"
+    if folder.resolve() == MODELS:
+        remedy = "restore it with `git checkout -- models`"
+    content = load_tensors(path, remedy)
+    require(content.get("network") == name, f"{path} holds no {name}: {remedy}")
+    if schedule is not None and content.get("schedule") != schedule:
+        raise UserError(f"{path} was trained on another noise schedule: {remedy}")
     try:
-        network = network_class(**checkpoint["config"])
-        network.load_state_dict(checkpoint["state_dict"])
-        network.dataset = checkpoint["dataset"]
+        network = network_class(**content["config"])
+        network.load_state_dict(content["state_dict"])
+        network.dataset = content["dataset"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit the {name} of this code: {make_it}") from error
+        raise UserError(f"{path} does not fit the {name} of this code: {remedy}") from error
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -141,11 +138,3 @@ def load_tensors(path, remedy):
         raise UserError(f"{path} is damaged, or is no checkpoint: {remedy}") from error
     require(isinstance(content, dict), f"{path} is no checkpoint of this project: {remedy}")
     return content
-
-
-def how_to_make(path, made_by):
-    """The remedy for a checkpoint that is missing or wrong."""
-    folder = Path(path).parent
-    if folder.resolve() == MODELS:
-        return "restore it with `git checkout -- models`"
-    return f"make it with `python {made_by} --models {folder}`"

@@ -10,7 +10,6 @@ from torchvision.utils import make_grid
 
 from support.files import atomic_write
 
-PIXEL = 4  # screen pixels a pixel in a grid
 GAP = 10  # pixels between the two sides of a film
 MAX_FRAMES = 25
 FRAME_MS, LAST_FRAME_MS = 120, 2_500
@@ -23,11 +22,10 @@ def to_uint8(images):
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
-def grid_image(images, columns, pixel=PIXEL, border=0):
+def grid_image(images, columns, pixel=4, border=0):
     """A PIL image of images (N, C, H, W) in [-1, 1], row by row, `columns` in a row.
 
-    Args:
-        pixel: screen pixels a pixel. border: the gray of the lines between images, 0 .. 255.
+    Each pixel has `pixel` screen pixels; `border` is the gray, 0 .. 255, between images.
     """
     grid = make_grid(to_uint8(images), nrow=columns, pad_value=border).permute(1, 2, 0)
     pixels = grid if images.shape[1] == 3 else grid[..., 0]  # make_grid repeats a gray channel
@@ -46,9 +44,7 @@ def save_grid(path, images, columns, made_from):
 def save_labelled_grid(path, images, row_labels, column_labels, made_from):
     """Write images (N, C, H, W) in [-1, 1] as a PNG with labels, two screen pixels a pixel.
 
-    Args:
-        images: row by row, equally many for each of the row labels.
-        column_labels: each above equally many columns.
+    The images are row by row, with a row for each label; a column label is above equally many.
     """
     from matplotlib.figure import Figure  # here, since scripts start faster without it
 
@@ -58,8 +54,10 @@ def save_labelled_grid(path, images, row_labels, column_labels, made_from):
     figure = Figure(figsize=(2 * width / DPI, 2 * height / DPI))
     axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside, where "tight" makes room
     axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.yaxis.set_ticks(centres(row_labels, height), row_labels, fontsize=LABEL_SIZE)
-    axes.xaxis.set_ticks(centres(column_labels, width), column_labels, fontsize=LABEL_SIZE)
+    sides = (axes.yaxis, row_labels, height), (axes.xaxis, column_labels, width)
+    for axis, labels, length in sides:  # the labels share the length equally
+        centres = [(k + 0.5) * length / len(labels) - 0.5 for k in range(len(labels))]
+        axis.set_ticks(centres, labels, fontsize=LABEL_SIZE)
     if any(len(label) > 2 for label in column_labels):  # such as names of clothes
         axes.tick_params(axis="x", labelrotation=90)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
@@ -67,23 +65,17 @@ def save_labelled_grid(path, images, row_labels, column_labels, made_from):
     save_figure(path, figure, made_from, bbox_inches="tight")
 
 
-def centres(labels, length):
-    """Where labels stand that share `length` pixels equally."""
-    return [(k + 0.5) * length / len(labels) - 0.5 for k in range(len(labels))]
-
-
 def save_figure(path, figure, made_from, **settings):
     """Write a matplotlib figure as a PNG, with its provenance inside; `settings` of savefig."""
+    settings |= {"format": "png", "dpi": DPI, "metadata": {"provenance": made_from}}
     with atomic_write(path) as file:
-        metadata = {"provenance": made_from}
-        figure.savefig(file, format="png", dpi=DPI, metadata=metadata, **settings)
+        figure.savefig(file, **settings)
 
 
 class Film:
     """Images as they form, left, beside other images that belong to them, right.
 
-    Args:
-        times: all times of which frames will be added; about MAX_FRAMES of them are kept.
+    Of all `times`, MAX_FRAMES at most are kept.
     """
 
     def __init__(self, times):
@@ -96,23 +88,22 @@ class Film:
             self.frames[int(time)].append((left.cpu(), right.cpu()))
 
     def save(self, path, last, shown, columns, made_from):
-        """Write a GIF that rests on the images `last` (N, C, H, W).
+        """Write a GIF that rests on the images `last` (N, C, H, W); `shown` picks some of them.
 
-        A frame has two grids as `save_grid` writes them, of the images with the indices `shown`,
-        in eight shades, which make a small file.
+        A frame has two grids as `save_grid` writes them, in eight shades: a small file.
         """
-        pairs = [map(torch.cat, zip(*batches)) for batches in self.frames.values()]
         pictures = []
-        for left, right in [*pairs, (last, last)]:
-            sides = [np.asarray(grid_image(side[shown], columns)) for side in (left, right)]
-            gap = np.full_like(sides[0][:, :GAP], 255)
-            picture = np.concatenate([sides[0], gap, sides[1]], axis=1)
-            shades = picture // 32 * 36  # 0, 36, ... 252
+        for batches in [*self.frames.values(), [(last, last)]]:
+            sides = [torch.cat(side)[shown] for side in zip(*batches)]
+            left, right = (np.asarray(grid_image(side, columns)) for side in sides)
+            gap = np.full_like(left[:, :GAP], 255)
+            shades = np.concatenate([left, gap, right], axis=1) // 32 * 36  # 0, 36, ... 252
             pictures.append(Image.fromarray(shades))
-        durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
-        settings = {"append_images": pictures[1:], "duration": durations, "loop": 0}
+        first, *others = pictures
+        durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
+        settings = {"append_images": others, "duration": durations, "loop": 0}
         with atomic_write(path) as file:
-            pictures[0].save(file, "gif", save_all=True, comment=made_from.encode(), **settings)
+            first.save(file, "gif", save_all=True, comment=made_from.encode(), **settings)
 
 
 def save_npz(path, images, labels):

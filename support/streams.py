@@ -22,9 +22,7 @@ PURPOSES = {  # of a stream -> its number, and below what follows it in a key
 def stream_seed(seed, purpose, *numbers):
     """The seed of the stream with the key (seed, purpose, *numbers), hashed to 64 bits.
 
-    Args:
-        seed: 0 .. 2^32 - 1. purpose: one of `PURPOSES`.
-        numbers: integers of the same range, always equally many for a purpose.
+    All numbers, and the seed, are 0 .. 2^32 - 1; they are always equally many for a purpose.
     """
     key = [seed, PURPOSES[purpose], *numbers]
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

@@ -1,6 +1,5 @@
 """A training that can be stopped and resumed bit for bit."""
 
-import contextlib
 import math
 import sys
 import time
@@ -16,18 +15,15 @@ from support.streams import batch_indices, generator
 
 SAVE_EVERY = 200  # steps
 MIN_VALIDATE_EVERY = 400  # steps; an epoch, if that is longer
-SAVED = ("step", "losses", "history", "seconds", "settings")
 
 
 class Run:
     """Iterates over the batches of a training, from the first one that is not done yet.
 
-    It owns the gradient step, the progress bar, the losses, the state file and the calls of
-    `validate`. Random streams need no saving, since they depend on the seed and the step alone.
-    Leaving the `with` block without an error removes the state file.
+    Random streams need no saving, since they depend on the seed and the step alone. Leaving the
+    `with` block without an error removes the state file.
 
-        run = Run("classifier", checkpoint, args, dataset, network=..., ...)
-        with run:
+        with Run("classifier", checkpoint, args, dataset, network=..., ...) as run:
             for x_0, y, rng in run:
                 ...
                 run.descend(loss)
@@ -41,17 +37,16 @@ class Run:
         network, optimizers, lr_schedulers: a module, and two lists.
         validate: called with the run after every epoch, or 400 steps if that is longer, and after
             the last step, with the network in eval mode; returns a dict of plain values.
-        ema: a moving average of the network's parameters, diffusers' EMAModel, or None. `validate`
-            sees the averaged network.
+        ema: diffusers' EMAModel of the network's parameters, or None. `validate` sees the average.
         max_grad_norm: longer gradients are clipped to this length.
         more_settings: what the weights depend on besides the flags of every training.
-
-    Raises UserError if a batch is larger than the training set, if the state to resume is missing,
-    damaged or of other settings, or if there is a state and it is not resumed.
 
     Attributes:
         step: how many steps are done. losses: a float per step. history: a dict per validation.
         settings: what the weights depend on, a dict. A resumed run must have the same.
+
+    Raises UserError if a batch is larger than the training set, or if --resume or its lack does not
+    fit the state file.
     """
 
     def __init__(
@@ -69,38 +64,32 @@ class Run:
         max_grad_norm=1.0,
         **more_settings,
     ):
-        self.purpose, self.device = purpose, args.device
-        self.network, self.ema, self.validate = network, ema, validate
+        self.purpose = purpose
+        self.args = args
+        self.images, self.labels = dataset.load("train")
+        self.network, self.ema = network, ema
         self.optimizers, self.lr_schedulers = optimizers, lr_schedulers
+        self.validate = validate
         self.max_grad_norm = max_grad_norm
-        self.data = dataset.load("train")
-        self.settings = {
-            "steps": args.steps,
-            "batch_size": args.batch_size,
-            "lr": args.lr,
-            "seed": args.seed,
-            "dataset": dataset.info,
-            **more_settings,
-        }
-        self.state_path = Path(checkpoint).with_suffix(".state.pth")
-        self.step, self.losses, self.history, self.seconds = 0, [], [], 0.0
-        num_images = len(self.data[0])
+        flags = ("steps", "batch_size", "lr", "seed")
+        self.settings = {flag: getattr(args, flag) for flag in flags}
+        self.settings |= {"dataset": dataset.info, **more_settings}
+        num_images = len(self.images)
         too_few = f"--batch-size {args.batch_size}: there are {num_images} images to train on"
         require(args.batch_size <= num_images, too_few)
         self.validate_every = max(num_images // args.batch_size, MIN_VALIDATE_EVERY)
+        self.step, self.losses, self.history = 0, [], []
+        self.start = time.monotonic()
+        self.state_path = Path(checkpoint).with_suffix(".state.pth")
         if args.resume:
             self.load()
-        else:
+        elif self.state_path.exists():
             stopped = f"{self.state_path} is the state of a stopped training"
-            require(
-                not self.state_path.exists(), f"{stopped}: continue it with --resume, or delete it"
-            )
-        self.start = time.monotonic() - self.seconds
+            raise UserError(f"{stopped}: continue it with --resume, or delete it")
+        words = {"desc": purpose, "unit": "step"}
+        self.bar = tqdm(total=args.steps, initial=self.step, disable=None, **words)
 
     def __enter__(self):
-        total = self.settings["steps"]
-        name = self.purpose
-        self.bar = tqdm(total=total, initial=self.step, desc=name, unit="step", disable=None)
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -108,37 +97,22 @@ class Run:
         if kind is None:
             self.state_path.unlink(missing_ok=True)
         elif kind is KeyboardInterrupt and self.state_path.exists():
-            how = "the same command with --resume goes on"
-            print(f"\n{self.state_path} is kept: {how}", file=sys.stderr)
+            kept = f"{self.state_path} is kept: the same command with --resume goes on"
+            print(f"\n{kept}", file=sys.stderr)
 
     def __iter__(self):
         """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
-        images, labels = self.data
-        batch_size, seed = self.settings["batch_size"], self.settings["seed"]
-        while self.step < self.settings["steps"]:
-            index = batch_indices(len(images), batch_size, seed, self.step)
-            yield images[index], labels[index], generator(seed, self.purpose, self.step)
+        args = self.args
+        while self.step < args.steps:
+            index = batch_indices(len(self.images), args.batch_size, args.seed, self.step)
+            rng = generator(args.seed, self.purpose, self.step)
+            yield self.images[index], self.labels[index], rng
             self.step += 1
             self.bar.update()
-            if self.step % self.validate_every == 0 or self.step == self.settings["steps"]:
-                with self.averaged_network():
-                    measured = self.validate(self)
-                self.history.append({"step": self.step, "loss": self.recent_loss(), **measured})
+            if self.step % self.validate_every == 0 or self.step == args.steps:
+                self.add_validation()
             if self.step % SAVE_EVERY == 0:
                 self.save()
-
-    @contextlib.contextmanager
-    def averaged_network(self):
-        """The network in eval mode, with its averaged parameters if there is an average."""
-        parameters = list(self.network.parameters())
-        self.network.eval()
-        if self.ema:
-            self.ema.store(parameters)
-            self.ema.copy_to(parameters)
-        yield
-        if self.ema:
-            self.ema.restore(parameters)
-        self.network.train()
 
     def descend(self, loss):
         """Take a gradient step on the loss () of a batch. Raises UserError if it is not finite."""
@@ -156,6 +130,19 @@ class Run:
             self.ema.step(self.network.parameters())
         self.losses.append(value)
         self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+
+    def add_validation(self):
+        """Validate the network in eval mode, with its averaged parameters if it has some."""
+        parameters = list(self.network.parameters())
+        self.network.eval()
+        if self.ema:
+            self.ema.store(parameters)
+            self.ema.copy_to(parameters)
+        measured = self.validate(self)
+        if self.ema:
+            self.ema.restore(parameters)
+        self.network.train()
+        self.history.append({"step": self.step, "loss": self.recent_loss(), **measured})
 
     def recent_loss(self):
         """The mean loss of the last epoch, or of all steps if they are fewer."""
@@ -175,37 +162,34 @@ class Run:
         tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {text}")
 
     def parts(self):
-        """All that changes in a training, besides the attributes `SAVED`."""
+        """All that has a state of its own."""
         average = [self.ema] if self.ema else []
         return [self.network, *self.optimizers, *self.lr_schedulers, *average]
 
     def save(self):
         """Write the state file."""
-        self.seconds = self.elapsed()
-        state = {name: getattr(self, name) for name in SAVED}
+        state = {"settings": self.settings, "seconds": self.elapsed(), "step": self.step}
+        state |= {"losses": self.losses, "history": self.history}
         state["parts"] = [part.state_dict() for part in self.parts()]
         save_tensors(self.state_path, state)
 
     def load(self):
-        """Go back to the state file."""
-        require(
-            self.state_path.exists(), f"--resume: there is no {self.state_path}; start without it"
-        )
-        state = load_tensors(self.state_path, "delete it, and start without --resume")
-        settings = state.get("settings")
-        require(
-            settings == self.settings,
-            f"--resume: {self.state_path} was made with other flags, {settings}; use the same ones",
-        )
+        """Go on from the state file."""
+        path = self.state_path
+        require(path.exists(), f"--resume: there is no {path}; start without it")
+        state = load_tensors(path, "delete it, and start without --resume")
+        made_with = state.get("settings")
+        others = f"--resume: {path} was made with other flags, {made_with}; use the same ones"
+        require(made_with == self.settings, others)
         try:
-            for name in SAVED:
-                setattr(self, name, state[name])
+            self.start -= state["seconds"]
+            self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
             for part, saved in zip(self.parts(), state["parts"], strict=True):
                 part.load_state_dict(saved)
             if self.ema:
-                self.ema.to(self.device)
+                self.ema.to(self.args.device)
         except (KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"--resume: {self.state_path} is damaged: delete it") from error
+            raise UserError(f"--resume: {path} is damaged: delete it") from error
 
 
 def pick_precision(name, device):

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,13 +30,23 @@ def pytest_collection_modifyitems(items):
 
 
 class Evil:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
+    """A pickle that makes a folder "made" when it is loaded."""
 
     def __reduce__(self):
-        return os.mkdir, (self.folder,)
+        return os.mkdir, ("made",)
+
+
+class FakeUnet:
+    """A U-Net whose eps is a given function of x_t and t."""
+
+    device = torch.device("cpu")
+    config = SimpleNamespace(in_channels=1, sample_size=28)
+
+    def __init__(self, eps):
+        self.eps = eps
+
+    def __call__(self, x_t, t):
+        return SimpleNamespace(sample=self.eps(x_t, t))
 
 
 @pytest.fixture(autouse=True)

@@ -17,41 +17,35 @@ import train_classifier
 import train_ddpm
 from support import files
 
-BAD_FLAGS = [
-    (inference, ["--steps", "1001"], "'1001' is not a whole number from 1 to 1000"),
-    (inference, ["--guidance-scale", "1", "inf"], "'inf' is not a number of 0 or more"),
-    (inference, ["--seed", str(2**32)], "from 0 to 4294967295"),
-    (inference, ["--no-such-flag"], "--no-such-flag"),
-    (inference, ["--window", "750-250"], "'750-250' is not LOW-HIGH"),
-    (inference, ["--digits", "3,4"], "separate by spaces"),
-    (inference, ["--output", "x.jpg"], "does not end in .png"),
-]
+BAD_FLAGS = {  # what is said -> the flags
+    "'1001' is not a whole number from 1 to 1000": ["--steps", "1001"],
+    "'inf' is not a number of 0 or more": ["--guidance-scale", "1", "inf"],
+    "--no-such-flag": ["--no-such-flag"],
+    "'750-250' is not LOW-HIGH": ["--window", "750-250"],
+    "separate by spaces": ["--digits", "3,4"],
+    "does not end in .png": ["--output", "x.jpg"],
+    "argument --device: torch finds no device 'tpu'; use --device cpu": ["--device", "tpu"],
+}
 
 
-@pytest.mark.parametrize("script, argv, said", BAD_FLAGS)
-def test_a_bad_flag(fails, script, argv, said):
-    assert said in fails(script.main, *argv)
-
-
-def test_a_device_that_is_not_there(fails, monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for script in (train_classifier, train_ddpm):
-        error = fails(script.main, "--device", "cuda", "--models", tmp_path)
-        assert "argument --device: torch finds no device 'cuda'; use --device cpu" in error
+@pytest.mark.parametrize("said", BAD_FLAGS)
+def test_a_bad_flag(fails, said):
+    assert said in fails(inference.main, *BAD_FLAGS[said])
 
 
 def test_an_output_that_cannot_be_written(fails, tmp_path):
     """It is a folder, or its folder is a file; this is seen before anything is read or drawn."""
-    (tmp_path / "file").write_text("before")
-    flags = ["--models", "nowhere", "--output", tmp_path / "file" / "o.png"]
-    assert f"cannot write {tmp_path / 'file' / 'o.png'}" in fails(inference.main, *flags)
-    (tmp_path / "o.npz").mkdir()
-    flags = ["--models", "nowhere", "--output", tmp_path / "o.png", "--npz", tmp_path / "o.npz"]
-    error = fails(inference.main, *flags)
-    assert f"cannot write {tmp_path / 'o.npz'}: it is a folder; name a file" in error
-    assert (tmp_path / "file").read_text() == "before"
-    assert "is missing" in fails(inference.main, "--models", tmp_path / "none")
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "o.npz"}  # and no new folder
+    file, folder, models = (tmp_path / name for name in ("file", "o.npz", "none"))
+    file.write_text("before")
+    folder.mkdir()
+    error = fails(inference.main, "--models", models, "--output", file / "o.png")
+    assert f"cannot write {file / 'o.png'}" in error
+    error = fails(inference.main, "--models", models, "--npz", folder)
+    assert f"cannot write {folder}: it is a folder; name a file" in error
+    error = fails(inference.main, "--models", models)
+    assert f"is missing: make it with `python train_ddpm.py --models {models}`" in error
+    assert file.read_text() == "before"
+    assert set(tmp_path.iterdir()) == {file, folder}  # and no new folder
 
 
 # --- checkpoints ---
@@ -66,10 +60,8 @@ def truncate(path):
 
 
 FAULTS = {  # -> what is done to the file, and what is said
-    "missing": (lambda path: path.unlink(), "is missing"),
     "truncated": (truncate, "is damaged"),
-    "text": (lambda path: path.write_text("these are no weights\n"), "is damaged"),
-    "code": (lambda path: torch.save({"network": Evil(path.with_name("made"))}, path), "damaged"),
+    "code": (lambda path: torch.save({"network": Evil()}, path), "damaged"),
     "a list": (lambda path: torch.save([1, 2], path), "no checkpoint of this project"),
     "another network": (lambda path: shutil.copy(path.with_name("judge.pth"), path), "holds no"),
     "another schedule": (lambda path: edit(path, schedule={"beta_end": 1}), "noise schedule"),
@@ -85,23 +77,20 @@ def models(tmp_path):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_checkpoint(fails, models, tmp_path, monkeypatch, fault):
-    """The message says which file, what is wrong, and how to get another one."""
+def test_a_bad_checkpoint(fails, models, monkeypatch, fault):
+    """The message says which file, what is wrong, and how to get another one. No code is run."""
     spoil, said = FAULTS[fault]
-    output = tmp_path / "o.png"
+    path, output = models / "classifier.pth", models / "o.png"
+    monkeypatch.chdir(models)
+    spoil(path)
     output.write_bytes(b"before")
     flags = ["--models", models, "--output", output]
-    for name, script in (("classifier", "train_classifier.py"), ("ddpm_unet", "train_ddpm.py")):
-        path = models / f"{name}.pth"
-        spoil(path)
-        error = fails(inference.main, *flags)
-        assert str(path) in error and said in error
-        assert f"`python {script} --models {models}`" in error
-        with monkeypatch.context() as patch:  # weights that ship are not trained, but restored
-            patch.setattr(files, "MODELS", models)
-            error = fails(inference.main, *flags)
-        assert "restore it with `git checkout -- models`" in error and "python" not in error
-        shutil.copy(ROOT / "models" / path.name, path)
+    error = fails(inference.main, *flags)
+    assert str(path) in error and said in error
+    assert f"`python train_classifier.py --models {models}`" in error
+    monkeypatch.setattr(files, "MODELS", models)  # weights that ship are not trained, but restored
+    error = fails(inference.main, *flags)
+    assert "restore it with `git checkout -- models`" in error and "python" not in error
     assert output.read_bytes() == b"before" and not (models / "made").exists()
 
 
@@ -113,39 +102,41 @@ def test_networks_of_two_data_sets(fails, models):
     assert f"{path} was trained on the folder shapes (2 classes, 1x28x28), not on mnist" in error
 
 
-@pytest.mark.parametrize("script", [train_classifier, train_ddpm])
-def test_another_data_set_never_replaces_weights(fails, models, tmp_path, script):
-    """Also a folder that is named and divided like MNIST."""
+def test_another_data_set_never_replaces_weights(fails, models, tmp_path):
+    """Here a folder that is named and divided like MNIST."""
     for k in range(200):
         path = tmp_path / "mnist" / str(k % 10) / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (28, 28), k).save(path)
     before = {path: path.read_bytes() for path in models.iterdir()}
-    flags = ["--dataset", tmp_path / "mnist", "--models", models, "--steps", 1]
-    error = fails(script.main, *flags)
-    folder = "the folder mnist (10 classes, 1x28x28)"
-    assert f"was trained on mnist (10 classes, 1x28x28), not on {folder}" in error
-    assert {path: path.read_bytes() for path in before} == before
-    assert not list(models.glob("*state*"))
+    for script in (train_classifier, train_ddpm):
+        flags = ["--dataset", tmp_path / "mnist", "--models", models, "--steps", 1]
+        error = fails(script.main, *flags)
+        folder = "the folder mnist (10 classes, 1x28x28)"
+        assert f"was trained on mnist (10 classes, 1x28x28), not on {folder}" in error
+        assert {path: path.read_bytes() for path in models.iterdir()} == before
 
 
 # --- data ---
 
 
 def test_a_folder_that_is_no_data_set(fails, tmp_path, shapes):
+    """It is missing, it has no classes, it has too few images, or one of them is damaged."""
     folder = tmp_path / "data"
-    flags = ["--models", tmp_path / "models", "--steps", 1, "--dataset", folder]
+
+    def error():
+        flags = ["--models", tmp_path / "models", "--steps", 1, "--dataset", folder]
+        return fails(train_ddpm.main, *flags)
+
     known = "it is none of mnist, fashion-mnist, kmnist, or a folder of one folder of images per"
-    assert f"--dataset {folder}: {known}" in fails(train_ddpm.main, *flags)
+    assert f"--dataset {folder}: {known}" in error()
     folder.mkdir()
-    assert f"--dataset {folder}" in fails(train_ddpm.main, *flags)
-    (folder / "empty").mkdir()
-    assert f"--dataset {folder}" in fails(train_ddpm.main, *flags)
-    for k in range(99):
-        shutil.copy(shapes / "bar" / f"{k}.png", folder / "empty")
-    assert "it has 99 images, 100 are the least" in fails(train_ddpm.main, *flags)
-    truncate(folder / "empty" / "3.png")
-    assert f"--dataset {folder}" in fails(train_ddpm.main, *flags)
+    assert f"--dataset {folder}" in error()
+    shutil.copytree(shapes / "bar", folder / "bar")
+    (folder / "bar" / "0.png").unlink()
+    assert "it has 99 images, 100 are the least" in error()
+    truncate(folder / "bar" / "3.png")
+    assert f"--dataset {folder}" in error()
 
 
 def test_mnist_that_is_damaged_or_cannot_be_downloaded(fails, tmp_path, monkeypatch):
@@ -156,10 +147,8 @@ def test_mnist_that_is_damaged_or_cannot_be_downloaded(fails, tmp_path, monkeypa
     assert f"cannot read mnist in {tmp_path}" in error and "no network here" in error
     assert "`git checkout -- data`" in error
     shutil.copytree(ROOT / "data", tmp_path, dirs_exist_ok=True)
-    for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
-        truncate(tmp_path / "MNIST" / "raw" / name)
-        assert f"cannot read mnist in {tmp_path}" in fails(train_classifier.main, *flags)
-        shutil.copy(ROOT / "data" / "MNIST" / "raw" / name, tmp_path / "MNIST" / "raw")
+    truncate(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte")
+    assert f"cannot read mnist in {tmp_path}" in fails(train_classifier.main, *flags)
 
 
 # --- a full disk, Ctrl-C, and errors of ours ---
@@ -183,11 +172,14 @@ def test_errors_of_ours_keep_their_traceback(monkeypatch, tmp_path):
 
 def test_ctrl_c_is_one_line_and_status_130(tmp_path):
     """Processes that test in parallel ignore Ctrl-C, which their children must not inherit."""
-    flags = ["--steps", "1000", "--output", str(tmp_path / "o.png")]
-    command = [sys.executable, "-u", str(ROOT / "inference.py"), *flags]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, **streams)
+    command = [sys.executable, "-u", "inference.py", "--steps", "1000"]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "o.png")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         assert "device: " in process.stdout.readline()
         process.send_signal(signal.SIGINT)

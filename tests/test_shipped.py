@@ -22,12 +22,8 @@ from support.pictures import to_uint8
 from support.streams import image_seeds
 
 README = ROOT / "README.md"
-PAGES = [
-    README,
-    ROOT / "results" / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "tests" / "README.md",
-]
+PAGES = [README, *(ROOT / name for name in ("CONTRIBUTING.md", "results/README.md"))]
+PAGES.append(ROOT / "tests" / "README.md")
 
 
 def test_guided_samples_are_the_digits_asked_for_and_vary_like_real_ones(unet, classifier, judge):

@@ -1,13 +1,8 @@
 """MNIST, data sets of its form, and folders of images; the whole way on a folder of images."""
 
-import shutil
-import urllib.request
-from unittest.mock import Mock
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
 from torchvision import datasets
 
@@ -37,19 +32,6 @@ def test_the_splits_are_torchvisions_images():
     assert dataset.info == info
 
 
-def test_the_packed_files_are_enough_without_a_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(urllib.request, "urlopen", Mock(side_effect=OSError("no network here")))
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
-        shutil.copy(path, raw)
-    for unpacked, shipped in zip(Dataset(data_dir=tmp_path).load("test"), Dataset().load("test")):
-        assert torch.equal(unpacked, shipped)
-
-
-# --- a folder of images ---
-
-
 def test_a_folder_is_split_without_overlap_and_keeps_its_colours(shapes):
     dataset = Dataset(shapes)
     info = {"kind": "folder", "name": "shapes", "classes": ["bar", "dot", "ring"]}
@@ -62,9 +44,7 @@ def test_a_folder_is_split_without_overlap_and_keeps_its_colours(shapes):
     for k, channel in enumerate(y):  # bars are red, dots green, rings blue
         assert images[k].mean(dim=(1, 2)).argmax() == channel
     assert all(len(y.unique()) == 3 for _, y in splits)  # shuffled before it is split
-    for split, (images, y) in zip(SPLITS, splits):
-        again = Dataset(shapes).load(split)
-        assert torch.equal(again[0], images) and torch.equal(again[1], y)
+    assert torch.equal(Dataset(shapes).load("test")[0], splits[2][0])  # always the same
 
 
 def test_images_without_colours_have_one_channel_and_a_flag_scales_all(shapes):
@@ -79,29 +59,28 @@ def test_classes_go_by_name_and_by_number():
     assert class_numbers(["all"], ["bar", "dot"]) == [0, 1]
     assert class_numbers(["dot", "0", "dot"], ["bar", "dot"]) == [1, 0, 1]
     assert class_numbers(["1", "2"], ["1", "7", "9"]) == [0, 2]  # a name goes before a number
-    for word in ("2", "-1", "ring", ""):
-        with pytest.raises(UserError, match="is not one of bar, dot, a number from 0 to 1, or all"):
-            class_numbers([word], ["bar", "dot"])
+    with pytest.raises(UserError, match="'2' is not one of bar, dot, a number from 0 to 1, or all"):
+        class_numbers(["2"], ["bar", "dot"])
 
 
 def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatch):
     """All networks, pictures and files, a table, and anybody's samples: 3 x 32 x 32."""
     monkeypatch.setattr(measures, "NUM_HALVES", 2)
     models, gif, npz, csv = (tmp_path / name for name in ("models", "o.gif", "o.npz", "o.csv"))
-    data = ["--dataset", shapes]
 
     def run(script, *flags):
-        script.main([str(word) for word in flags])
+        script.main([str(word) for word in ("--models", models, *flags)])
 
+    data = ["--dataset", shapes, "--batch-size", 16]
     for script in (train_ddpm, train_classifier, rivals):
-        run(script, *data, "--models", models, "--steps", 4, "--batch-size", 8)
-    run(judge, *data, "--models", models, "--steps", 40, "--batch-size", 16)
+        run(script, *data, "--steps", 4)
+    run(judge, *data, "--steps", 40)
     unet, classifier = inference.load_models(models)
     assert unet.dataset == classifier.dataset == Dataset(shapes).info
     assert classifier.linear.out_features == 3
 
-    drawing = ["--models", models, "--steps", 2, "--npz", npz, "--gif", gif]
-    run(inference, *drawing, "--compare", "--num-samples", 40, "--classes", "ring", "bar", "dot")
+    drawing = ["--steps", 2, "--npz", npz, "--gif", gif, "--compare", "--num-samples", 40]
+    run(inference, *drawing, "--classes", "ring", "bar", "dot")
     images, labels = np.load(npz).values()
     assert images.shape == (120, 32, 32, 3) and labels[::40].tolist() == [2, 0, 1]
     grid = np.asarray(Image.open(models / "guided_output.png"))  # a trial writes to its own folder
@@ -109,5 +88,5 @@ def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatc
 
     table = ["--judge", models, "--n", 100, "--split", "validation", "--steps", 2, "--csv", csv]
     variants = ["--variant", "guided_noise", "classifier_free"]
-    run(evaluate, *data, "--models", models, *variants, "--samples", npz, *table)
+    run(evaluate, "--dataset", shapes, *variants, "--samples", npz, *table)
     assert [row["n"] for row in read_rows(csv)] == ["9", "99", "99", "120"]

@@ -3,8 +3,8 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
-import pytest
 import torch
+from conftest import FakeUnet
 from diffusers import DDPMScheduler
 
 from diffusion import END, SCHEDULE, abar, clipped_noise, predicted_x_0
@@ -13,11 +13,7 @@ from evaluation.variants import VARIANTS
 
 IMAGE_SHAPE = (1, 28, 28)
 Y = torch.arange(3)
-
-
-def unet(x_t, t):
-    """eps = x_t / 2: a part of the predicted x_0 is clipped, and a part is not."""
-    return SimpleNamespace(sample=0.5 * x_t)
+UNET = FakeUnet(lambda x_t, t: 0.5 * x_t)  # a part of the predicted x_0 is clipped, a part is not
 
 
 def log_p(x, t, y):
@@ -42,27 +38,24 @@ def test_a_variant_changes_the_one_thing_that_it_is_named_for():
     """The root, and the clipping, which comes after the guide instead of before it."""
     x_t, t = 3 * torch.randn(3, *IMAGE_SHAPE), torch.tensor(400)
     clipped, change = by_hand(x_t, t, 0.2)
-    expected = {
-        "without_root": clipped + change / (1 - abar(t)).sqrt(),
-        "clip_after_tilt": clipped_noise(x_t, t, 0.5 * x_t + change),
-    }
-    for name, eps_hat in expected.items():
-        found = VARIANTS[name](unet, log_p, x_t, t, Y, 0.2)
-        torch.testing.assert_close(found, eps_hat, atol=1e-4, rtol=1e-4)
+    for name, expected in (
+        ("without_root", clipped + change / (1 - abar(t)).sqrt()),
+        ("clip_after_tilt", clipped_noise(x_t, t, 0.5 * x_t + change)),
+    ):
+        eps_hat = VARIANTS[name](UNET, log_p, x_t, t, Y, 0.2)
+        torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
     assert (clipped - 0.5 * x_t).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("steps", [3, 20])
-def test_algorithm_1_shifts_the_mean_of_a_ddpm_step(steps, monkeypatch):
+def test_algorithm_1_shifts_the_mean_of_a_ddpm_step(monkeypatch):
     """Literally: a step of diffusers that clips x_0, then its mean + s Sigma_t grad, ADM (10)."""
     theirs = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=True)
-    theirs.set_timesteps(timesteps=sampling_timesteps(steps))
+    theirs.set_timesteps(timesteps=sampling_timesteps(20))
     z = torch.randn(3, *IMAGE_SHAPE)
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: z)
-    times = torch.tensor([*sampling_timesteps(steps), END])
-    for t, u in pairwise(times):
+    for t, u in pairwise(torch.tensor([*sampling_timesteps(20), END])):
         x_t = torch.randn(3, *IMAGE_SHAPE)
-        eps_hat = VARIANTS["algorithm_1"](unet, log_p, x_t, t, Y, 0.5, u)
+        eps_hat = VARIANTS["algorithm_1"](UNET, log_p, x_t, t, Y, 0.5, u)
         ours = sampler_step("ddpm", x_t, predicted_x_0(x_t, t, eps_hat), t, u, None, z)
         step = theirs.step(0.5 * x_t, t, x_t).prev_sample
         shift = 0.5 * theirs._get_variance(t) * gradient(x_t, t)
@@ -74,7 +67,7 @@ def test_what_is_projected_has_no_part_along_the_image():
     x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(600)
     clipped, change = by_hand(x_t, t, 2.0)
     image = (predicted_x_0(x_t, t, clipped) + 1).flatten(1)
-    kept = (VARIANTS["projected"](unet, log_p, x_t, t, Y, 2.0) - clipped).flatten(1)
+    kept = (VARIANTS["projected"](UNET, log_p, x_t, t, Y, 2.0) - clipped).flatten(1)
     lost = change.flatten(1) - kept
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(kept, image).abs().max() < 1e-4
@@ -88,22 +81,21 @@ def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
     x_0 = torch.randn(3, *IMAGE_SHAPE).clamp(-1.5, 1.5)
     x_t = x_0 / k
     grad = k * (x_0.abs() < 1) * gradient(x_0, torch.tensor(0))
-    eps_hat = VARIANTS["at_predicted_x_0"](unet, log_p, x_t, t, Y, 2.0)
+    eps_hat = VARIANTS["at_predicted_x_0"](UNET, log_p, x_t, t, Y, 2.0)
     expected = clipped_noise(x_t, t, 0.5 * x_t) - 2 * (1 - abar(t)).sqrt() * grad
     torch.testing.assert_close(eps_hat, expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("t", [torch.tensor(400), torch.tensor([20, 400, 990])])
-def test_classifier_free_noise_is_equation_6_of_the_paper(t):
+def test_classifier_free_noise_is_equation_6_of_the_paper():
     """(1 + w) eps(y) - w eps(no label), then clipped, at s = 1 + w; each with its own t and y."""
-    x_t, y = torch.randn(3, *IMAGE_SHAPE), torch.tensor([7, 0, 3])
+    x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor([20, 400, 990])
 
-    def labelled_unet(x_t, t, y):
+    def unet(x_t, t, y):
         t, y = t.view(-1, 1, 1, 1), y.view(-1, 1, 1, 1)
         return SimpleNamespace(sample=0.8 * x_t.sin() + t / 5_000 + y / 50)
 
-    labelled_unet.config = SimpleNamespace(num_class_embeds=11)
-    for w in (-1, 0, 2.5):
-        eps_hat = VARIANTS["classifier_free"](labelled_unet, None, x_t, t, y, 1 + w)
-        eps, free = (labelled_unet(x_t, t, label).sample for label in (y, torch.tensor(10)))
+    unet.config = SimpleNamespace(num_class_embeds=11)
+    eps, free = (unet(x_t, t, label).sample for label in (Y, torch.tensor(10)))
+    for w in (-1, 2.5):
+        eps_hat = VARIANTS["classifier_free"](unet, None, x_t, t, Y, 1 + w)
         torch.testing.assert_close(eps_hat, clipped_noise(x_t, t, (1 + w) * eps - w * free))
