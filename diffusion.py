@@ -22,7 +22,7 @@ ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
 END = -1  # the time after the last step, where no noise is left
 VALIDATION_SEED = 1
 SAMPLERS = {  # name -> the order of its step, and whether the step adds fresh noise
-    "ddpm": (1, True),  # DDPM Algorithm 2, with the variance beta_tilde_t
+    "ddpm": (1, True),  # DDPM Algorithm 2, with the variance beta_tilde_t; DDIM at eta = 1
     "ddim": (1, False),  # Song et al. 2021, at eta = 0
     "sde-dpmsolver++": (2, True),  # Lu et al. 2022, multistep
     "dpmsolver++": (2, False),
@@ -36,10 +36,10 @@ def sampling_timesteps(num_steps):
 
 
 def abar(t):
-    """abar_t of timesteps t, an int or integers (...); 1 at `END`: (..., 1, 1, 1), for images."""
+    """abar_t of timesteps t (B,): (B, 1, 1, 1), for images; of one timestep: (). 1 at `END`."""
     t = torch.as_tensor(t)
     abar_t = torch.where(t == END, 1, ALPHAS_CUMPROD.to(t.device)[t.clamp(min=0)])
-    return abar_t[..., None, None, None]
+    return abar_t[:, None, None, None] if t.ndim else abar_t
 
 
 # --- noise and image ---
@@ -78,11 +78,11 @@ def sampler_step(sampler, x_t, x_0, t, u, before, z):
         before: t and x_0 of the step before, or None in the first step.
     """
     order, adds_noise = SAMPLERS[sampler]
-    if order == 2 and before is not None and u != END:
+    if order == 2 and before is not None and u != END:  # at END, lambda is infinite
         x_0 = extrapolated(x_0, t, u, before)
     if adds_noise:
         return posterior(x_t, x_0, t, u, z)
-    return add_noise(x_0, implied_noise(x_t, t, x_0), u)  # DDPM (4) at u: the rest of x_t is noise
+    return add_noise(x_0, implied_noise(x_t, t, x_0), u)  # DDPM (4) at u
 
 
 def posterior(x_t, x_0, t, u, z):

@@ -88,6 +88,9 @@ def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
 
     abar_t / (1 - abar_t) is the signal-to-noise ratio (SNR). At w = 1, g = 24, s is 1 at t = 999,
     27 at 249, and 805 at 49, the last of 20 steps. At g = 0 it is constant, as in ADM.
+
+    By DDPM (15), the guide moves the predicted x_0 by s_t (1 - abar_t) / sqrt(abar_t) grad. With
+    growth, this is w ((1 - abar_t) / sqrt(abar_t) + g sqrt(abar_t)) grad, and g w grad at the end.
     """
     return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
 
@@ -111,8 +114,9 @@ def sample(
 
     Args:
         log_p: the guide, see `guided_noise`; None draws unguided.
-        y: what is asked for, as log_p takes it: (N, ...), such as digits (N,). None: no guide.
-        seeds: N whole numbers. All noise of an image comes from its own seed.
+        y: what is asked for, as log_p takes it: (N, ...), such as digits (N,). Without a guide,
+            it may be None.
+        seeds: N whole numbers, such as range(N). All noise of an image comes from its own seed.
         guidance_scale, scale_growth: w and g of `scale_at`.
         window: (low, high), to guide at low <= t < high only.
         sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
@@ -127,6 +131,8 @@ def sample(
     """
     require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
     require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
+    require(len(seeds) > 0, "there are no seeds: nothing to draw")
+    require(log_p is None or y is not None, "a guide needs y, what is asked for")
     if y is not None:
         y = torch.as_tensor(y)
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
@@ -201,8 +207,9 @@ def add_sampling_flags(parser, nargs=None):
 def parse_window(text):
     """An argparse type: "250-750" as (250, 750)."""
     found = re.fullmatch(r"(\d+)-(\d+)", text)
-    low, high = map(int, found.groups()) if found else (0, 0)
-    require(low < high, f"{text!r} is not LOW-HIGH, two timesteps, the lower one first")
+    require(found, f"{text!r} is not LOW-HIGH, two timesteps")
+    low, high = map(int, found.groups())
+    require(low < high <= NUM_TRAIN_TIMESTEPS, f"{text!r} is not 0 <= LOW < HIGH <= 1000")
     return low, high
 
 
@@ -242,8 +249,8 @@ def main(argv=None):
     settings = {flag: getattr(args, flag) for flag in flags}
     rows = []
     for scale in scales:
-        film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is kept
-        watch = film.add if args.gif else None
+        film = pictures.Film(sampling_timesteps(args.steps)) if args.gif else None
+        watch = film.add if film else None  # the film of the last scale is kept
         rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
 
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}

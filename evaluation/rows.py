@@ -111,6 +111,8 @@ def sampled_row(values, n, seed, reference):
     models = values["models"]
     variant_file, predict_noise = find_variant(values["variant"])
     if predict_noise is classifier_free:  # it has its own U-Net, and no guide
+        constant = values["scale_growth"] == 0
+        require(constant, "--variant classifier_free takes a constant scale: --scale-growth 0")
         unet_file, unet = Path(models, CHECKPOINT), rival_unet(models, reference.device)
         guide_file, log_p = None, None
         values = values | {"guide": "-"}

@@ -115,12 +115,12 @@ def read_rows(path):
 
 
 def write_rows(path, rows):
-    """Write dicts as a CSV file, numbers with four decimals; where a row lacks a column, "-"."""
+    """Write dicts as a CSV file, numbers with six digits; where a row lacks a column, "-"."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="-", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())

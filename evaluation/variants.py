@@ -29,6 +29,8 @@ def algorithm_1(unet, log_p, x_t, t, y, s, u):
 
 def clip_after_tilt(unet, log_p, x_t, t, y, s, u=None):
     """The predicted x_0 is clipped after guiding, which is what diffusers' schedulers do."""
+    if s == 0 or log_p is None:
+        return guided_noise(unet, log_p, x_t, t, y, 0)
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
     return clipped_noise(x_t, t, unet(x_t, t).sample - s * (1 - abar(t)).sqrt() * grad)
 
@@ -39,10 +41,11 @@ def projected(unet, log_p, x_t, t, y, s, u=None):
     The change that guidance makes loses its part along the predicted x_0, where black is 0, so it
     cannot brighten the image as a whole. Their limit on the change, and momentum, are left out.
     """
+    if s == 0 or log_p is None:
+        return guided_noise(unet, log_p, x_t, t, y, 0)
     eps = clipped_noise(x_t, t, unet(x_t, t).sample)
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
-    guided = eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14)
-    change = guided - eps
+    change = -s * (1 - abar(t)).sqrt() * grad  # of ADM (14)
     image = predicted_x_0(x_t, t, eps) + 1
     along = (change * image).sum(dim=(1, 2, 3), keepdim=True)
     length = image.square().sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-9)

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import torch
 
-PURPOSES = {  # of a stream -> its number, and below what follows it in a key
+PURPOSES = {  # of a stream -> its number, and what follows it in a key; no number is used again
     "batches": 0,  # epoch
     "classifier": 1,  # step
     "U-Net": 2,  # step

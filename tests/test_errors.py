@@ -21,7 +21,7 @@ BAD_FLAGS = {  # what is said -> the flags
     "'1001' is not a whole number from 1 to 1000": ["--steps", "1001"],
     "'inf' is not a number of 0 or more": ["--guidance-scale", "1", "inf"],
     "--no-such-flag": ["--no-such-flag"],
-    "'750-250' is not LOW-HIGH": ["--window", "750-250"],
+    "'750-250' is not 0 <= LOW < HIGH <= 1000": ["--window", "750-250"],
     "separate by spaces": ["--digits", "3,4"],
     "does not end in .png": ["--output", "x.jpg"],
     "argument --device: torch finds no device 'tpu'; use --device cpu": ["--device", "tpu"],

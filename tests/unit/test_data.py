@@ -87,6 +87,6 @@ def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatc
     assert grid.ndim == 3 and Image.open(gif).n_frames == 3
 
     table = ["--judge", models, "--n", 100, "--split", "validation", "--steps", 2, "--csv", csv]
-    variants = ["--variant", "guided_noise", "classifier_free"]
+    variants = ["--variant", "guided_noise", "classifier_free", "--scale-growth", 0]
     run(evaluate, "--dataset", shapes, *variants, "--samples", npz, *table)
     assert [row["n"] for row in read_rows(csv)] == ["9", "99", "99", "120"]
