@@ -1,8 +1,11 @@
 """The examples draw what they say, with few images and few steps, into a folder of their own."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from PIL import Image
 
 import inference
 from examples import ambigram, inpainting, not_a_digit, shared, stock_diffusers, two_digits
@@ -32,7 +35,7 @@ def run(tmp_path, monkeypatch):
     return main
 
 
-def test_each_example_draws_what_it_says(run):
+def test_each_example_draws_what_it_says(run, tmp_path):
     six, turned = run(ambigram, 1, steps=20)["ambigram"]
     assert torch.equal(turned, six.rot90(2, (2, 3)))
     assert (read(turned) == 9).all()
@@ -44,6 +47,9 @@ def test_each_example_draws_what_it_says(run):
     for images in completed:  # what is seen is kept, up to a little blur, and the rest is drawn
         error = (images - digit).abs().mean(dim=(0, 1, 3))  # of each line
         assert error[:14].mean() < 0.1 and images[:, :, 14:].max() > 0.5
+    for name, growth in {"two_digits": 4, "inpainting": 0}.items():  # not the default
+        made_from = Image.open(tmp_path / "results" / f"{name}.png").info["provenance"]
+        assert json.loads(made_from)["settings"] == {"scale_growth": growth}
 
 
 def test_stock_diffusers_draws_as_we_do(unet, classifier, tmp_path, monkeypatch):

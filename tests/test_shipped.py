@@ -96,7 +96,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, unet, judge):
     for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.S):
         exec(block, names)
     images = names["images"]
-    assert Path("pi.png").exists() and Path("digit.png").exists()
+    assert Image.open("pi.png").size == (368, 128) and Path("digit.png").exists()
     assert images.shape == (10, 1, 28, 28)
     assert accuracy_of(judge, to_uint8(images), torch.full((10,), 6)) >= 0.8
     assert accuracy_of(judge, to_uint8(images.flip(2, 3)), torch.full((10,), 9)) >= 0.8

@@ -1,5 +1,6 @@
 """Trainings: their random streams, what the loops train, and a training that stops and goes on."""
 
+import json
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -165,6 +167,9 @@ def test_the_trainings_write_their_files_into_the_folder_of_models(tiny):
     pictures |= {"results/classifier_accuracy.png", "results/ddpm_loss.png"}
     found = {str(path.relative_to(tiny)) for path in tiny.rglob("*") if path.is_file()}
     assert found == pictures | {f"{name}.pth" for name in SCRIPTS}
+    for name in pictures:
+        settings = json.loads(Image.open(tiny / name).info["provenance"])["settings"]
+        assert (settings["batch_size"], settings["seed"]) == (8, 0)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
