@@ -38,7 +38,9 @@ tables() { # the CSV files of results/README.md
   table constant_scale --guidance-scale 1 3 --scale-growth 24 0
   table scales $look --guidance-scale 1 0.5 2 3 --scale-growth 24 6 0
   table scales_wider $look --guidance-scale 1 0.5 3 5 --scale-growth 24 50 0
-  table exact_guide $look --scale-growth 0 --guide classifier exact
+  python -m evaluation.saturation
+  table difference --split validation --seed 2 --scale-growth 0 \
+    --variant guided_noise evaluation/saturation.py:difference
   table windows $look --window 0-1000 750-1000 500-1000 0-500 0-250 250-750
   table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 --guidance-scale 1 5 50 \
     --window 750-1000 500-1000 250-750 0-500 0-250 0-1000

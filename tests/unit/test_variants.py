@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 
 from diffusion import END, SCHEDULE, abar, clipped_noise, predicted_x_0
 from diffusion import sampler_step, sampling_timesteps
+from evaluation import saturation
 from evaluation.variants import VARIANTS
 
 IMAGE_SHAPE = (1, 28, 28)
@@ -99,3 +100,28 @@ def test_classifier_free_noise_is_equation_6_of_the_paper():
     for w in (-1, 2.5):
         eps_hat = VARIANTS["classifier_free"](unet, None, x_t, t, Y, 1 + w)
         torch.testing.assert_close(eps_hat, clipped_noise(x_t, t, (1 + w) * eps - w * free))
+
+
+def test_the_difference_stands_in_the_place_of_the_classifiers_term(monkeypatch):
+    """Our clipped noise, and s times what the label changes in the rival's."""
+
+    def rival(x_t, t, y):
+        return SimpleNamespace(sample=0.1 * x_t * y.view(-1, 1, 1, 1))
+
+    rival.config = SimpleNamespace(num_class_embeds=11)
+    monkeypatch.setattr(saturation, "rival", lambda: rival)
+    x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(400)
+    eps_hat = saturation.difference(UNET, None, x_t, t, Y, 2.0)
+    expected = clipped_noise(x_t, t, 0.5 * x_t) + 0.2 * x_t * (Y - 10).view(-1, 1, 1, 1)
+    torch.testing.assert_close(eps_hat, expected)
+
+
+def test_two_guides_are_compared_in_log_p_length_and_direction():
+    """One is three times the other: its gradient is three times as long, in the same direction."""
+    x_t, t, y = torch.randn(150, *IMAGE_SHAPE), 400, torch.arange(150) % 3
+    found = saturation.compare((log_p, lambda *inputs: 3 * log_p(*inputs)), x_t, t, y)
+    expected = log_p(x_t, torch.full((150,), t), y)
+    torch.testing.assert_close(found["ours"], expected)
+    torch.testing.assert_close(found["exact"], 3 * expected)
+    torch.testing.assert_close(found["ratio"], torch.full((150,), 3.0))
+    torch.testing.assert_close(found["cosine"], torch.ones(150))

@@ -1,0 +1,125 @@
+"""Why s = 1 is not enough: the guide's log p of a wrong digit saturates as the noise falls.
+
+    python -m evaluation.saturation    # results/saturation.csv, results/saturation.png
+
+Noised validation images, each with its own digit and a random wrong one: log p(y | x_t) and the
+length of its gradient, by our guide and by the exact guide of the training images. n = 500, seed 2.
+
+`python evaluate.py --variant evaluation/saturation.py:difference --scale-growth 0` guides by the
+rival's conditional minus unconditional noise instead.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from diffusion import abar, add_noise, clipped_noise
+from evaluation.exact_guide import ExactGuide
+from evaluation.rivals import load_rival
+from evaluation.table import write_rows
+from inference import guide_gradient, load_models
+from mnist import load_mnist
+from support import cli
+from support.cli import MODELS, ROOT
+from support.files import check_outputs, provenance
+from support.pictures import save_figure
+from support.streams import generator
+
+N = 500
+SEED = 2
+BATCH_SIZE = 100
+TIMES = range(99, 1000, 100)
+QUARTILES = (0.25, 0.5, 0.75)
+
+rival = functools.cache(load_rival)
+
+
+def difference(unet, log_p, x_t, t, y, s, u=None):
+    """What classifier-free guidance adds, with our U-Net: a variant of `guided_noise`.
+
+    In the place of the classifier's term stands s times the rival's noise with the label minus that
+    without. Both are -sqrt(1 - abar_t) grad log p(y | x_t) if all networks are exact.
+    """
+    eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    no_label = torch.full_like(y, rival().config.num_class_embeds - 1)
+    eps_y, eps_free = (rival()(x_t, t, label).sample for label in (y, no_label))
+    return eps + s * (eps_y - eps_free)
+
+
+def compare(guides, x_t, t, y):
+    """log p and the gradient of two guides, for images x_t (N, C, H, W): a dict of (N,).
+
+    Args:
+        guides: two functions log_p, ours and the exact one. t: an int. y: (N,).
+    """
+    found = {"ours": [], "exact": [], "ratio": [], "cosine": []}
+    for part in torch.arange(len(y)).split(BATCH_SIZE):
+        inputs = x_t[part], torch.full((len(part),), t), y[part]
+        ours, exact = (guide_gradient(log_p, *inputs).flatten(1) for log_p in guides)
+        found["ratio"].append(exact.norm(dim=1) / ours.norm(dim=1))
+        found["cosine"].append(F.cosine_similarity(ours, exact))
+        for name, log_p in zip(("ours", "exact"), guides):
+            found[name].append(log_p(*inputs))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def quartiles(name, values):
+    """Median and quartiles of values (N,), as columns of a table."""
+    low, middle, high = values.quantile(torch.tensor(QUARTILES)).tolist()
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
+
+
+def plot(rows):
+    """log p of a wrong digit, and the ratio of lengths, against the SNR: a matplotlib figure."""
+    import matplotlib.pyplot as plt  # here, since a script starts faster without it
+
+    snr = [row["snr"] for row in rows]
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    curves = {"our guide": "wrong_ours", "exact guide": "wrong_exact", "ratio": "ratio"}
+    for label, name in curves.items():
+        axes = panels[1] if name == "ratio" else panels[0]
+        middle, low, high = ([row[name + end] for row in rows] for end in ("", "_low", "_high"))
+        axes.plot(snr, middle, marker=".", label=label)
+        axes.fill_between(snr, low, high, alpha=0.2)
+    line = torch.logspace(-4, 1.2, 100)
+    panels[1].plot(line, 1 + 5 * line, "--", color="gray", label="1 + 5 SNR")
+    panels[1].plot(line, 1 + 24 * line, ":", color="gray", label="the default scale, 1 + 24 SNR")
+    panels[0].set(ylabel="log p of a wrong digit", yscale="symlog")
+    panels[1].set(ylabel="length of the gradient, exact / ours", yscale="log")
+    for axes in panels:
+        axes.set(xscale="log", xlabel="SNR; the noise falls to the right")
+        axes.legend()
+    return figure
+
+
+@cli.one_line_errors
+def main(argv=None):
+    cli.ArgumentParser(__doc__).parse_args(argv)
+    table, picture = (ROOT / "results" / f"saturation.{end}" for end in ("csv", "png"))
+    check_outputs(table, picture)
+    _, classifier = load_models()
+    guides = classifier.log_p, ExactGuide(*load_mnist("train")).log_p
+    images, digits = (part[:N] for part in load_mnist("validation"))
+    rng = generator(SEED, "saturation")
+    wrong = (digits + torch.randint(1, 10, (N,), generator=rng)) % 10
+    eps = torch.randn(images.shape, generator=rng)
+    rows = []
+    for t in tqdm(TIMES, desc="saturation", disable=None):
+        x_t = add_noise(images, eps, torch.tensor(t))
+        a = abar(t).item()
+        right, other = (compare(guides, x_t, t, y) for y in (digits, wrong))
+        row = {"t": t, "snr": a / (1 - a), "n": N, "seed": SEED}
+        for name in ("ours", "exact"):
+            row |= quartiles(f"wrong_{name}", other[name]) | quartiles(f"right_{name}", right[name])
+        row |= quartiles("ratio", other["ratio"]) | quartiles("cosine", other["cosine"])
+        rows.append(row | quartiles("ratio_right", right["ratio"]))
+    made_from = provenance([MODELS / "classifier.pth"], seed=SEED, n=N)
+    write_rows(table, rows)
+    save_figure(picture, plot(rows), made_from)
+    print(f"{table} and {picture}")
+
+
+if __name__ == "__main__":
+    main()
