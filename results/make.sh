@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes everything that ships, in this order: bash results/make.sh networks pictures tables
-# On two cores, the networks take 75 minutes, the pictures 5 minutes, the tables 5 hours.
+# On two cores, the networks take 75 minutes, the pictures 5 minutes, the tables several hours.
 # Later parts depend on earlier ones. Each part can be run alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
