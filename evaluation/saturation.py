@@ -19,7 +19,7 @@ from diffusion import abar, add_noise, clipped_noise
 from evaluation.exact_guide import ExactGuide
 from evaluation.rivals import load_rival
 from evaluation.table import write_rows
-from inference import guide_gradient, load_models
+from inference import SCALE_GROWTH, guide_gradient, load_models
 from mnist import load_mnist
 from support import cli
 from support.cli import MODELS, ROOT
@@ -85,7 +85,8 @@ def plot(rows):
         axes.fill_between(snr, low, high, alpha=0.2)
     line = torch.logspace(-4, 1.2, 100)
     panels[1].plot(line, 1 + 5 * line, "--", color="gray", label="1 + 5 SNR")
-    panels[1].plot(line, 1 + 24 * line, ":", color="gray", label="the default scale, 1 + 24 SNR")
+    default = f"the default scale, 1 + {SCALE_GROWTH:g} SNR"
+    panels[1].plot(line, 1 + SCALE_GROWTH * line, ":", color="gray", label=default)
     panels[0].set(ylabel="log p of a wrong digit", yscale="symlog")
     panels[1].set(ylabel="length of the gradient, exact / ours", yscale="log")
     for axes in panels:

@@ -76,6 +76,7 @@ def main(argv=None):
     samples, asked = read_samples(args.samples, dataset.info)
     require(asked is not None, f"{args.samples} has no labels: write them as arr_1")
     sources = {"samples": (from_uint8(samples), asked), "training images": dataset.load("train")}
+    test = dataset.load("test")
     shared = {"steps": STEPS, "sha256 of samples": sha256(args.samples), **where_it_ran("cpu")}
     rows = []
     for size, (name, (images, labels)), seed in product(SIZES, sources.items(), SEEDS):
@@ -85,7 +86,7 @@ def main(argv=None):
         some = torch.randperm(len(images), generator=generator(0, "subset"))[:size]
         network = trained_on(images[some], labels[some], seed)
         row = {"trained on": name, "n": size, "training_seed": seed}
-        rows.append(row | accuracy_on(network, *dataset.load("test")) | shared)
+        rows.append(row | accuracy_on(network, *test) | shared)
         if args.csv:
             write_rows(args.csv, rows)
         print(f"{name}, n {size}, seed {seed}: {interval_text(rows[-1], 'accuracy')}")
