@@ -17,7 +17,7 @@ from diffusers.training_utils import EMAModel
 
 from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE
 from diffusion import add_noise, make_unet, simple_loss, validation_noise
-from inference import sample
+from guidance import sample
 from mnist import add_data_flags, training_data
 from support import cli
 from support.files import output_folder, provenance, save_checkpoint

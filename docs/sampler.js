@@ -1,4 +1,4 @@
-// The process, the guided noise and the samplers: diffusion.py and inference.py, in TensorFlow.js.
+// The process, the guided noise and the samplers: diffusion.py and guidance.py, in TensorFlow.js.
 //
 // Equations are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images x_t are
 // (B, 28, 28, 1) in [-1, 1]; a timestep t is one number, the same for the whole batch.
@@ -146,7 +146,7 @@ export function noiseImages(generators) {
   return tf.stack(generators.map((generator) => tf.tensor(generator.image(), [28, 28, 1])));
 }
 
-// --- the reverse loop, one call at a time: `sample` of inference.py ---
+// --- the reverse loop, one call at a time: `sample` of guidance.py ---
 
 export class Sampling {
   /**

@@ -6,7 +6,7 @@
 
 Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): our U-Net also takes the digit, and
 has the time of both our trainings. All else is as in train_ddpm.py. `python evaluate.py --variant
-classifier_free --scale-growth 0` measures it at a constant scale.
+classifier_free` measures it, at a constant scale.
 
 Writes models/rival_classifier_free.pth; with --models DIR, to DIR.
 """
@@ -28,20 +28,23 @@ STEPS = 6_600
 DROPPED = 0.1  # the share of labels that are dropped, p_uncond of the paper
 
 
+@torch.no_grad()
 def classifier_free(unet, log_p, x_t, t, y, s, u=None):
     """eps_hat of classifier-free guidance: (B, C, H, W), a variant of `guided_noise`.
 
     eps(x_t, t, no label) + s (eps(x_t, t, y) - eps(x_t, t, no label)): (6) of the paper, whose w is
-    s - 1. As in ADM (14), the scale 0 is unguided, and 1 is Bayes' rule.
+    s - 1. As in ADM (14), the scale 0 is unguided, and 1 is Bayes' rule; these take one call.
 
     Args:
         unet: see `load_rival`. log_p: not used. x_t: (B, C, H, W). t: () or (B,). y: (B,), digits.
     """
     no_label = torch.full_like(y, unet.config.num_class_embeds - 1)
-    labels = torch.cat([y, no_label])
-    with torch.no_grad():
-        eps_of_both = unet(x_t.repeat(2, 1, 1, 1), t.expand(len(y)).repeat(2), labels).sample
-    eps_y, eps = eps_of_both.chunk(2)
+    if s == 0:
+        return clipped_noise(x_t, t, unet(x_t, t, no_label).sample)
+    eps_y = unet(x_t, t, y).sample
+    if s == 1:
+        return clipped_noise(x_t, t, eps_y)
+    eps = unet(x_t, t, no_label).sample
     return clipped_noise(x_t, t, eps + s * (eps_y - eps))
 
 

@@ -18,7 +18,8 @@ from evaluation.judge import accuracy_of, load_judge
 from evaluation.measures import Scores, balanced_parts, readings
 from evaluation.rivals import CHECKPOINT, classifier_free, load_rival
 from evaluation.variants import VARIANTS
-from inference import load_models, sample
+from guidance import sample
+from inference import load_models
 from mnist import check_same_dataset
 from support.cli import UserError, require
 from support.files import load_checkpoint, sha256
@@ -110,12 +111,10 @@ def sampled_row(values, n, seed, reference):
     seeds = image_seeds(seed, y.tolist())
     models = values["models"]
     variant_file, predict_noise = find_variant(values["variant"])
-    if predict_noise is classifier_free:  # it has its own U-Net, and no guide
-        constant = values["scale_growth"] == 0
-        require(constant, "--variant classifier_free takes a constant scale: --scale-growth 0")
+    if predict_noise is classifier_free:  # it has its own U-Net, no guide, and a constant scale
         unet_file, unet = Path(models, CHECKPOINT), rival_unet(models, reference.device)
         guide_file, log_p = None, None
-        values = values | {"guide": "-"}
+        values = values | {"guide": "-", "scale_growth": 0.0}
     else:
         unet_file = Path(models, "ddpm_unet.pth")
         unet = unguided_unet(models, reference.device)

@@ -4,22 +4,17 @@
 
 Noised validation images, each with its own digit and a random wrong one: log p(y | x_t) and the
 length of its gradient, by our guide and by the exact guide of the training images. n = 500, seed 2.
-
-`python evaluate.py --variant evaluation/saturation.py:difference --scale-growth 0` guides by the
-rival's conditional minus unconditional noise instead.
 """
-
-import functools
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from diffusion import abar, add_noise, clipped_noise
+from diffusion import abar, add_noise
 from evaluation.exact_guide import ExactGuide
-from evaluation.rivals import load_rival
 from evaluation.table import write_rows
-from inference import SCALE_GROWTH, guide_gradient, load_models
+from guidance import SCALE_GROWTH, guide_gradient
+from inference import load_models
 from mnist import load_mnist
 from support import cli
 from support.cli import MODELS, ROOT
@@ -32,20 +27,6 @@ SEED = 2
 BATCH_SIZE = 100
 TIMES = range(99, 1000, 100)
 QUARTILES = (0.25, 0.5, 0.75)
-
-rival = functools.cache(load_rival)
-
-
-def difference(unet, log_p, x_t, t, y, s, u=None):
-    """What classifier-free guidance adds, with our U-Net: a variant of `guided_noise`.
-
-    In the place of the classifier's term stands s times the rival's noise with the label minus that
-    without. Both are -sqrt(1 - abar_t) grad log p(y | x_t) if all networks are exact.
-    """
-    eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    no_label = torch.full_like(y, rival().config.num_class_embeds - 1)
-    eps_y, eps_free = (rival()(x_t, t, label).sample for label in (y, no_label))
-    return eps + s * (eps_y - eps_free)
 
 
 def compare(guides, x_t, t, y):

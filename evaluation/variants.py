@@ -9,7 +9,7 @@ import torch
 
 from diffusion import abar, clipped_noise, predicted_x_0
 from evaluation.rivals import classifier_free
-from inference import guide_gradient, guided_noise
+from guidance import guide_gradient, guided_noise
 
 
 def without_root(unet, log_p, x_t, t, y, s, u=None):

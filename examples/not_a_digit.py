@@ -10,7 +10,8 @@ import torch
 
 from evaluation.measures import share
 from examples.shared import read, save_rows
-from inference import load_models, sample
+from guidance import sample
+from inference import load_models
 from support.cli import ArgumentParser, one_line_errors
 
 N = 1_000

@@ -40,7 +40,7 @@ tables() { # the CSV files of results/README.md
   table scales_wider $look --guidance-scale 1 0.5 3 5 --scale-growth 24 50 0
   python -m evaluation.saturation
   table difference --split validation --seed 2 --scale-growth 0 \
-    --variant guided_noise evaluation/saturation.py:difference
+    --variant guided_noise evaluation/difference.py:difference
   table windows $look --window 0-1000 750-1000 500-1000 0-500 0-250 250-750
   table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 --guidance-scale 1 5 50 \
     --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
@@ -53,10 +53,10 @@ tables() { # the CSV files of results/README.md
   python train_classifier.py --max-t 0 --models clean
   table clean_guide $look --guide classifier clean/classifier.pth \
     --variant guided_noise at_predicted_x_0
-  table rival_samplers $look --variant classifier_free --guidance-scale 1.1 --scale-growth 0 \
+  table rival_samplers $look --variant classifier_free --guidance-scale 1.1 \
     --sampler sde-dpmsolver++ dpmsolver++ ddim --steps 20 10
-  table rival_scales $look --variant classifier_free --guidance-scale 1.1 1 1.25 --scale-growth 0
-  table rivals --variant classifier_free --guidance-scale 1.25 --scale-growth 0 --steps 20 10
+  table rival_scales $look --variant classifier_free --guidance-scale 1.1 1 1.25
+  table rivals --variant classifier_free --guidance-scale 1.25 --steps 20 10
   python train_ddpm.py --steps 2750 --models half
   python train_ddpm.py --steps 11000 --models double
   table lengths --split validation --seed 1 --models models half double \

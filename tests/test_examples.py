@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMPipeline
 from PIL import Image
 
-import inference
+import guidance
 from examples import ambigram, inpainting, not_a_digit, shared, stock_diffusers, two_digits
 from examples.shared import read, save_rows
 
@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
             save_rows(name, rows, *columns, **settings)
 
         def sample(*args, **settings):
-            return inference.sample(*args, **settings | {"steps": steps})
+            return guidance.sample(*args, **settings | {"steps": steps})
 
         for name, value in {"N": n, "sample": sample, "save_rows": save}.items():
             monkeypatch.setattr(example, name, value)
@@ -63,6 +63,6 @@ def test_stock_diffusers_draws_as_we_do(unet, classifier, tmp_path, monkeypatch)
 
     y = torch.arange(20) % 10
     images = stock_diffusers.guide(pipeline, classifier, y)
-    monkeypatch.setattr(inference, "gaussian_noise", noise)
-    ours = inference.sample(unet, classifier.log_p, y, range(20), sampler="dpmsolver++")
+    monkeypatch.setattr(guidance, "gaussian_noise", noise)
+    ours = guidance.sample(unet, classifier.log_p, y, range(20), sampler="dpmsolver++")
     torch.testing.assert_close(images.clamp(-1, 1), ours, atol=1e-3, rtol=0)

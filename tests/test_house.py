@@ -10,6 +10,7 @@ from conftest import ROOT
 LAYERS = [  # a file imports from its own layer or from those above
     ["support"],
     ["classifier", "diffusion", "mnist"],
+    ["guidance"],
     ["inference"],
     ["train_classifier", "train_ddpm"],
     ["evaluation"],

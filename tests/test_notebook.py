@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from nbclient import NotebookClient
 
-import inference
+import guidance
 from support.streams import image_seeds
 
 NOTEBOOK = nbformat.read(ROOT / "quick_demo_CGD.ipynb", as_version=4)
@@ -27,7 +27,7 @@ def test_it_runs_and_samples_what_inference_samples(tmp_path, unet, classifier):
     cells[0].source += f"\nimport numpy\nnumpy.save({str(path)!r}, yours.numpy())"
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
     y = torch.arange(10)
-    expected = inference.sample(unet, classifier.log_p, y, image_seeds(0, y.tolist()))
+    expected = guidance.sample(unet, classifier.log_p, y, image_seeds(0, y.tolist()))
     assert np.abs(np.load(path) - expected.numpy()).max() < 1e-5
 
 

@@ -10,10 +10,11 @@ import torch
 from conftest import ROOT
 from torch.testing import assert_close
 
-import inference
+import guidance
 from docs.export_weights import export
 from examples.ambigram import both_ways
-from inference import guide_gradient, load_models, sample
+from guidance import guide_gradient, sample
+from inference import load_models
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 IMPORT = """async () => {
@@ -110,7 +111,7 @@ def test_every_step_equals_pytorch(page, networks, monkeypatch, changes):
     }"""
     noise, x_t = page.evaluate(code, settings)
     noise = iter(torch.tensor(noise).view(-1, 3, 1, 28, 28))
-    monkeypatch.setattr(inference, "gaussian_noise", lambda shape, generators: next(noise))
+    monkeypatch.setattr(guidance, "gaussian_noise", lambda shape, generators: next(noise))
 
     unet, classifier = networks
     y, told, second = torch.tensor(settings["y"]), settings["told"], settings["second"]

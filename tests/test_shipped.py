@@ -15,7 +15,7 @@ from PIL import Image
 import inference
 from evaluation.judge import accuracy_of
 from examples.stock_diffusers import export
-from inference import sample
+from guidance import sample
 from mnist import load_mnist
 from support.files import sha256
 from support.pictures import to_uint8

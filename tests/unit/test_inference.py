@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import inference
+from guidance import sample
 from support import pictures
 from support.files import sha256
 from support.streams import image_seeds
@@ -30,15 +31,15 @@ def draw(tmp_path):
 
 
 def test_the_flags_reach_sample(draw, monkeypatch):
-    sample = Mock(return_value=torch.zeros(4, 1, 28, 28))
-    monkeypatch.setattr(inference, "sample", sample)
+    fake = Mock(return_value=torch.zeros(4, 1, 28, 28))
+    monkeypatch.setattr(inference, "sample", fake)
     settings = {"guidance_scale": 3, "scale_growth": 5, "sampler": "ddim", "steps": 7}
     settings |= {"batch_size": 4, "window": "250-750"}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     draw("--digit", 4, 2, "--num-samples", 2, "--seed", 9, *flags)
-    _, _, y, seeds = sample.call_args.args
+    _, _, y, seeds = fake.call_args.args
     assert y.tolist() == [4, 4, 2, 2] and seeds == image_seeds(9, [4, 4, 2, 2])
-    assert sample.call_args.kwargs == {**settings, "window": (250, 750), "watch": None}
+    assert fake.call_args.kwargs == {**settings, "window": (250, 750), "watch": None}
 
 
 def test_a_row_for_each_digit_or_one_row_of_one_image_each(draw, monkeypatch, tmp_path):
@@ -71,8 +72,8 @@ def test_several_scales_make_a_row_each_and_the_last_one_is_kept(
     y, steps = torch.tensor([4, 4, 7, 7]), []
     seeds = image_seeds(0, labels)
     settings = {"guidance_scale": 2, "steps": 4, "watch": lambda t, *sides: steps.append(sides)}
-    unguided = inference.sample(unet, None, None, seeds, steps=4)
-    guided = inference.sample(unet, classifier.log_p, y, seeds, **settings)
+    unguided = sample(unet, None, None, seeds, steps=4)
+    guided = sample(unet, classifier.log_p, y, seeds, **settings)
     assert np.array_equal(images, pictures.to_uint8(guided)[:, 0])
     assert torch.equal(saved[1], torch.cat([unguided, guided]))
 

@@ -10,7 +10,7 @@ from conftest import FakeUnet
 from classifier import Classifier
 from diffusion import ALPHAS_CUMPROD, END, abar, add_noise
 from evaluation.variants import without_root
-from inference import guide_gradient, guided_noise, sample
+from guidance import guide_gradient, guided_noise, sample
 from support.cli import UserError
 from support.streams import gaussian_noise, image_seeds
 

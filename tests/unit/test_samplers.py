@@ -6,7 +6,7 @@ from conftest import FakeUnet
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 import diffusion
-import inference
+import guidance
 from diffusion import ALPHAS_CUMPROD, SAMPLERS, SCHEDULE, abar, predicted_x_0, sampling_timesteps
 
 MULTISTEP = {  # -> its algorithm and order in diffusers
@@ -40,7 +40,7 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
     monkeypatch.setattr(diffusion, "ALPHAS_CUMPROD", exact)
     noise = list(torch.randn(steps + 1, 2, 1, 4, 4, dtype=torch.float64))
     ours, theirs = iter(noise), iter(noise)
-    monkeypatch.setattr(inference, "gaussian_noise", lambda shape, rngs: next(ours))
+    monkeypatch.setattr(guidance, "gaussian_noise", lambda shape, rngs: next(ours))
     scheduler = make_theirs(sampler, steps, exact)
     module = type(scheduler).__module__
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *args, **settings: next(theirs))
@@ -54,7 +54,7 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
     settings = {"sampler": sampler, "steps": steps}
     settings["predict_noise"] = lambda unet, log_p, x_t, t, y, s, u: eps_of(x_t, t)
     settings["watch"] = lambda t, x_t, x_0: seen.append((x_t, x_0))
-    images = inference.sample(FakeUnet(None), None, None, [0, 1], **settings)
+    images = guidance.sample(FakeUnet(None), None, None, [0, 1], **settings)
     x_t = next(theirs)
     for t, (our_x_t, our_x_0) in zip(scheduler.timesteps, seen, strict=True):
         torch.testing.assert_close(our_x_t, x_t, atol=4e-6, rtol=0)

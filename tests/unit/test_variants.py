@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 
 from diffusion import END, SCHEDULE, abar, clipped_noise, predicted_x_0
 from diffusion import sampler_step, sampling_timesteps
-from evaluation import saturation
+from evaluation import difference, saturation
 from evaluation.variants import VARIANTS
 
 IMAGE_SHAPE = (1, 28, 28)
@@ -109,9 +109,9 @@ def test_the_difference_stands_in_the_place_of_the_classifiers_term(monkeypatch)
         return SimpleNamespace(sample=0.1 * x_t * y.view(-1, 1, 1, 1))
 
     rival.config = SimpleNamespace(num_class_embeds=11)
-    monkeypatch.setattr(saturation, "rival", lambda: rival)
+    monkeypatch.setattr(difference, "rival", lambda: rival)
     x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(400)
-    eps_hat = saturation.difference(UNET, None, x_t, t, Y, 2.0)
+    eps_hat = difference.difference(UNET, None, x_t, t, Y, 2.0)
     expected = clipped_noise(x_t, t, 0.5 * x_t) + 0.2 * x_t * (Y - 10).view(-1, 1, 1, 1)
     torch.testing.assert_close(eps_hat, expected)
 

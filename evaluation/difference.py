@@ -1,0 +1,52 @@
+"""Is it the guide or the U-Net? Two terms of guidance, with two U-Nets: variants of `guided_noise`.
+
+The terms are the classifier's gradient, and the *difference* of the two predictions of the U-Net of
+classifier-free guidance, with and without the digit. Both are -s sqrt(1 - abar_t) grad log p(y |
+x_t) if all networks are exact. `python evaluate.py --scale-growth 0 --variant guided_noise
+evaluation/difference.py:difference` compares them at s = 1.
+"""
+
+import functools
+
+import torch
+
+from diffusion import clipped_noise
+from evaluation.rivals import load_rival
+from guidance import guided_noise
+
+MIDDLE = 500  # of all timesteps
+
+rival = functools.cache(load_rival)
+
+
+class WithoutLabel(torch.nn.Module):
+    """The rival's U-Net as one that takes no label, for `guided_noise`."""
+
+    def forward(self, x_t, t):
+        """x_t (B, C, H, W), t () -> an object whose `sample` is eps (B, C, H, W)."""
+        no_label = torch.full((len(x_t),), rival().config.num_class_embeds - 1)
+        return rival()(x_t, t, no_label)
+
+
+@torch.no_grad()
+def difference(unet, log_p, x_t, t, y, s, u=None):
+    """Our U-Net, and the difference in the place of the classifier's term."""
+    eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    return eps + s * (rival()(x_t, t, y).sample - WithoutLabel()(x_t, t).sample)
+
+
+def on_rival(unet, log_p, x_t, t, y, s, u=None):
+    """The rival's U-Net without label, and the classifier's term."""
+    return guided_noise(WithoutLabel(), log_p, x_t, t, y, s)
+
+
+def difference_late(unet, log_p, x_t, t, y, s, u=None):
+    """Our U-Net; the classifier's term at t >= 500, the difference below."""
+    term = guided_noise if t >= MIDDLE else difference
+    return term(unet, log_p, x_t, t, y, s)
+
+
+def difference_early(unet, log_p, x_t, t, y, s, u=None):
+    """Our U-Net; the difference at t >= 500, the classifier's term below."""
+    term = difference if t >= MIDDLE else guided_noise
+    return term(unet, log_p, x_t, t, y, s)

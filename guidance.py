@@ -1,0 +1,162 @@
+"""Classifier guidance: the guided noise, and the reverse loop that draws with it.
+
+Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233), equation (14): at each step, the gradient of a
+classifier moves the predicted noise toward the digit y. ADM's s is constant, ours is `scale_at`.
+
+    eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
+"""
+
+import math
+import warnings
+from itertools import pairwise
+
+import torch
+from tqdm import tqdm
+
+from diffusion import END, NUM_TRAIN_TIMESTEPS, SAMPLERS
+from diffusion import abar, clipped_noise, predicted_x_0
+from diffusion import image_shape, sampler_step, sampling_timesteps
+from support.cli import require
+from support.streams import gaussian_noise
+
+GUIDANCE_SCALE = 1.0  # w: s where x_t is pure noise
+SCALE_GROWTH = 24.0  # g; at 0, s is ADM's, the same at every t
+WINDOW = (0, NUM_TRAIN_TIMESTEPS)  # guide at low <= t < high
+SAMPLER = "sde-dpmsolver++"
+STEPS = 20
+BATCH_SIZE = 100
+FAR_OUTSIDE = 10  # a pixel of a sample leaves [-1, 1] by little, unless the guide is too strong
+
+
+def guided_noise(unet, log_p, x_t, t, y, s, u=None):
+    """eps_hat of ADM (14), scaled by s: (B, C, H, W). At s = 0 or without a guide, it is eps.
+
+    First the image predicted from eps is clipped to [-1, 1], as in openai/guided-diffusion.
+
+    Args:
+        unet: its `sample` of (x_t, t) is eps (B, C, H, W).
+        log_p: the guide (x_t, t, y) -> log p(y | x_t, t) (B,), as `Classifier.log_p`; or None.
+        x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
+        u: the timestep that the sampler steps to, which variants of this function may need.
+    """
+    with torch.no_grad():
+        eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    if s == 0 or log_p is None:
+        return eps
+    grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
+    return eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14), scaled by s
+
+
+def guide_gradient(log_p, x_t, t, y):
+    """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, C, H, W).
+
+    The gradient of the sum is the batch of gradients: log p of an image depends on no other image.
+    Raises UserError if the guide is wrong: see `check_guide`.
+    """
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        log_p_y = log_p(x_t, t, y)  # (B,)
+        check_guide(log_p_y, len(x_t))
+        [grad] = torch.autograd.grad(log_p_y.sum(), x_t, allow_unused=True)
+    require(grad is not None, "the guide does not depend on x_t")
+    require(grad.isfinite().all(), "the gradient of the guide is not finite")
+    return grad
+
+
+def check_guide(log_p_y, batch_size):
+    """Raises UserError unless a guide returned one differentiable number per image."""
+    shape = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
+    one_each = (batch_size,)
+    require(shape == one_each, f"the guide returned {shape}, one number per image is {one_each}")
+    require(log_p_y.requires_grad, "the guide is not differentiable in x_t")
+
+
+def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
+    """s_t = w (1 + g abar_t / (1 - abar_t)): w in pure noise, and more as the noise falls.
+
+    abar_t / (1 - abar_t) is the signal-to-noise ratio (SNR). At w = 1, g = 24, s is 1 at t = 999,
+    27 at 249, and 805 at 49, the last of 20 steps. At g = 0 it is constant, as in ADM.
+
+    By DDPM (15), the guide moves the predicted x_0 by s_t (1 - abar_t) / sqrt(abar_t) grad. With
+    growth, this is w ((1 - abar_t) / sqrt(abar_t) + g sqrt(abar_t)) grad, and g w grad at the end.
+    """
+    return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
+
+
+def sample(
+    unet,
+    log_p,
+    y,
+    seeds,
+    *,
+    guidance_scale=GUIDANCE_SCALE,
+    scale_growth=SCALE_GROWTH,
+    window=WINDOW,
+    sampler=SAMPLER,
+    steps=STEPS,
+    batch_size=BATCH_SIZE,
+    predict_noise=guided_noise,
+    watch=None,
+):
+    """Draw an image for each seed: DDPM Algorithm 2, or the same loop with another sampler's step.
+
+    Args:
+        log_p: the guide, see `guided_noise`; None draws unguided.
+        y: what is asked for, as log_p takes it: (N, ...), such as digits (N,). Without a guide,
+            it may be None.
+        seeds: N whole numbers, such as range(N). All noise of an image comes from its own seed.
+        guidance_scale, scale_growth: w and g of `scale_at`.
+        window: (low, high), to guide at low <= t < high only.
+        sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
+        predict_noise: a variant of `guided_noise`, with the same arguments.
+        watch: called at each step of a batch with t, x_t and the x_0 predicted from it.
+
+    Returns:
+        images: (N, C, H, W) in [-1, 1].
+
+    Raises:
+        UserError: an argument or the guide is wrong, or an image is not finite.
+    """
+    require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+    require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
+    require(len(seeds) > 0, "there are no seeds: nothing to draw")
+    require(log_p is None or y is not None, "a guide needs y, what is asked for")
+    if y is not None:
+        y = torch.as_tensor(y)
+        require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
+    low, high = window
+    shape = image_shape(unet)
+    device = unet.device
+    times = torch.tensor([*sampling_timesteps(steps), END], device=device)
+    batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
+    bar = tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None)
+    images = []
+    for batch in batches:
+        y_batch = None if y is None else y[batch].to(device)
+        rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
+        x_t = gaussian_noise(shape, rngs).to(device)
+        before = None  # there is no step before the first
+        for t, u in pairwise(times):  # u is the next timestep
+            s = scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
+            eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s, u).detach()
+            x_0 = predicted_x_0(x_t, t, eps_hat)
+            if watch:
+                watch(t, x_t, x_0)
+            z = gaussian_noise(shape, rngs).to(device)
+            x_t = sampler_step(sampler, x_t, x_0, t, u, before, z)
+            before = t, x_0
+            bar.update()
+        images.append(x_t.cpu())
+    bar.close()
+    images = torch.cat(images)
+    check_range(images)
+    return images.clamp(-1, 1)
+
+
+def check_range(images):
+    """Raises UserError if samples are not finite, and warns if they are far outside of [-1, 1]."""
+    largest = images.abs().max().item()
+    require(math.isfinite(largest), "the samples are not finite: use a lower guidance scale")
+    if largest > FAR_OUTSIDE:
+        clipped = f"pixels reach {largest:.2g} and are clipped to [-1, 1]: the guide is too strong"
+        warnings.warn(f"{clipped}; use a lower guidance scale", stacklevel=3)
