@@ -1,8 +1,7 @@
 """Step 3: draw the digits that you ask for, by classifier guidance.
 
     python inference.py                                     # guided_output.png: the digit 1
-    python inference.py --digits all --compare              # unguided above guided, same noise
-    python inference.py --digits 3 --guidance-scale 0 1 10  # one row per scale, same noise
+    python inference.py --digits all --guidance-scale 0 1   # unguided above guided, same noise
 
 The method is in guidance.py: the guided noise, ADM (14), and `sample`, the reverse loop.
 """
@@ -72,7 +71,6 @@ def parse_args(argv):
     add("--num-samples", type=one_or_more, default=8, help="images of each digit")
     add_sampling_flags(parser)
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
-    add("--compare", action="store_true", help="unguided above guided, from the same noise")
     grid_help = f"the grid, up to {MAX_SHOWN} images of each digit; without it, guided_output.png"
     add("--output", type=cli.file_name(".png"), help=grid_help)
     add("--npz", type=cli.file_name(".npz"), help="all images of the last scale, with labels")
@@ -88,7 +86,7 @@ def main(argv=None):
     output = args.output or output_folder(args.models) / "guided_output.png"
     outputs = [path for path in (output, args.npz, args.gif) if path]
     check_outputs(*outputs)
-    scales = [0.0, *args.guidance_scale] if args.compare else args.guidance_scale
+    scales = args.guidance_scale
     unet, classifier = load_models(args.models, args.device, guide=max(scales) > 0)
     log_p = classifier.log_p if classifier else None
     digits = class_numbers(args.digits, unet.dataset["classes"])

@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+import os
 import runpy
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +21,10 @@ from evaluation.measures import Scores, balanced_parts, readings
 from evaluation.rivals import CHECKPOINT, classifier_free, load_rival
 from evaluation.variants import VARIANTS
 from guidance import sample
-from inference import load_models
-from mnist import check_same_dataset
-from support.cli import UserError, require
+from inference import add_sampling_flags, load_models
+from mnist import add_data_flags, check_same_dataset
+from support import cli
+from support.cli import MODELS, UserError, require
 from support.files import load_checkpoint, sha256
 from support.pictures import to_uint8
 from support.streams import image_seeds
@@ -81,6 +84,45 @@ class Row(NamedTuple):
     settings: dict  # what identifies it: settings and hashes
     draw: Callable  # () -> images uint8 (N, C, H, W), and labels (N,) or None
     sampled: bool = False  # by a U-Net: timed, and compared with the first such row
+
+
+def add_row_flags(parser, n):
+    """The flags of the rows, by default of n samples, and of what they are measured with."""
+    group = parser.add_argument_group("several values make several rows")
+    add = group.add_argument
+    names = f"forms of the guidance: {', '.join(VARIANTS)}, or FILE.py:NAME"
+    guides = f"FILE.py:NAME of a log_p(x_t, t, y) -> (B,), FILE.pth of a classifier, or {EXACT}"
+    samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
+    add("--models", nargs="+", default=[], metavar="DIR", help="folders of both networks")
+    add("--variant", nargs="+", default=["guided_noise"], metavar="NAME", help=names)
+    add("--guide", nargs="+", default=[OWN_CLASSIFIER], help=guides)
+    add_sampling_flags(group, nargs="+")
+    add("--samples", nargs="+", default=[], metavar="FILE", help=samples)
+    add = parser.add_argument
+    add("--n", type=cli.number(int, 100), default=n, help="samples, equally many of each class")
+    add("--split", choices=("test", "validation"), default="test", help="of the real images")
+    add("--judge", type=Path, default=MODELS, metavar="DIR", help="folder of judge.pth")
+    add("--csv", type=cli.file_name(".csv"), metavar="CSV", help="keep the rows in a new file")
+    cli.add_run_flags(parser)
+    add_data_flags(parser)
+
+
+def sample_rows(args, reference):
+    """The rows of samples that the flags ask for. Raises UserError."""
+    models = args.models or ([] if args.samples else [os.path.relpath(MODELS)])
+    choices = {**vars(args), "models": models}
+    rows = []
+    for values in product(*(choices[name] for name in SETTINGS)):
+        rows.append(sampled_row(dict(zip(SETTINGS, values)), args.n, args.seed, reference))
+    rows += [file_row(path, reference) for path in args.samples]
+    return rows
+
+
+def as_text(value):
+    """A setting as it is in the file."""
+    if isinstance(value, tuple):
+        return "-".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # --- the three kinds of rows ---

@@ -15,7 +15,8 @@ networks() { # models/, docs/weights.*, sample_ddpm_output.png, the curves of bo
 
 pictures() { # guided_output.png, all pictures of results/ but the curves
   python inference.py
-  python inference.py --digits all --num-samples 2 --compare --output results/compare.png
+  python inference.py --digits all --num-samples 2 --guidance-scale 0 1 \
+    --output results/compare.png
   python inference.py --digits 3 1 4 --num-samples 4 --output samples.png --gif results/guided.gif
   python inference.py --digits all --num-samples 2 --guidance-scale 0 0.05 0.25 1 10 100 1000 5000 \
     --output results/scales_grid.png
@@ -24,7 +25,6 @@ pictures() { # guided_output.png, all pictures of results/ but the curves
   python -m examples.inpainting
   python -m examples.not_a_digit
   python -m examples.stock_diffusers
-  python -m evaluation.figures results/scales.csv
 }
 
 table() { # table NAME FLAGS: measure results/NAME.csv again

@@ -79,7 +79,8 @@ def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatc
     assert unet.dataset == classifier.dataset == Dataset(shapes).info
     assert classifier.linear.out_features == 3
 
-    drawing = ["--steps", 2, "--npz", npz, "--gif", gif, "--compare", "--num-samples", 40]
+    drawing = ["--steps", 2, "--npz", npz, "--gif", gif, "--num-samples", 40]
+    drawing += ["--guidance-scale", 0, 1]
     run(inference, *drawing, "--classes", "ring", "bar", "dot")
     images, labels = np.load(npz).values()
     assert images.shape == (120, 32, 32, 3) and labels[::40].tolist() == [2, 0, 1]

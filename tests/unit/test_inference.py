@@ -65,7 +65,7 @@ def test_several_scales_make_a_row_each_and_the_last_one_is_kept(
     """The same noise in each row, unguided first; the NPZ and the film are of the last one."""
     saved = []
     monkeypatch.setattr(pictures, "save_labelled_grid", lambda *args: saved.extend(args))
-    flags = ["--digits", 4, 7, "--num-samples", 2, "--guidance-scale", 2, "--compare"]
+    flags = ["--digits", 4, 7, "--num-samples", 2, "--guidance-scale", 0, 2]
     images, labels = draw(*flags, "--gif", tmp_path / "o.gif")
     assert saved[2:4] == [["unguided", "w = 2"], ["4", "7"]]
 
