@@ -5,7 +5,7 @@
 
 const GROUPS = 8;
 
-/** Both networks, from the files that export_weights.py wrote: {unet, logits, sha256}. */
+/** Both networks, from the files that export_weights.py wrote: {unet, logits, log_p, sha256}. */
 export async function loadNetworks() {
   tf.wasm.setWasmPaths("vendor/");
   await tf.setBackend("wasm");
@@ -20,10 +20,26 @@ export async function loadNetworks() {
     return weights;
   };
   const [unetWeights, classifierWeights] = [weightsOf("unet"), weightsOf("classifier")];
+  const logits = (x_t, t) => classifier(classifierWeights, x_t, t);
   return {
     unet: (x_t, t) => unet(unetWeights, x_t, t),
-    logits: (x_t, t) => classifier(classifierWeights, x_t, t),
+    logits,
+    log_p: (x_t, t, y) => tf.sum(tf.mul(tf.logSoftmax(logits(x_t, t)), tf.oneHot(y, 10)), 1), // (B,)
     sha256: manifest.sha256,
+  };
+}
+
+/**
+ * A guide of `sample`: log p(y | x_t). The classifier is told t, or always `told`; with a digit `second`,
+ * the log p of this digit in the image upside down is added.
+ */
+export function guideOf(networks, told, second) {
+  return (x_t, t, y) => {
+    const times = told === null ? t : tf.fill(t.shape, told);
+    const upright = networks.log_p(x_t, times, y);
+    if (second === null) return upright;
+    const turned = tf.reverse(x_t, [1, 2]);
+    return tf.add(upright, networks.log_p(turned, times, tf.fill(y.shape, second, "int32")));
   };
 }
 

@@ -1,12 +1,18 @@
-// The page: its controls, the pictures of each step, and your own drawing.
+// The page: its settings, playing, the tour, and what your own drawing becomes.
 
-import { loadNetworks } from "./networks.js";
-import { ALPHAS_CUMPROD, Noise, SAMPLERS, Sampling, abar, addNoise, noiseImages } from "./sampler.js";
+import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
+import { guideOf, loadNetworks } from "./networks.js";
+import { drawBars, drawImages, grey, makeTiles, wanted } from "./pictures.js";
+import { END, Noise, SAMPLERS, add_noise, gaussian_noise, image_seeds, sample } from "./sampler.js";
+
+// Where the repository is. GitHub Pages serves docs/ alone, elsewhere it is the folder above.
+const PAGES = location.hostname.match(/^(.+)\.github\.io$/);
+const REPOSITORY = PAGES ? `https://github.com/${PAGES[1]}/${location.pathname.split("/")[1]}/tree/HEAD/` : "../";
+const NOTHING_ABOVE = !PAGES && location.pathname.lastIndexOf("/") === 0; // a server of docs/ alone
 
 const COLUMNS = 10;
-const ORANGE = "#d55e00";
-const BLUE = "#0072b2";
-const DRAWING_TIMES = [0, 100, 200, 300, 400, 500, 700, 900];
+const READING_TIMES = [0, 200, 400, 600, 800];
+const FRAME_MS = 100; // at least, so that a run that is known already can be followed
 const range = (n, step = 1) => Array.from({ length: n }, (_, k) => step * k);
 const DIGITS = range(10).map(String);
 const VALUES = { // name of a control, also in a link -> what it can be set to
@@ -21,350 +27,343 @@ const VALUES = { // name of a control, also in a link -> what it can be set to
   seed: range(1000),
   second: ["none", ...DIGITS],
   pause: ["end", ...range(20, 50).map((t) => 999 - t)],
+  from: range(20, 50).map((t) => 999 - t),
 };
-const DEFAULTS = {
-  digit: "0 to 9",
-  w: 1,
-  g: 24,
-  low: 0,
-  high: 1000,
-  told: "t",
-  sampler: "sde-dpmsolver++",
-  steps: 20,
-  seed: 0,
-  second: "none",
-  pause: "end",
-};
+const DEFAULTS = { digit: "0 to 9", w: 1, g: 24, low: 0, high: 1000, told: "t", sampler: "sde-dpmsolver++" };
+Object.assign(DEFAULTS, { steps: 20, seed: 0, second: "none", pause: "end", from: 599 });
 
 const $ = (id) => document.getElementById(id);
+const all = (selector) => [...document.querySelectorAll(selector)];
+const main = document.querySelector("main");
+const controls = $("settings").elements; // the value of each is a place in VALUES
 let networks;
 let settings = { ...DEFAULTS };
-let guided, unguided; // two `Sampling`s, from the same noise
-let start = null; // your drawing, once it is to be finished: see `Sampling`
-let playing = true;
+let fromDrawing = false; // begin with your drawing instead of noise
+let guided, plain; // two runs of `sample`, from the same noise, with the guide and without
+let frames, plainFrames; // what they yielded
+let plainSettings; // those that a run without the guide depends on
+let shown = -1; // the frame in sight
+let playing = false;
+let asked = null; // the button of the tour whose answer is awaited
 
 // --- settings: in the controls, and in the address ---
 
-/** The property of a control that holds the place of its value in `VALUES`. */
-const placeOf = (control) => (control.tagName === "SELECT" ? "selectedIndex" : "value");
-
-function showSettings() {
-  for (const [name, value] of Object.entries(settings)) {
-    $(name)[placeOf($(name))] = VALUES[name].indexOf(value);
+/** Settings as in a link; what is missing there, or not possible, is as by default. */
+function setAll(link) {
+  const values = new URLSearchParams(link);
+  for (const [name, possible] of Object.entries(VALUES)) {
+    settings[name] = possible.find((value) => String(value) === values.get(name)) ?? DEFAULTS[name];
   }
-  $("w-value").value = settings.w;
-  $("g-value").value = settings.g;
-  $("window-value").value = `${settings.low} ≤ t < ${settings.high}`;
+  fromDrawing = false;
+  asked = null;
 }
 
 function readControls() {
-  for (const name of Object.keys(VALUES)) {
-    settings[name] = VALUES[name][$(name)[placeOf($(name))]] ?? DEFAULTS[name];
+  asked = null;
+  for (const [name, possible] of Object.entries(VALUES)) {
+    settings[name] = possible[controls[name].value] ?? DEFAULTS[name];
   }
   if (settings.low > settings.high) [settings.low, settings.high] = [settings.high, settings.low];
 }
 
+function showSettings() {
+  for (const [name, possible] of Object.entries(VALUES)) controls[name].value = possible.indexOf(settings[name]);
+  const { w, g, low, high, digit, from } = settings;
+  $("w-value").value = w.toLocaleString("en");
+  $("w-word").textContent = w === 0 ? "no guide" : w >= 100 ? "too much" : "";
+  $("g-value").value = g;
+  $("window-value").value = `${low} ≤ t < ${high}`;
+  $("from-value").value = from;
+  $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
+  $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
+  all("#x_t > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
+}
+
 function writeAddress() {
-  history.replaceState(null, "", `#${new URLSearchParams(settings)}`);
+  const changed = Object.entries(settings).filter(([name, value]) => value !== DEFAULTS[name]);
+  history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
 }
 
-/** Settings from the address; what is missing there, or not possible, is as by default. */
-function readAddress() {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  for (const [name, values] of Object.entries(VALUES)) {
-    settings[name] = values.find((value) => String(value) === asked.get(name)) ?? DEFAULTS[name];
-  }
-}
-
-/** The settings of a `Sampling`, from those of the page. */
-function samplingSettings() {
-  const { digit, told, second } = settings;
-  return {
-    ...settings,
-    y: digit === "0 to 9" ? range(COLUMNS) : Array(COLUMNS).fill(Number(digit)),
-    told: told === "t" ? null : Number(told.replace("always ", "")),
-    second: second === "none" ? null : Number(second),
-  };
+/** After any change of the settings. */
+function begin() {
+  for (const button of all("#tour [data-run]")) button.setAttribute("aria-pressed", button === asked);
+  for (const node of all(".answer")) node.hidden = true;
+  writeAddress();
+  showSettings();
+  readDrawing();
+  restart();
 }
 
 // --- playing ---
 
-/** Begin again, from noise or from your drawing. */
+/** The digits asked for, (B). */
+const digits = () => (settings.digit === "0 to 9" ? range(COLUMNS) : Array(COLUMNS).fill(Number(settings.digit)));
+
+/** What the guide is told instead of t, a number; or null. */
+const told = () => (settings.told === "t" ? null : Number(settings.told.replace("always ", "")));
+
+/** p(y | x_t) of all ten digits, as the guide reads them: 10 numbers per image. */
+function read({ t, x_t }) {
+  return tf.tidy(() => {
+    const x = tf.tensor(x_t, [COLUMNS, 28, 28, 1]);
+    return tf.softmax(networks.logits(x, tf.fill([COLUMNS], told() ?? Math.max(t, 0)))).dataSync();
+  });
+}
+
+/** Two new runs, from noise or from your drawing. */
 function restart() {
-  guided = new Sampling(networks, samplingSettings(), start);
-  unguided = new Sampling(networks, { ...samplingSettings(), unguided: true }, start);
+  const { w, g, low, high, sampler, steps, seed, second, from } = settings;
+  const options = { guidance_scale: w, scale_growth: g, window: [low, high], sampler, steps };
+  if (fromDrawing) options.start = { x_0: drawing.slice(), t: from };
+  const seeds = image_seeds(seed, COLUMNS);
+  const guide = guideOf(networks, told(), second === "none" ? null : Number(second));
+  guided = sample(networks.unet, guide, digits(), seeds, options);
+  frames = [];
+  const needed = fromDrawing ? null : `${sampler} ${steps} ${seed}`;
+  if (needed === null || needed !== plainSettings) {
+    plain = sample(networks.unet, null, digits(), seeds, options);
+    plainFrames = [];
+  }
+  plainSettings = needed;
+  $("time").step = 1000 / steps;
+  rewind();
+}
+
+function rewind() {
+  shown = -1;
   play(true);
 }
 
 function play(yes) {
   playing = yes;
   $("play").textContent = yes ? "Pause" : "Play";
+  $("status").textContent = fromDrawing ? "from your drawing" : "";
 }
 
+const atEnd = () => frames[shown]?.t === END;
+
+/** The next frame: computed, unless it is known already. */
 function step() {
-  const [withGuide, withoutGuide] = [guided.step(), unguided.step()];
-  drawStep(withGuide, withoutGuide);
-  if (guided.done) { // no noise is left: show the images themselves
-    drawImages($("guided-x_t"), guided.x_t, grey);
-    drawImages($("unguided-x_t"), unguided.x_t, grey);
-    drawCurve(-1);
-    $("clock").value = "t = 0: no noise is left";
+  shown += 1;
+  if (shown === frames.length) {
+    const frame = guided.next().value;
+    frames.push({ ...frame, p: read(frame) });
   }
-  const nextT = guided.timesteps[guided.calls] ?? -1;
-  const pauseHere = withGuide.t >= settings.pause && settings.pause > nextT; // "end" is neither
-  if (guided.done || pauseHere) play(false);
-  const ending = guided.done ? ": done." : ".";
-  $("status").textContent = `Call ${guided.calls} of ${guided.timesteps.length}${ending}`;
+  if (shown === plainFrames.length) plainFrames.push(plain.next().value);
+  show();
+  const { t, u } = frames[shown];
+  const stop = t >= settings.pause && settings.pause > u; // "end" is neither
+  if (!stop && !atEnd()) return;
+  play(false);
+  $("status").textContent = stop ? "stopped: Play goes on" : "done: no noise is left";
+  answer();
+}
+
+function show() {
+  const { t, s, x_t, x_0, grad, p } = frames[shown];
+  const gradient = grad ?? frames[shown - 1].grad; // at the end there is no new one
+  const largest = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
+  drawImages($("x_t"), x_t, grey);
+  drawImages($("x_0"), x_0 ?? x_t, grey);
+  drawImages($("grad"), gradient, wanted(largest));
+  drawBars($("reads"), p, digits());
+  drawImages($("plain"), plainFrames[shown].x_t, grey);
+  $("grad").classList.toggle("unused", !s);
+  $("unused").hidden = s !== 0;
+  $("time").value = 999 - t;
+  $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
+  const scale = s >= 10 ? Math.round(s).toLocaleString("en") : s?.toFixed(2);
+  $("clock").value = atEnd() ? "t = 0" : `t = ${t}, s = ${scale}`;
 }
 
 /** A step per frame of the screen, for ever. */
-function tick() {
-  if (playing && !guided.done) step();
-  requestAnimationFrame(tick);
+function tick(now, last = 0) {
+  const due = playing && now - last >= FRAME_MS;
+  if (due) step();
+  requestAnimationFrame((later) => tick(later, due ? now : last));
 }
 
-// --- pictures ---
-
-function drawStep(withGuide, withoutGuide) {
-  const { t, s } = withGuide;
-  const largest = withGuide.grad.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
-  drawImages($("guided-x_t"), withGuide.x_t, grey);
-  drawImages($("guided-x_0"), withGuide.x_0, grey);
-  drawImages($("grad"), withGuide.grad, (value) => redOrBlue(value / largest));
-  $("grad").classList.toggle("unused", s === 0);
-  $("largest").value = s === 0 ? "not used now" : `largest: ${largest.toPrecision(2)}`;
-  drawBars($("guided-p"), withGuide.p, guided.settings.y);
-  drawImages($("unguided-x_t"), withoutGuide.x_t, grey);
-  drawImages($("unguided-x_0"), withoutGuide.x_0, grey);
-  drawBars($("unguided-p"), withoutGuide.p, guided.settings.y);
-  drawCurve(t);
-  $("clock").value = `t = ${t}, ᾱ = ${abar(t).toFixed(3)}, s = ${s < 100 ? s.toFixed(2) : Math.round(s)}`;
-}
-
-/** Draw images (B, 28, 28) side by side; `colour` gives [red, green, blue] of a value. */
-function drawImages(canvas, values, colour) {
-  const images = values.length / 784;
-  canvas.width = 30 * images;
-  canvas.height = 28;
-  const context = canvas.getContext("2d");
-  const picture = context.createImageData(canvas.width, 28);
-  values.forEach((value, i) => {
-    const [image, row, column] = [Math.floor(i / 784), Math.floor((i % 784) / 28), i % 28];
-    picture.data.set([...colour(value), 255], 4 * (canvas.width * row + 30 * image + 1 + column));
+function listenToPlaying() {
+  $("play").addEventListener("click", () => (atEnd() ? rewind() : play(!playing)));
+  $("restart").addEventListener("click", rewind);
+  $("step").addEventListener("click", () => {
+    if (atEnd()) rewind();
+    play(false);
+    step();
   });
-  context.putImageData(picture, 0, 0);
-}
-
-/** -1 is black, 1 is white. */
-function grey(value) {
-  const level = 127.5 * (value + 1); // the picture clips it to 0 .. 255
-  return [level, level, level];
-}
-
-/** 1 is red, 0 is white, -1 is blue. */
-function redOrBlue(value) {
-  const end = value > 0 ? [215, 25, 28] : [44, 123, 182];
-  return end.map((level) => 255 + Math.abs(value) * (level - 255));
-}
-
-/** p (B, 10) as ten bars below each image, orange for the digit asked for. */
-function drawBars(canvas, p, y) {
-  canvas.width = 60 * y.length;
-  canvas.height = 40;
-  const context = canvas.getContext("2d");
-  p.forEach((value, i) => {
-    const [image, digit] = [Math.floor(i / 10), i % 10];
-    context.fillStyle = digit === y[image] ? ORANGE : BLUE;
-    context.fillRect(60 * image + 5 + 5 * digit, 39 - 38 * value, 4, 1 + 38 * value);
+  $("time").addEventListener("input", () => { // look back at what was computed
+    if (!frames.length) return;
+    const t = 999 - $("time").value;
+    const distance = (k) => Math.abs(frames[k].t - t);
+    play(false);
+    shown = range(frames.length).reduce((best, k) => (distance(k) < distance(best) ? k : best));
+    show();
   });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown >= 0 && show());
 }
 
-/** abar_t, from t = 999 at the left to -1; the window of the guide is shaded, t is marked. */
-function drawCurve(t) {
-  const context = $("curve").getContext("2d");
-  const { width, height } = $("curve");
-  const bottom = height - 16;
-  const x = (time) => 6 + ((999 - time) / 1000) * (width - 14);
-  const y = (value) => bottom - value * (bottom - 8);
-  context.clearRect(0, 0, width, height);
-  context.fillStyle = "#ffe3b3";
-  context.fillRect(x(settings.high), 0, x(settings.low) - x(settings.high), bottom);
-  context.strokeStyle = BLUE;
-  context.lineWidth = 2;
-  context.beginPath();
-  ALPHAS_CUMPROD.forEach((value, time) => context.lineTo(x(time), y(value)));
-  context.stroke();
-  context.fillStyle = "black";
-  context.font = "13px sans-serif";
-  for (const time of [750, 500, 250]) {
-    context.fillText(`t = ${time}`, x(time) - 22, height - 3);
-    context.fillRect(x(time), bottom - 4, 1, 4);
-  }
-  context.fillText("noise →", 4, height - 3);
-  context.fillText("→ image", width - 64, height - 3);
-  context.fillText("ᾱ = 1", width - 56, 30);
-  context.fillText("ᾱ = 0", 4, bottom - 12);
-  context.fillStyle = ORANGE;
-  context.beginPath();
-  context.arc(x(t), y(abar(t)), 6, 0, 2 * Math.PI);
-  context.fill();
+// --- the equation ---
+
+/** Light up what is being changed. */
+function lightUp(term) {
+  for (const part of all("#equation [data-term]")) part.classList.toggle("lit", part.dataset.term === term);
+}
+
+// --- the tour ---
+
+let stop = 0; // the step of the tour in sight
+
+function showStop(number) {
+  const stops = all(".stop");
+  stop = number;
+  stops.forEach((node, k) => node.classList.toggle("here", k === stop));
+  $("place").textContent = `${stop + 1} of ${stops.length}`;
+  $("back").disabled = stop === 0;
+  $("next").disabled = stop === stops.length - 1;
+  $("next").classList.remove("main");
+}
+
+/** Run what a button of the tour asks. */
+function run(button) {
+  setAll(button.dataset.run);
+  clear();
+  lightUp(button.dataset.term);
+  chooseRow(button.dataset.row);
+  asked = button;
+  begin();
+}
+
+/** The run that the tour asked for has come to its end. */
+function answer() {
+  if (!asked) return;
+  const [buttons, answers] = ["button", ".answer"].map((kind) => [...asked.closest(".stop").querySelectorAll(kind)]);
+  answers[buttons.indexOf(asked)].hidden = false;
+  $("next").classList.toggle("main", !$("next").disabled);
+  asked = null;
+}
+
+function listenToTour() {
+  for (const button of all("#tour [data-run]")) button.addEventListener("click", () => run(button));
+  $("back").addEventListener("click", () => showStop(stop - 1));
+  $("next").addEventListener("click", () => showStop(stop + 1));
+  showStop(0);
 }
 
 // --- your own drawing ---
 
-const drawing = new Float32Array(784).fill(-1);
-const pen = { row: 14, column: 14 };
-
-/** Ink where the pen is, and a little around it. */
-function ink() {
-  for (const [down, right, value] of [[0, 0, 1], [0, 1, 0.2], [1, 0, 0.2], [0, -1, 0.2], [-1, 0, 0.2]]) {
-    const [row, column] = [pen.row + down, pen.column + right];
-    if (row < 0 || row > 27 || column < 0 || column > 27) continue;
-    drawing[28 * row + column] = Math.max(drawing[28 * row + column], value);
-  }
-}
-
-function showDrawing() {
-  const context = $("drawing").getContext("2d");
-  const picture = context.createImageData(28, 28);
-  drawing.forEach((value, i) => picture.data.set([...grey(value), 255], 4 * i));
-  if (document.activeElement === $("drawing")) { // show the pen, for the keyboard
-    picture.data.set([213, 94, 0, 255], 4 * (28 * pen.row + pen.column));
-  }
-  context.putImageData(picture, 0, 0);
-}
-
-/** What the guide says of the drawing, with the noise of the seed, at eight timesteps. */
+/** What the guide says of the drawing, with the noise of the seed. */
 function readDrawing() {
-  const context = $("reading").getContext("2d");
-  context.clearRect(0, 0, 320, 150);
-  context.font = "13px sans-serif";
-  const probabilities = tf.tidy(() => {
+  const rows = isEmpty() ? [] : tf.tidy(() => {
     const x_0 = tf.tensor(drawing, [1, 28, 28, 1]);
-    const eps = noiseImages([new Noise(settings.seed, 0)]);
-    const logits = (t) => networks.logits(addNoise(x_0, eps, t), tf.fill([1], t));
-    return DRAWING_TIMES.map((t) => tf.softmax(logits(t)).dataSync());
+    const eps = gaussian_noise([new Noise(image_seeds(settings.seed, 1)[0])]);
+    return READING_TIMES.map((t) => tf.softmax(networks.logits(add_noise(x_0, eps, t), tf.fill([1], t))).dataSync());
   });
-  DRAWING_TIMES.forEach((t, k) => {
-    const p = probabilities[k];
-    const best = p.indexOf(Math.max(...p));
-    const [left, bottom] = [80 * (k % 4) + 4, 75 * Math.floor(k / 4) + 54];
-    p.forEach((value, digit) => {
-      context.fillStyle = digit === best ? ORANGE : BLUE;
-      context.fillRect(left + 7 * digit, bottom - 46 * value, 6, 1 + 46 * value);
-    });
-    context.fillStyle = "black";
-    context.fillText(`t = ${t}: ${best}`, left, bottom + 15);
-  });
+  $("reading").replaceChildren(...rows.map((p, k) => {
+    const row = document.createElement("li");
+    const likeliest = Math.max(...p);
+    row.style.setProperty("--p", `${100 * likeliest}%`);
+    row.innerHTML = `t = ${READING_TIMES[k]} <b>${p.indexOf(likeliest)}</b>`;
+    return row;
+  }));
+  $("finish").disabled = isEmpty();
 }
 
-function listenToDrawing() {
-  const canvas = $("drawing");
-  const draw = (event) => {
-    if (event.buttons === 0) return; // no button and no finger is down
-    const box = canvas.getBoundingClientRect();
-    pen.row = Math.floor((28 * (event.clientY - box.top)) / box.height);
-    pen.column = Math.floor((28 * (event.clientX - box.left)) / box.width);
-    ink();
-    showDrawing();
-  };
-  canvas.addEventListener("pointerdown", draw);
-  canvas.addEventListener("pointermove", draw);
-  canvas.addEventListener("pointerup", readDrawing);
-  const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  canvas.addEventListener("keydown", (event) => {
-    if (event.key === " ") ink();
-    else if (event.key in moves) {
-      const [down, right] = moves[event.key];
-      pen.row = Math.max(0, Math.min(27, pen.row + down));
-      pen.column = Math.max(0, Math.min(27, pen.column + right));
-    } else return;
-    event.preventDefault(); // do not scroll
-    showDrawing();
-    if (event.key === " ") readDrawing();
-  });
-  canvas.addEventListener("focus", showDrawing);
-  canvas.addEventListener("blur", showDrawing);
-  $("clear").addEventListener("click", () => {
-    drawing.fill(-1);
-    showDrawing();
-    readDrawing();
-    start = null;
-    restart();
-  });
-  $("from").addEventListener("input", () => ($("from-value").value = $("from").value));
-  $("finish").addEventListener("click", () => {
-    start = { x_0: drawing, t: Number($("from").value) };
-    restart();
-  });
+function clear() {
+  drawing.fill(-1);
+  fromDrawing = false;
+  showDrawing();
 }
 
 // --- main ---
 
-function lightUp(term) {
-  for (const part of document.querySelectorAll("#equation [data-term]")) {
-    part.classList.toggle("lit", part.dataset.term === term);
-  }
+function chooseRow(row) {
+  main.dataset.row = row;
+  $("row").value = row;
 }
 
 function listen() {
-  for (const name of Object.keys(VALUES)) {
-    $(name).addEventListener("input", () => {
-      readControls();
-      writeAddress();
-      showSettings();
-      restart();
-      if (name === "seed") readDrawing();
-    });
-  }
-  for (const control of document.querySelectorAll(".control")) {
+  $("settings").addEventListener("submit", (event) => event.preventDefault());
+  $("settings").addEventListener("input", (event) => {
+    if (!(event.target.name in VALUES)) return;
+    readControls();
+    begin();
+  });
+  for (const control of all("form [data-term]:not(button)")) {
     control.addEventListener("pointerenter", () => lightUp(control.dataset.term));
     control.addEventListener("focusin", () => lightUp(control.dataset.term));
   }
-  $("play").addEventListener("click", () => {
-    if (guided.done) restart();
-    else play(!playing);
+  for (const part of all("math [data-term]")) part.addEventListener("pointerover", (event) => {
+    lightUp(part.dataset.term);
+    event.stopPropagation(); // the innermost part
   });
-  $("step").addEventListener("click", () => {
-    if (guided.done) restart();
-    play(false);
-    step();
+  for (const tab of all("#tabs button")) tab.addEventListener("click", () => {
+    main.dataset.tab = tab.dataset.tab;
+    all("#tabs button").forEach((other) => other.setAttribute("aria-pressed", other === tab));
   });
-  $("restart").addEventListener("click", restart);
-  $("share").addEventListener("click", () => {
-    writeAddress();
-    navigator.clipboard?.writeText(location.href);
-    $("shared").value = location.href;
+  $("row").addEventListener("input", () => chooseRow($("row").value));
+  $("finish").addEventListener("click", () => {
+    const { seed, from } = settings;
+    setAll(""); // so that it is a digit, whatever was tried before
+    Object.assign(settings, { seed, from });
+    fromDrawing = true;
+    begin();
+  });
+  $("clear").addEventListener("click", () => {
+    const wasUsed = fromDrawing;
+    clear();
+    readDrawing();
+    if (wasUsed) restart();
+  });
+  $("defaults").addEventListener("click", () => {
+    setAll("");
+    clear();
+    begin();
   });
   window.addEventListener("hashchange", () => {
-    readAddress();
-    showSettings();
-    readDrawing();
-    restart();
-    const changed = Object.keys(VALUES).find((name) => settings[name] !== DEFAULTS[name]);
-    lightUp(changed && $(changed).closest(".control").dataset.term);
+    setAll(location.hash.slice(1));
+    clear();
+    begin();
   });
 }
 
-async function main() {
-  for (const [name, values] of Object.entries(VALUES)) {
-    if ($(name).tagName === "SELECT") $(name).append(...values.map((value) => new Option(value)));
-    else $(name).max = values.length - 1;
+async function start() {
+  for (const link of all("a[data-path]")) {
+    link.href = REPOSITORY + link.dataset.path;
+    if (NOTHING_ABOVE) link.addEventListener("click", (event) => {
+      event.preventDefault();
+      $("status").textContent = "the repository is the folder above docs/";
+    });
   }
-  readAddress();
+  $("digit").append(...VALUES.digit.map((value, place) => {
+    const label = document.createElement("label");
+    label.innerHTML = `<input type="radio" name="digit" value="${place}"><span>${value}</span>`;
+    return label;
+  }));
+  for (const [name, possible] of Object.entries(VALUES)) {
+    if (controls[name].tagName === "SELECT") controls[name].append(...possible.map((value, place) => new Option(value, place)));
+    else if (controls[name].type === "range") controls[name].max = possible.length - 1;
+  }
+  makeTiles(COLUMNS);
+  setAll(location.hash.slice(1));
   showSettings();
   showDrawing();
+  listenToTour();
   networks = await loadNetworks();
   const hashes = Object.entries(networks.sha256).map(([name, hash]) => `${name} ${hash}`);
   $("weights").textContent = `The weights, rounded to float16, of these files (SHA-256): ${hashes.join(", ")}`;
+  for (const id of ["play", "step", "restart"]) $(id).disabled = false;
   listen();
-  listenToDrawing();
+  listenToPlaying();
+  listenToDrawing(readDrawing);
   restart();
-  readDrawing();
-  tick();
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+    play(false);
+    step();
+  }
+  requestAnimationFrame(tick);
 }
 
-main().catch((error) => {
+start().catch((error) => {
   $("status").textContent = `The page cannot start: ${error.message}`;
   throw error;
 });

@@ -1,122 +1,163 @@
 // The process, the guided noise and the samplers: diffusion.py and guidance.py, in TensorFlow.js.
 //
-// Equations are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images x_t are
-// (B, 28, 28, 1) in [-1, 1]; a timestep t is one number, the same for the whole batch.
+// Functions have the names that they have there, in the same order: lay them side by side. Equations
+// are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images x_t are (B, 28, 28, 1)
+// in [-1, 1]; a timestep t is one number, the same for the whole batch.
 
 const NUM_TRAIN_TIMESTEPS = 1000;
 const BETA_START = 1e-4;
 const BETA_END = 0.02;
+export const END = -1; // the time after the last step, where no noise is left
+const ALPHAS_CUMPROD = []; // abar_t, the product of 1 - beta up to t
+for (let t = 0; t < NUM_TRAIN_TIMESTEPS; t++) {
+  const beta = BETA_START + ((BETA_END - BETA_START) * t) / (NUM_TRAIN_TIMESTEPS - 1);
+  ALPHAS_CUMPROD.push((ALPHAS_CUMPROD[t - 1] ?? 1) * (1 - beta));
+}
 export const SAMPLERS = { // name -> the order of its step, and whether the step adds fresh noise
   "sde-dpmsolver++": [2, true],
   "dpmsolver++": [2, false],
   ddim: [1, false],
   ddpm: [1, true],
 };
-const END = -1; // the time after the last step, where no noise is left
-export const ALPHAS_CUMPROD = alphasCumprod(); // abar_t
 
-function alphasCumprod() {
-  const abars = [];
-  let product = 1;
-  for (let t = 0; t < NUM_TRAIN_TIMESTEPS; t++) {
-    product *= 1 - BETA_START - ((BETA_END - BETA_START) * t) / (NUM_TRAIN_TIMESTEPS - 1);
-    abars.push(product);
-  }
-  return abars;
+// --- diffusion.py ---
+
+/** The timesteps of every sampler, from 999 down to 1000 / num_steps - 1. */
+function sampling_timesteps(num_steps) {
+  const total = NUM_TRAIN_TIMESTEPS;
+  return Array.from({ length: num_steps }, (_, i) => Math.round((total * (num_steps - i)) / num_steps) - 1);
 }
 
 /** abar_t; 1 at END. */
-export const abar = (t) => (t === END ? 1 : ALPHAS_CUMPROD[t]);
-
-/** From 999 down to 1000 / numSteps - 1, for a numSteps that divides 1000. */
-function samplingTimesteps(numSteps) {
-  const stride = NUM_TRAIN_TIMESTEPS / numSteps;
-  return Array.from({ length: numSteps }, (_, i) => NUM_TRAIN_TIMESTEPS - 1 - i * stride);
+function abar(t) {
+  return t === END ? 1 : ALPHAS_CUMPROD[t];
 }
 
-/** s_t = w (1 + g abar_t / (1 - abar_t)). At growth 0 it is ADM's constant s. */
-const scaleAt = (t, w, g) => w * (1 + (g * abar(t)) / (1 - abar(t)));
-
 /** x_t, an image with noise: DDPM (4). */
-export function addNoise(x_0, eps, t) {
+export function add_noise(x_0, eps, t) {
   return tf.add(tf.mul(x_0, Math.sqrt(abar(t))), tf.mul(eps, Math.sqrt(1 - abar(t))));
 }
 
-/** The image that x_t holds if eps is its noise: DDPM (15). */
-function predictedX0(x_t, t, eps) {
+/** The image in x_t if eps is its noise: DDPM (15). */
+function predicted_x_0(x_t, t, eps) {
   return tf.div(tf.sub(x_t, tf.mul(eps, Math.sqrt(1 - abar(t)))), Math.sqrt(abar(t)));
 }
 
 /** The noise in x_t if x_0 is its image: DDPM (4), solved for eps. */
-function impliedNoise(x_t, t, x_0) {
+function implied_noise(x_t, t, x_0) {
   return tf.div(tf.sub(x_t, tf.mul(x_0, Math.sqrt(abar(t)))), Math.sqrt(1 - abar(t)));
 }
 
-/** The noise in x_t if its image is that predicted from eps, clipped. */
-function clippedNoise(x_t, t, eps) {
-  return impliedNoise(x_t, t, tf.clipByValue(predictedX0(x_t, t, eps), -1, 1));
+/** The noise in x_t if its image is that predicted from eps, clipped to [-1, 1]. */
+function clipped_noise(x_t, t, eps) {
+  return implied_noise(x_t, t, tf.clipByValue(predicted_x_0(x_t, t, eps), -1, 1));
 }
-
-const batchOf = (t, x) => tf.fill([x.shape[0]], t);
-
-/** log p(y | x_t, t) of the digits y (B,): (B,). */
-export function logP(logits, x_t, t, y) {
-  return tf.sum(tf.mul(tf.logSoftmax(logits(x_t, batchOf(t, x_t))), tf.oneHot(y, 10)), 1);
-}
-
-/** grad log p(y | x_t), of a guide (x_t, t, y) -> (B,): as x_t. */
-export function guideGradient(guide, x_t, t, y) {
-  return tf.grad((x) => tf.sum(guide(x, t, y)))(x_t);
-}
-
-/** ADM (14), scaled by s: eps_hat, and the gradient, which is also shown where s is 0. No guide: null. */
-function guidedNoise(unet, guide, x_t, t, y, s) {
-  const eps = clippedNoise(x_t, t, unet(x_t, batchOf(t, x_t)));
-  if (guide === null) return { grad: null, eps_hat: eps };
-  const grad = guideGradient(guide, x_t, t, y);
-  return { grad, eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t)))) };
-}
-
-// --- samplers: the x at the next timestep u, from the predicted image x_0 at t ---
-
-/** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6) and (7). */
-function posterior(x_t, x_0, t, u, z) {
-  const ratio = abar(t) / abar(u);
-  const ofX0 = (Math.sqrt(abar(u)) * (1 - ratio)) / (1 - abar(t));
-  const ofXt = (Math.sqrt(ratio) * (1 - abar(u))) / (1 - abar(t));
-  const deviation = Math.sqrt(((1 - abar(u)) / (1 - abar(t))) * (1 - ratio));
-  return tf.addN([tf.mul(x_0, ofX0), tf.mul(x_t, ofXt), tf.mul(z, deviation)]);
-}
-
-/** x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. */
-function extrapolated(x_0, t, u, before) {
-  const slope = tf.div(tf.sub(x_0, before.x_0), halfLogSnr(t) - halfLogSnr(before.t));
-  return tf.add(x_0, tf.mul(slope, (halfLogSnr(u) - halfLogSnr(t)) / 2));
-}
-
-/** lambda_t, half the logarithm of the signal-to-noise ratio. */
-const halfLogSnr = (t) => Math.log(abar(t) / (1 - abar(t))) / 2;
 
 /**
  * x_u, the images at the next timestep u.
  *
  * @param x_0 the images predicted from x_t.
- * @param before {t, x_0} of the step before, or null in the first step.
+ * @param before [t, x_0] of the step before, or null in the first step.
  * @param z fresh noise, as x_t.
  */
-function samplerStep(sampler, x_t, x_0, t, u, before, z) {
-  const [order, addsNoise] = SAMPLERS[sampler];
+function sampler_step(sampler, x_t, x_0, t, u, before, z) {
+  const [order, adds_noise] = SAMPLERS[sampler];
   if (order === 2 && before !== null && u !== END) x_0 = extrapolated(x_0, t, u, before);
-  if (addsNoise) return posterior(x_t, x_0, t, u, z);
-  return addNoise(x_0, impliedNoise(x_t, t, x_0), u); // DDPM (4) at u, with the noise of x_t
+  if (adds_noise) return posterior(x_t, x_0, t, u, z);
+  return add_noise(x_0, implied_noise(x_t, t, x_0), u); // DDPM (4) at u, with the noise of x_t
 }
 
-// --- noise: the same on every machine ---
+/** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6), (7). */
+function posterior(x_t, x_0, t, u, z) {
+  const [a, b] = [abar(t), abar(u)];
+  const of_x_0 = (Math.sqrt(b) * (1 - a / b)) / (1 - a);
+  const of_x_t = (Math.sqrt(a / b) * (1 - b)) / (1 - a);
+  const variance = ((1 - b) / (1 - a)) * (1 - a / b); // beta_tilde_t
+  return tf.addN([tf.mul(x_0, of_x_0), tf.mul(x_t, of_x_t), tf.mul(z, Math.sqrt(variance))]);
+}
 
-/** Numbers from N(0, 1), for the image in a column. */
+/** x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. */
+function extrapolated(x_0, t, u, before) {
+  const [t_before, x_0_before] = before;
+  const slope = tf.div(tf.sub(x_0, x_0_before), half_log_snr(t) - half_log_snr(t_before));
+  return tf.add(x_0, tf.mul(slope, (half_log_snr(u) - half_log_snr(t)) / 2));
+}
+
+/** lambda_t, half the logarithm of the signal-to-noise ratio. */
+function half_log_snr(t) {
+  return Math.log(abar(t) / (1 - abar(t))) / 2;
+}
+
+// --- guidance.py ---
+
+/** eps_hat of ADM (14), scaled by s, and the gradient, which the page shows even where s is 0. */
+function guided_noise(unet, log_p, x_t, t, y, s) {
+  const times = tf.fill([x_t.shape[0]], t);
+  const eps = clipped_noise(x_t, t, unet(x_t, times));
+  if (log_p === null) return { eps_hat: eps, grad: null };
+  const grad = guide_gradient(log_p, x_t, times, y);
+  return { eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t)))), grad };
+}
+
+/** grad log p(y | x_t, t), taken at x_t: as x_t. The guide log_p is (x_t, t (B,), y (B,)) -> (B,). */
+export function guide_gradient(log_p, x_t, t, y) {
+  return tf.grad((x) => tf.sum(log_p(x, t, y)))(x_t);
+}
+
+/** s_t = w (1 + g abar_t / (1 - abar_t)). At growth 0 it is constant, as in ADM. */
+function scale_at(t, guidance_scale, scale_growth) {
+  return guidance_scale * (1 + (scale_growth * abar(t)) / (1 - abar(t)));
+}
+
+/**
+ * Draw an image for each seed, one step per `next()`.
+ *
+ * @param log_p the guide, see `guide_gradient`; null draws unguided.
+ * @param y digits (B).
+ * @param options {guidance_scale, scale_growth, window: [low, high], sampler, steps}; with `start`,
+ *   {x_0: 784 numbers, t}, it begins with this image, noised to t, instead of pure noise.
+ * Yields {t, u, s, x_t, x_0, grad} of each step from t to u, and at last {t: END, x_t}.
+ */
+export function* sample(unet, log_p, y, seeds, options) {
+  const { guidance_scale = 1, scale_growth = 24, window: [low, high] = [0, NUM_TRAIN_TIMESTEPS] } = options;
+  const { sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
+  const shape = [y.length, 28, 28, 1];
+  const rngs = seeds.map((seed) => new Noise(seed));
+  const times = [...sampling_timesteps(steps), END].filter((t) => !start || t <= start.t);
+  let x_t = tf.tidy(() => {
+    const eps = gaussian_noise(rngs);
+    return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, times[0]) : eps).dataSync();
+  });
+  let before = null; // there is no step before the first
+  for (let k = 0; times[k] !== END; k++) {
+    const [t, u] = [times[k], times[k + 1]];
+    const s = low <= t && t < high ? scale_at(t, guidance_scale, scale_growth) : 0;
+    const frame = { t, u, s, x_t };
+    tf.tidy(() => {
+      const x = tf.tensor(x_t, shape);
+      const { eps_hat, grad } = guided_noise(unet, log_p, x, t, tf.tensor(y, [y.length], "int32"), s);
+      const x_0 = predicted_x_0(x, t, eps_hat);
+      const last = before && [before[0], tf.tensor(before[1], shape)];
+      x_t = sampler_step(sampler, x, x_0, t, u, last, gaussian_noise(rngs)).dataSync();
+      Object.assign(frame, { x_0: x_0.dataSync(), grad: grad && grad.dataSync() });
+      before = [t, frame.x_0];
+    });
+    yield frame;
+  }
+  yield { t: END, x_t };
+}
+
+// --- noise that is the same on every machine: in the place of support/streams.py ---
+
+/** A seed for each image, by the seed of the page and its column. */
+export function image_seeds(seed, columns) {
+  return Array.from({ length: columns }, (_, column) => (seed * 0x9e3779b1 + column * 0x85ebca6b) >>> 0);
+}
+
+/** Numbers from N(0, 1), for one image. */
 export class Noise {
-  constructor(seed, column) {
-    this.state = (seed * 0x9e3779b1 + column * 0x85ebca6b) >>> 0;
+  constructor(seed) {
+    this.state = seed;
   }
 
   /** A number between 0 and 1: the generator mulberry32. */
@@ -142,76 +183,6 @@ export class Noise {
 }
 
 /** The next image of noise of each generator: (B, 28, 28, 1). */
-export function noiseImages(generators) {
-  return tf.stack(generators.map((generator) => tf.tensor(generator.image(), [28, 28, 1])));
-}
-
-// --- the reverse loop, one call at a time: `sample` of guidance.py ---
-
-export class Sampling {
-  /**
-   * @param networks {unet, logits}.
-   * @param settings {y: digits (B), w, g, low, high, told, second, sampler, steps, seed}: the guide acts
-   *   at low <= t < high; it is told t, or the number `told`; `second` is a digit for the image
-   *   turned by 180 degrees, or null. With `unguided`, no gradient is computed.
-   * @param start null to begin with noise, or {x_0: 784 numbers, t}: this image, noised to t.
-   */
-  constructor(networks, settings, start = null) {
-    this.networks = networks;
-    this.settings = settings;
-    this.timesteps = samplingTimesteps(settings.steps);
-    this.noise = settings.y.map((_, column) => new Noise(settings.seed, column));
-    if (start) this.timesteps = this.timesteps.filter((t) => t <= start.t);
-    this.x_t = tf.tidy(() => {
-      const eps = noiseImages(this.noise);
-      if (!start) return eps.dataSync();
-      return addNoise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, this.timesteps[0]).dataSync();
-    });
-    this.before = null; // t and x_0 of the last step
-    this.calls = 0;
-  }
-
-  get done() {
-    return this.calls === this.timesteps.length;
-  }
-
-  /** The scale s_t; 0 outside of the window. */
-  scale(t) {
-    const { w, g, low, high } = this.settings;
-    return low <= t && t < high ? scaleAt(t, w, g) : 0;
-  }
-
-  guide(x_t, t, y) {
-    const { told, second } = this.settings;
-    const guideT = told ?? t;
-    const log_p = logP(this.networks.logits, x_t, guideT, y);
-    if (second === null) return log_p;
-    const turned = tf.reverse(x_t, [1, 2]);
-    return tf.add(log_p, logP(this.networks.logits, turned, guideT, tf.fill(y.shape, second, "int32")));
-  }
-
-  /** One call of the networks, and one step: {t, s, x_t, x_0, p, grad}, with x_t before the step. */
-  step() {
-    const { y: digits, sampler, told, unguided } = this.settings;
-    const t = this.timesteps[this.calls];
-    const u = this.timesteps[this.calls + 1] ?? END; // the next timestep
-    const s = this.scale(t);
-    return tf.tidy(() => {
-      const shape = [digits.length, 28, 28, 1];
-      const y = tf.tensor(digits, [digits.length], "int32");
-      const x_t = tf.tensor(this.x_t, shape);
-      const before = this.before && { t: this.before.t, x_0: tf.tensor(this.before.x_0, shape) };
-      const guide = unguided ? null : (x_t, t, y) => this.guide(x_t, t, y);
-      const { grad, eps_hat } = guidedNoise(this.networks.unet, guide, x_t, t, y, s);
-      const x_0 = predictedX0(x_t, t, eps_hat);
-      const x_u = samplerStep(sampler, x_t, x_0, t, u, before, noiseImages(this.noise));
-      const p = tf.softmax(this.networks.logits(x_t, batchOf(told ?? t, x_t)));
-      const frame = { t, s, x_t: this.x_t, x_0: x_0.dataSync(), p: p.dataSync() };
-      if (grad) frame.grad = grad.dataSync();
-      this.before = { t, x_0: frame.x_0 };
-      this.x_t = x_u.dataSync();
-      this.calls += 1;
-      return frame;
-    });
-  }
+export function gaussian_noise(rngs) {
+  return tf.stack(rngs.map((rng) => tf.tensor(rng.image(), [28, 28, 1])));
 }

@@ -1,205 +1,200 @@
-"""The page of docs/, in a real browser: it computes what PyTorch computes, and its controls act."""
+"""The page of docs/ in a real browser computes what PyTorch computes, and does what it says."""
 
+import re
 import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from torch.testing import assert_close
 
 import guidance
 from docs.export_weights import export
 from examples.ambigram import both_ways
-from guidance import guide_gradient, sample
+from guidance import sample
 from inference import load_models
+from mnist import load_mnist
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-IMPORT = """async () => {
-    window.S = await import('./sampler.js');
-    window.networks = await (await import('./networks.js')).loadNetworks();
-}"""
-SETTINGS = {"y": [3, 1, 4], "w": 1, "g": 24, "low": 0, "high": 1000, "told": None, "second": None}
-SETTINGS |= {"sampler": "sde-dpmsolver++", "steps": 10, "seed": 5, "unguided": False}
-RUNS = [  # each changes some of these settings
-    {"sampler": "sde-dpmsolver++"},
-    {"sampler": "ddim"},
-    {"sampler": "dpmsolver++"},
-    {"sampler": "ddpm"},
-    {"low": 399, "high": 799},  # both are timesteps of the run; only 399 is in the window
-    {"told": 0, "g": 0},
-    {"second": 9, "w": 2, "g": 0},  # with g = 24, two guides magnify rounding errors
-    {"unguided": True},
+DIGITS = tuple(range(10))
+RUNS = [(None, None, {"sampler": name}) for name in guidance.SAMPLERS]  # told, second, options
+RUNS += [(None, None, {"window": [399, 799]})]  # both are timesteps of the run; only 399 is in it
+RUNS += [(0, None, {"scale_growth": 0}), (None, None, {"guidance_scale": 0})]
+RUNS += [
+    (None, 9, {"guidance_scale": 2, "scale_growth": 0})
+]  # growth would magnify rounding errors
+TOUR = [  # a step, and what one of its buttons promises: see `look`
+    (1, lambda o: o.right <= 4 and torch.equal(o.images, o.plain)),
+    (2, lambda o: 3 not in o.digits and max(o.shares) < 0.3 and o.wanted == [3] * 10),
+    (3, lambda o: o.digits == [3] * 10 and o.images.var(0).mean() < o.plain.var(0).mean()),
+    (3, lambda o: 1 <= len(o.broken) <= 5 and max(o.shares[k] for k in o.broken) > 0.8),
+    (4, lambda o: o.as_plain >= 8),
+    (4, lambda o: o.right == 10),
+    (4, lambda o: o.read == DIGITS and min(o.shares) > 0.9 and o.right < 10),
+    (5, lambda o: min(o.shares) > 0.4),
+    (5, lambda o: max(o.shares) < 0.3 and o.as_plain >= 7),
+    (6, lambda o: 5 <= o.right <= 9),
+    (6, lambda o: o.right == 10),
 ]
 
 
 @pytest.fixture(scope="module")
 def page():
-    """The page on a small phone, opened once. At the end, nothing may stand in its console."""
+    """The page, opened once. At the end, nothing may stand in its console."""
     playwright = pytest.importorskip("playwright.sync_api")
-    paths = [path for path in map(shutil.which, BROWSERS) if path]
-    if not paths:
-        pytest.skip("no Chromium: apt install chromium")
-    handler = partial(SimpleHTTPRequestHandler, directory=ROOT / "docs")
+    paths = map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
+    path = next(filter(None, paths), None) or pytest.skip("no Chromium: apt install chromium")
+    handler = partial(SimpleHTTPRequestHandler, directory=ROOT)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
+    address = f"http://127.0.0.1:{server.server_port}/docs/"
     problems = []
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=paths[0], args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 360, "height": 640}, base_url=address)
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        context = browser.new_context(base_url=address, reduced_motion="reduce")
         context.set_default_timeout(120_000)
         context.on("console", lambda message: problems.append(message.text))
         context.on("weberror", lambda error: problems.append(str(error.error)))
         page = context.new_page()
-        page.goto("/")
-        page.get_by_text("Call 20 of 20: done.").wait_for()
-        page.evaluate(IMPORT)
+        page.goto("index.html")
+        page.get_by_text("t = 999, s = 1.00").wait_for()  # with reduced motion it waits for Play
         yield page
     server.shutdown()
     assert not problems
 
 
-@pytest.fixture(scope="module")
-def networks():
-    """Both networks of PyTorch, their weights rounded to float16 like those of the page."""
-    unet, classifier = load_models()
-    return unet.half().float(), classifier.half().float()
-
-
-def test_weights_are_those_that_ship(tmp_path):
+def test_weights_and_names_are_those_of_pytorch(tmp_path):
     export(tmp_path)
     for name in ("weights.bin", "weights.json"):
         assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), name
+    texts = [(ROOT / f).read_text() for f in ("diffusion.py", "guidance.py", "docs/sampler.js")]
+    pattern = re.compile(r"^(?:export )?(?:def|function\*?) (\w+)", re.M)
+    process, method, script = map(pattern.findall, texts)
+    names = process[: process.index("make_unet")] + [n for n in method if "check_" not in n]
+    assert script[: len(names)] == names
 
 
-@pytest.mark.parametrize("t", [999, 499, 49])
-def test_networks_and_gradient_equal_pytorch(page, networks, t):
-    unet, classifier = networks
-    x_t, y, times = torch.randn(3, 1, 28, 28), torch.tensor([3, 1, 4]), torch.full((3,), t)
-    code = """([pixels, digits, t]) => {
-        const x_t = tf.tensor(pixels, [3, 28, 28, 1]), y = tf.tensor(digits, [3], 'int32');
-        const guide = (x, t, y) => S.logP(networks.logits, x, t, y);
-        const eps = networks.unet(x_t, tf.fill([3], t));
-        return [eps, guide(x_t, t, y), S.guideGradient(guide, x_t, t, y)]
-            .map((tensor) => Array.from(tensor.dataSync()));
+@pytest.mark.parametrize("told, second, options", RUNS, ids=str)
+def test_every_step_equals_pytorch(page, monkeypatch, told, second, options):
+    """Both networks, the gradient, and x_t at every step with the page's noise, up to the image."""
+    options = {"steps": 10} | options
+    code = """async ([told, second, options]) => {
+        const S = {...await import('./sampler.js'), ...await import('./networks.js')};
+        const networks = (window.networks ??= await S.loadNetworks());
+        const seeds = S.image_seeds(5, 3), rngs = seeds.map((seed) => new S.Noise(seed));
+        const guide = options.guidance_scale !== 0 ? S.guideOf(networks, told, second) : null;
+        const run = S.sample(networks.unet, guide, [3, 1, 4], seeds, options);
+        return [...run].map(({x_t}) => [x_t, S.gaussian_noise(rngs).dataSync()].map((a) => [...a]));
     }"""
-    found = page.evaluate(code, [x_t.flatten().tolist(), y.tolist(), t])
-    with torch.no_grad():
-        expected = [unet(x_t, times).sample, classifier.log_p(x_t, times, y)]
-    expected.append(guide_gradient(classifier.log_p, x_t, times, y))
-    for values, wanted in zip(found, expected):
-        assert_close(torch.tensor(values), wanted.flatten(), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("changes", RUNS, ids=str)
-def test_every_step_equals_pytorch(page, networks, monkeypatch, changes):
-    """x_t at every step, with the page's noise, and the last image."""
-    settings = SETTINGS | changes
-    code = """(settings) => {
-        const run = new S.Sampling(networks, settings);
-        const generators = settings.y.map((_, column) => new S.Noise(settings.seed, column));
-        const nextNoise = () => Array.from(S.noiseImages(generators).dataSync());
-        const noise = [], x_t = [];
-        while (!run.done) {
-            noise.push(nextNoise());
-            x_t.push(Array.from(run.step().x_t));
-        }
-        return [[...noise, nextNoise()], [...x_t, Array.from(run.x_t)]];
-    }"""
-    noise, x_t = page.evaluate(code, settings)
-    noise = iter(torch.tensor(noise).view(-1, 3, 1, 28, 28))
+    frames = torch.tensor(page.evaluate(code, [told, second, options])).view(-1, 2, 3, 1, 28, 28)
+    noise, seen = iter(frames[:, 1]), []
     monkeypatch.setattr(guidance, "gaussian_noise", lambda shape, generators: next(noise))
+    unet, classifier = (network.half().float() for network in load_models())  # as the page's
 
-    unet, classifier = networks
-    y, told, second = torch.tensor(settings["y"]), settings["told"], settings["second"]
-
-    def log_p(x_t, t, y):
+    def guide(x_t, t, y):
         return classifier.log_p(x_t, t if told is None else torch.full_like(t, told), y)
 
-    guide = log_p
+    y = torch.tensor([3, 1, 4])
     if second is not None:
-        guide = both_ways(log_p)
-        y = torch.stack([y, torch.full_like(y, second)], dim=1)
-    w = 0 if settings["unguided"] else settings["w"]
-    options = {"guidance_scale": w, "scale_growth": settings["g"]}
-    options |= {"window": (settings["low"], settings["high"])}
-    options |= {"sampler": settings["sampler"], "steps": settings["steps"]}
-    seen = []
-    options["watch"] = lambda t, x_t, x_0: seen.append(x_t)
-    final = sample(unet, guide, y, range(3), **options)
-    x_t = torch.tensor(x_t).view(-1, 3, 1, 28, 28)
-    x_t[-1].clamp_(-1, 1)  # as `sample` does
-    assert_close(x_t, torch.stack([*seen, final]), atol=1e-3, rtol=0)
+        guide, y = both_ways(guide), torch.stack([y, torch.full_like(y, second)], dim=1)
+    final = sample(unet, guide, y, range(3), watch=lambda t, x_t, x_0: seen.append(x_t), **options)
+    frames[-1, 0].clamp_(-1, 1)  # as `sample` does
+    assert_close(frames[:, 0], torch.stack([*seen, final]), atol=1e-3, rtol=0)
 
 
-def settings_of(page):
-    """What the controls show."""
-    values = "(node) => [node.id, node.value]"
-    found = "document.querySelectorAll('.control select, .control input:not(#from)')"
-    return dict(page.evaluate(f"Array.from({found}, {values})"))
+def test_one_screen(page):
+    panels = {"pick": ["#digit", "#w"], "tour": ["#next", ".here .runs"], "draw": ["#drawing"]}
+    always = ["header", "math", "#play", "#restart", "#time", ".row >> visible=true >> nth=1"]
+    for width, height in ((360, 2000), (390, 844), (1400, 900)):
+        page.set_viewport_size({"width": width, "height": height})
+        for tab, names in panels.items():
+            page.locator(f"#tabs [data-tab={tab}]").dispatch_event("click")
+            for box in (page.locator(name).bounding_box() for name in always + names):
+                assert 0 <= box["x"] <= width - box["width"], (tab, box)
+                assert 0 <= box["y"] <= height - box["height"], (tab, box)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollHeight") <= 900
+    preview = Image.open(ROOT / "docs" / "preview.png")
+    assert preview.size == (1200, 630) and "preview.png" in page.content()
+    other = page.context.browser.new_page()  # its console is its own
+    other.goto((ROOT / "docs" / "index.html").as_uri())
+    assert "python3 -m http.server" in other.inner_text("#stage")
 
 
-def test_controls_change_the_address_and_a_link_restores_them(page):
-    before = settings_of(page)
-    for name, value in {"digit": "7", "told": "always 0", "sampler": "ddim", "steps": "10"}.items():
-        page.select_option(f"#{name}", value)
-    page.select_option("#second", "2")
-    page.select_option("#pause", "749")
+def look(page, judge):
+    """What stands in the ten columns."""
+    o = SimpleNamespace()
+    tiles = "(row) => [...document.querySelectorAll(`#${row} canvas`)]"
+    data = f"{tiles}.flatMap((c) => [...c.getContext('2d').getImageData(0, 0, 28, 28).data])"
+    rows = [torch.tensor(page.evaluate(data, row)) / 255 for row in ("x_t", "plain", "grad")]
+    o.images, o.plain, ink = (row.view(10, 1, 28, 28, 4) for row in rows)
+    o.digits, plain = (judge(2 * x[..., 0] - 1).argmax(1).tolist() for x in (o.images, o.plain))
+    o.right, o.as_plain = (sum(map(int.__eq__, o.digits, other)) for other in (DIGITS, plain))
+    o.broken = [k for k in DIGITS if o.images[k, 0, 0, :, 0].mean() > 0.2]  # ink at the edge
+    titles = page.evaluate(f"{tiles}.map((c) => c.title)", "reads")  # such as "3: 98 %"
+    o.read, o.shares = zip(*((int(title[0]), int(title[2:-1]) / 100) for title in titles))
+    images, labels = load_mnist("validation")
+    shapes = torch.stack([images[labels == k].mean(dim=0).flatten() for k in DIGITS])
+    more_ink = torch.where(ink[..., 0] > ink[..., 2], ink[..., 3], -ink[..., 3]).flatten(1)
+    o.wanted = (more_ink @ (shapes - shapes.mean(dim=0)).T).argmax(dim=1).tolist()
+    return o
+
+
+@pytest.mark.parametrize("stop", range(1, 7))
+def test_tour(page, judge, stop):
+    while (place := int(page.inner_text("#place")[0])) != stop:
+        page.click("#back" if place > stop else "#next")
+    for number, promise in enumerate([promise for step, promise in TOUR if step == stop]):
+        page.locator(".here .runs button").nth(number).click()
+        page.locator(".here .answer").nth(number).wait_for()
+        assert promise(look(page, judge)), (stop, number)
+    if stop == 2:
+        page.click("#play")
+        page.get_by_text("done: no noise is left").wait_for()
+        assert look(page, judge).digits == [3] * 10
+
+
+def test_a_drawing_becomes_all_ten_digits_until_the_tour_goes_on(page, judge):
+    page.hover("#drawing", position={"x": 70, "y": 25})
+    page.mouse.down()
+    page.hover("#drawing", position={"x": 70, "y": 115})
+    page.mouse.up()
+    assert page.inner_text("#reading li:first-child b") == "1"
+    page.click("#finish")
+    page.get_by_text("done: no noise is left").wait_for()
+    assert look(page, judge).right >= 8
+    page.press("#time", "Home")
+    assert page.inner_text("#clock").startswith("t = 599, ")
+    page.click(".here [data-run]")
+    assert page.inner_text("#status") == "" and page.locator("#finish").is_disabled()
+
+
+def test_every_control_and_link(page):
+    page.click("#all summary")
+    page.click("#defaults")
+    settings = "Object.fromEntries(new FormData(document.getElementById('settings')))"
+    before = page.evaluate(settings)
+    for name in ("pause", "steps", "told", "sampler", "second", "from"):
+        page.select_option(f"#{name}", index=0 if name == "steps" else 1)
+    page.get_by_role("radio", name="7").check()
     for name, value in {"w": "4", "g": "0", "low": "5", "high": "15", "seed": "42"}.items():
         page.fill(f"#{name}", value)
-    page.get_by_role("button", name="Play").wait_for()
-    assert page.inner_text("#status") == "Call 3 of 10."
-    assert page.inner_text("#clock").startswith("t = 799")
-    assert page.inner_text("#window-value") == "250 ≤ t < 750"
-    changed = settings_of(page)
-    assert all(changed[name] != before[name] for name in before)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-
-    other = page.context.new_page()
-    other.goto(page.url)
-    other.get_by_role("button", name="Play").wait_for()
-    assert settings_of(other) == changed
-    pixels = "document.getElementById('guided-x_t').toDataURL()"
-    assert other.evaluate(pixels) == page.evaluate(pixels)
-    other.goto("/#w=nonsense&digit=12")
-    other.reload()
-    assert settings_of(other) == before
-    other.close()
-
-    page.get_by_text("Default settings").click()
-    page.get_by_text("Call 20 of 20: done.").wait_for()
-    assert settings_of(page) == before
-
-
-def test_play_pause_and_one_step(page):
-    page.click("#restart")
-    page.click("#play")
-    calls = int(page.inner_text("#status").split()[1])
+        assert page.locator("math .lit").count() == 1, name
+    page.get_by_text("stopped: Play goes on").wait_for()
+    changed, link = page.evaluate(settings), page.url
+    assert all(changed[name] != before[name] for name in before) and len(before) == 12
     page.click("#step")
-    assert page.inner_text("#status") == f"Call {calls + 1} of 20."
-    page.click("#play")
-    page.get_by_text("Call 20 of 20: done.").wait_for()
-
-
-def test_a_drawing_is_read_and_finished(page, judge):
-    reading = "document.getElementById('reading').toDataURL()"
-    before = page.evaluate(reading)
-    page.hover("#drawing")
-    box = page.locator("#drawing").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"]
-    page.mouse.move(x, y + 25)
-    page.mouse.down()
-    page.mouse.move(x, y + 125, steps=25)
-    page.mouse.up()
-    assert page.evaluate(reading) != before
-    page.fill("#from", "299")
-    page.click("#finish")
-    page.get_by_text("Call 6 of 6: done.").wait_for()
-    # the second of the unguided images, which is no 1 if the drawing is empty
-    canvas = "document.getElementById('unguided-x_t').getContext('2d')"
-    pixels = page.evaluate(f"Array.from({canvas}.getImageData(31, 0, 28, 28).data)")
-    red = torch.tensor(pixels).view(1, 1, 28, 28, 4)[..., 0]
-    assert judge(red / 127.5 - 1).argmax() == 1
+    assert page.inner_text("#clock") == "t = 899, s = 0.00"  # not in the window
+    page.press("#time", "ArrowLeft")
+    assert page.inner_text("#clock") == "t = 999, s = 0.00"
+    page.click("#restart")
+    page.get_by_text("stopped: Play goes on").wait_for()
+    for address, wanted in (("index.html#w=x&digit=12", before), (link, changed)):
+        page.goto(address)
+        assert page.evaluate(settings) == wanted
+    targets = page.evaluate("[...document.querySelectorAll('a[data-path]')].map((a) => a.href)")
+    assert len(targets) == 4 and all(page.request.get(target).ok for target in targets)
