@@ -68,12 +68,14 @@ function readControls() {
 
 function showSettings() {
   for (const [name, possible] of Object.entries(VALUES)) controls[name].value = possible.indexOf(settings[name]);
-  const { w, g, low, high, digit, from } = settings;
+  const { w, g, low, high, digit } = settings;
   $("w-value").value = w.toLocaleString("en");
-  $("w-word").textContent = w === 0 ? "no guide" : w >= 100 ? "too much" : "";
+  $("w-word").textContent = w === 0 ? "no guide" : w >= 100 ? "too much" : w === 1 ? "normal" : "";
   $("g-value").value = g;
   $("window-value").value = `${low} ≤ t < ${high}`;
-  $("from-value").value = from;
+  const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
+  const changed = folded.filter((name) => settings[name] !== DEFAULTS[name]);
+  $("changed").textContent = changed.length ? `changed: ${changed.join(", ")}` : "";
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
   all("#x_t > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
@@ -160,7 +162,8 @@ function step() {
 }
 
 function show() {
-  const { t, s, x_t, x_0, grad, p } = frames[shown];
+  const { t, x_t, x_0, grad, p } = frames[shown];
+  const s = frames[shown].s ?? frames[shown - 1].s; // at the end, the last one
   const gradient = grad ?? frames[shown - 1].grad; // at the end there is no new one
   const largest = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
   drawImages($("x_t"), x_t, grey);
@@ -168,11 +171,11 @@ function show() {
   drawImages($("grad"), gradient, wanted(largest));
   drawBars($("reads"), p, digits());
   drawImages($("plain"), plainFrames[shown].x_t, grey);
-  $("grad").classList.toggle("unused", !s);
+  $("grad").classList.toggle("unused", s === 0);
   $("unused").hidden = s !== 0;
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
-  const scale = s >= 10 ? Math.round(s).toLocaleString("en") : s?.toFixed(2);
+  const scale = s >= 10 ? Math.round(s).toLocaleString("en") : s.toFixed(2);
   $("clock").value = atEnd() ? "t = 0" : `t = ${t}, s = ${scale}`;
 }
 
@@ -262,7 +265,7 @@ function readDrawing() {
     const row = document.createElement("li");
     const likeliest = Math.max(...p);
     row.style.setProperty("--p", `${100 * likeliest}%`);
-    row.innerHTML = `t = ${READING_TIMES[k]} <b>${p.indexOf(likeliest)}</b>`;
+    row.innerHTML = `t = ${READING_TIMES[k]} reads <b>${likeliest < 0.3 ? "?" : p.indexOf(likeliest)}</b>`;
     return row;
   }));
   $("finish").disabled = isEmpty();

@@ -28,10 +28,10 @@ export function grey(value) {
   return [level, level, level, 255];
 }
 
-/** Colours of a gradient: orange for more ink, blue for less, deeper the larger it is. */
+/** Colours of a gradient: orange for more ink, blue for less, deeper the larger it is; small values are shown enlarged. */
 export function wanted(largest) {
   const [orange, blue] = [rgb("--orange"), rgb("--blue")];
-  return (value) => [...(value > 0 ? orange : blue), (255 * Math.abs(value)) / largest];
+  return (value) => [...(value > 0 ? orange : blue), 255 * Math.sqrt(Math.abs(value) / largest)];
 }
 
 const style = getComputedStyle(document.documentElement);

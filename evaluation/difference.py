@@ -16,7 +16,11 @@ from guidance import guided_noise
 
 MIDDLE = 500  # of all timesteps
 
-rival = functools.cache(load_rival)
+
+@functools.cache
+def rival(device):
+    """The U-Net of classifier-free guidance that ships."""
+    return load_rival(device=device)
 
 
 class WithoutLabel(torch.nn.Module):
@@ -24,15 +28,16 @@ class WithoutLabel(torch.nn.Module):
 
     def forward(self, x_t, t):
         """x_t (B, C, H, W), t () -> an object whose `sample` is eps (B, C, H, W)."""
-        no_label = torch.full((len(x_t),), rival().config.num_class_embeds - 1)
-        return rival()(x_t, t, no_label)
+        unet = rival(x_t.device)
+        no_label = torch.full((len(x_t),), unet.config.num_class_embeds - 1, device=x_t.device)
+        return unet(x_t, t, no_label)
 
 
 @torch.no_grad()
 def difference(unet, log_p, x_t, t, y, s, u=None):
     """Our U-Net, and the difference in the place of the classifier's term."""
     eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    return eps + s * (rival()(x_t, t, y).sample - WithoutLabel()(x_t, t).sample)
+    return eps + s * (rival(x_t.device)(x_t, t, y).sample - WithoutLabel()(x_t, t).sample)
 
 
 def on_rival(unet, log_p, x_t, t, y, s, u=None):

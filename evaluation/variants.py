@@ -55,6 +55,9 @@ def projected(unet, log_p, x_t, t, y, s, u=None):
 def at_predicted_x_0(unet, log_p, x_t, t, y, s, u=None):
     """The guide is given the predicted x_0, at t = 0; its gradient goes through the U-Net."""
 
+    if log_p is None:
+        return guided_noise(unet, None, x_t, t, y, s)
+
     def log_p_of_x_0(x_t, t, y):
         x_0 = predicted_x_0(x_t, t, unet(x_t, t).sample).clamp(-1, 1)
         return log_p(x_0, torch.zeros_like(t), y)

@@ -14,7 +14,7 @@ LAYERS = [  # a file imports from its own layer or from those above
     ["inference"],
     ["train_classifier", "train_ddpm"],
     ["evaluation"],
-    ["evaluate", "examples", "docs"],
+    ["evaluate", "examples", "docs", "course"],
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 FILES = sorted([*ROOT.glob("*.py"), *(p for name in LAYER_OF for p in (ROOT / name).glob("*.py"))])

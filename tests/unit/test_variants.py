@@ -102,18 +102,27 @@ def test_classifier_free_noise_is_equation_6_of_the_paper():
         torch.testing.assert_close(eps_hat, clipped_noise(x_t, t, (1 + w) * eps - w * free))
 
 
-def test_the_difference_stands_in_the_place_of_the_classifiers_term(monkeypatch):
-    """Our clipped noise, and s times what the label changes in the rival's."""
+def test_the_guide_and_the_unet_are_exchanged_for_those_of_the_rival(monkeypatch):
+    """The term: what the label changes in the rival's noise. The U-Net: the rival's, unlabelled."""
 
     def rival(x_t, t, y):
         return SimpleNamespace(sample=0.1 * x_t * y.view(-1, 1, 1, 1))
 
     rival.config = SimpleNamespace(num_class_embeds=11)
-    monkeypatch.setattr(difference, "rival", lambda: rival)
-    x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(400)
-    eps_hat = difference.difference(UNET, None, x_t, t, Y, 2.0)
-    expected = clipped_noise(x_t, t, 0.5 * x_t) + 0.2 * x_t * (Y - 10).view(-1, 1, 1, 1)
-    torch.testing.assert_close(eps_hat, expected)
+    monkeypatch.setattr(difference, "rival", lambda device: rival)
+    x_t = torch.randn(3, *IMAGE_SHAPE)
+    for t in torch.tensor([400, 500]):
+        own, change = by_hand(x_t, t, 2.0)
+        by_rival = own + 0.2 * x_t * (Y - 10).view(-1, 1, 1, 1)
+        early, late = (by_rival, own + change) if t == 500 else (own + change, by_rival)
+        for variant, expected in (
+            (difference.difference, by_rival),
+            (difference.on_rival, clipped_noise(x_t, t, x_t) + change),  # 0.1 times label 10
+            (difference.difference_early, early),
+            (difference.difference_late, late),
+        ):
+            eps_hat = variant(UNET, log_p, x_t, t, Y, 2.0)
+            torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_two_guides_are_compared_in_log_p_length_and_direction():
