@@ -54,19 +54,13 @@ def cell(row, column):
         return f"{float(text):.2g}" if float(text) >= 1e-4 else "< 0.0001"
     if f"{column}_low" not in row:
         return text.removeprefix("evaluation/difference.py:")
-    change = column.endswith("_change")
-    value, low, high = (
-        number(row[column + end], column.startswith("boldness"), change)
-        for end in ("", "_low", "_high")
-    )
+    numbers = [float(row[column + end]) for end in ("", "_low", "_high")]
+    digits = 4 if column.startswith(("accuracy", "boldness")) else 3
+    if abs(numbers[0]) >= 10:
+        digits = 0
+    sign = "+" if column.endswith("_change") else ""
+    value, low, high = (f"{number:{sign}.{digits}f}" for number in numbers)
     return f"{value} [{low}, {high}]"
-
-
-def number(text, is_small, is_change):
-    """Three digits after the point, four of a small number, none of a large one."""
-    value = float(text)
-    digits = 4 if is_small else 3 if abs(value) < 10 else 0
-    return f"{value:{'+' if is_change else ''}.{digits}f}"
 
 
 @one_line_errors

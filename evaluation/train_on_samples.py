@@ -73,7 +73,7 @@ def main(argv=None):
     reference = Reference(args.judge, dataset, args.split, args.device)
     num_classes = len(dataset.info["classes"])
     real = dataset.load(args.split)
-    shared = {"seed": args.seed, "against": args.split, "steps of training": STEPS}
+    shared = {"seed": args.seed, "against": args.split, "training_steps": STEPS}
     shared |= where_it_ran("cpu")
     done = []
     for row in [training_row(dataset, args.n), *sample_rows(args, reference)]:
@@ -82,7 +82,7 @@ def main(argv=None):
         settings = {name: as_text(value) for name, value in row.settings.items()}
         for seed in SEEDS:
             network = trained_on(from_uint8(images), labels, num_classes, seed)
-            measured = {"training seed": seed, **accuracy_on(network, *real)}
+            measured = {"training_seed": seed, **accuracy_on(network, *real)}
             done.append(settings | measured | shared)
             print(f"{', '.join(settings.values())}, {seed}: {interval_text(measured, 'accuracy')}")
             if args.csv:

@@ -32,38 +32,37 @@ table() { # table NAME FLAGS: measure results/NAME.csv again
   python evaluate.py --csv "results/$1.csv" "${@:2}"
 }
 
-tables() { # the CSV files of results/README.md
+tables() { # the CSV files of results/README.md, and the tables in it and in README.md
   look="--n 1000 --split validation --seed 1"
-  table final --guidance-scale 1 0
-  table constant_scale --guidance-scale 1 3 --scale-growth 24 0
-  table scales $look --guidance-scale 1 0.5 2 3 --scale-growth 24 6 0
-  table scales_wider $look --guidance-scale 1 0.5 3 5 --scale-growth 24 50 0
+  at_1="--split validation --seed 2 --scale-growth 0"
+  difference=evaluation/difference.py
+  table final --variant guided_noise classifier_free --guidance-scale 1 0 1.25
   python -m evaluation.saturation
-  table difference --split validation --seed 2 --scale-growth 0 \
-    --variant guided_noise evaluation/difference.py:difference
-  table windows $look --window 0-1000 750-1000 500-1000 0-500 0-250 250-750
-  table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 --guidance-scale 1 5 50 \
-    --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
+  table two_by_two $at_1 --variant guided_noise $difference:difference $difference:on_rival \
+    classifier_free $difference:difference_late $difference:difference_early
+  table exact_guide --n 1000 --split validation --seed 1 --scale-growth 0 --guide classifier exact
+  table candidates --split validation --seed 2 --scale-growth 24 6 0
+  table scales $look --guidance-scale 1 0.5 2 3 --scale-growth 24 6 0
+  table constant_scale --guidance-scale 1 3 --scale-growth 24 0
+  table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 \
+    --guidance-scale 1 5 50 --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
   table samplers $look --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
   table steps --split validation --seed 1 --steps 20 50 10
   table controls $look \
     --variant guided_noise without_root clip_after_tilt projected at_predicted_x_0
-  table algorithm_1 $look --sampler ddpm --steps 50 --guidance-scale 3 --scale-growth 0 \
-    --variant guided_noise algorithm_1
   python train_classifier.py --max-t 0 --models clean
   table clean_guide $look --guide classifier clean/classifier.pth \
     --variant guided_noise at_predicted_x_0
+  table algorithm_1 $look --sampler ddpm --steps 50 --guidance-scale 3 --scale-growth 0 \
+    --variant guided_noise algorithm_1
   table rival_samplers $look --variant classifier_free --guidance-scale 1.1 \
     --sampler sde-dpmsolver++ dpmsolver++ ddim --steps 20 10
-  table rival_scales $look --variant classifier_free --guidance-scale 1.1 1 1.25
-  table rivals --variant classifier_free --guidance-scale 1.25 --steps 20 10
-  python train_ddpm.py --steps 2750 --models half
-  python train_ddpm.py --steps 11000 --models double
-  table lengths --split validation --seed 1 --models models half double \
-    --guide models/classifier.pth
-  python inference.py --digits all --num-samples 5000 --npz samples.npz --output samples.png
-  rm -f results/train_on_samples.csv
-  python -m evaluation.train_on_samples samples.npz --csv results/train_on_samples.csv
+  table rival_scales $look --variant guided_noise classifier_free \
+    --guidance-scale 1 1.1 1.25 1.5 2 --steps 20 10
+  rm -f results/train_on_samples_choice.csv
+  python -m evaluation.train_on_samples --split validation --guidance-scale 0.25 1 \
+    --csv results/train_on_samples_choice.csv
+  python -m evaluation.report
 }
 
 for part in "$@"; do "$part"; done

@@ -13,6 +13,8 @@ from PIL import Image
 
 import inference
 from evaluation.judge import accuracy_of
+from evaluation.report import PAGES as PAGES_WITH_TABLES
+from evaluation.report import page_with_tables
 from guidance import sample
 from mnist import load_mnist
 from support.files import sha256
@@ -55,6 +57,11 @@ def test_each_picture_is_of_the_shipped_weights():
         for name, digest in made_from["sha256"].items():
             known = hashes.get(name) or sha256(ROOT / "results" / name)
             assert digest == known, f"{path}: {name}"
+
+
+def test_the_tables_of_the_pages_are_those_of_the_files():
+    for page in PAGES_WITH_TABLES:
+        assert page_with_tables(page.read_text()) == page.read_text()  # python -m evaluation.report
 
 
 # --- what the pages name is there ---
