@@ -17,11 +17,14 @@ each_notebook, each_lesson = each([ROOT / "quick_demo_CGD.ipynb", *COURSE]), eac
 read = partial(nbformat.read, as_version=4)
 
 
+NO_PICTURES = 'import matplotlib; matplotlib.use("agg")'  # faster
+
+
 def run(notebook, folder):
     """Run the code of a notebook in a folder: the source of each cell, and what it prints."""
     # no sliders: ipykernel 7 sometimes loses a message beside them, and waits for ever
     cells = [c for c in notebook.cells if c.cell_type == "code" and "interact(" not in c.source]
-    notebook.cells = cells
+    notebook.cells = [nbformat.v4.new_code_cell(NO_PICTURES), *cells]
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     return [(cell.source, "".join(o.get("text", "") for o in cell.outputs)) for cell in cells]
 
