@@ -66,6 +66,9 @@ function readControls() {
   if (settings.low > settings.high) [settings.low, settings.high] = [settings.high, settings.low];
 }
 
+/** The settings that are not as by default: pairs of a name and a value. */
+const changed = () => Object.entries(settings).filter(([name, value]) => value !== DEFAULTS[name]);
+
 function showSettings() {
   for (const [name, possible] of Object.entries(VALUES)) controls[name].value = possible.indexOf(settings[name]);
   const { w, g, low, high, digit } = settings;
@@ -74,16 +77,15 @@ function showSettings() {
   $("g-value").value = g;
   $("window-value").value = `${low} ≤ t < ${high}`;
   const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
-  const changed = folded.filter((name) => settings[name] !== DEFAULTS[name]);
-  $("changed").textContent = changed.length ? `changed: ${changed.join(", ")}` : "";
+  const names = changed().map(([name]) => name).filter((name) => folded.includes(name));
+  $("changed").textContent = names.length ? `changed: ${names.join(", ")}` : "";
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
   all("#x_t > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
 }
 
 function writeAddress() {
-  const changed = Object.entries(settings).filter(([name, value]) => value !== DEFAULTS[name]);
-  history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
+  history.replaceState(null, "", `#${new URLSearchParams(changed())}`);
 }
 
 /** After any change of the settings. */

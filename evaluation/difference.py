@@ -23,26 +23,23 @@ def rival(device):
     return load_rival(device=device)
 
 
-class WithoutLabel(torch.nn.Module):
-    """The rival's U-Net as one that takes no label, for `guided_noise`."""
-
-    def forward(self, x_t, t):
-        """x_t (B, C, H, W), t () -> an object whose `sample` is eps (B, C, H, W)."""
-        unet = rival(x_t.device)
-        no_label = torch.full((len(x_t),), unet.config.num_class_embeds - 1, device=x_t.device)
-        return unet(x_t, t, no_label)
+def without_label(x_t, t):
+    """The rival's U-Net as one that takes no label: its `sample` is eps (B, C, H, W)."""
+    unet = rival(x_t.device)
+    no_label = torch.full((len(x_t),), unet.config.num_class_embeds - 1, device=x_t.device)
+    return unet(x_t, t, no_label)
 
 
 @torch.no_grad()
 def difference(unet, log_p, x_t, t, y, s, u=None):
     """Our U-Net, and the difference in the place of the classifier's term."""
     eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    return eps + s * (rival(x_t.device)(x_t, t, y).sample - WithoutLabel()(x_t, t).sample)
+    return eps + s * (rival(x_t.device)(x_t, t, y).sample - without_label(x_t, t).sample)
 
 
 def on_rival(unet, log_p, x_t, t, y, s, u=None):
     """The rival's U-Net without label, and the classifier's term."""
-    return guided_noise(WithoutLabel(), log_p, x_t, t, y, s)
+    return guided_noise(without_label, log_p, x_t, t, y, s)
 
 
 def difference_late(unet, log_p, x_t, t, y, s, u=None):

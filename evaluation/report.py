@@ -53,7 +53,7 @@ def cell(row, column):
     if column == "mcnemar_p":
         return f"{float(text):.2g}" if float(text) >= 1e-4 else "< 0.0001"
     if f"{column}_low" not in row:
-        return text.removeprefix("evaluation/difference.py:")
+        return text.rpartition(".py:")[2]  # of FILE.py:NAME, the name
     numbers = [float(row[column + end]) for end in ("", "_low", "_high")]
     digits = 4 if column.startswith(("accuracy", "boldness")) else 3
     if abs(numbers[0]) >= 10:
