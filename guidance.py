@@ -28,7 +28,7 @@ BATCH_SIZE = 100
 FAR_OUTSIDE = 10  # a pixel of a sample leaves [-1, 1] by little, unless the guide is too strong
 
 
-def guided_noise(unet, log_p, x_t, t, y, s, u=None):
+def guided_noise(unet, log_p, x_t, t, y, s):
     """eps_hat of ADM (14), scaled by s: (B, C, H, W). At s = 0 or without a guide, it is eps.
 
     First the image predicted from eps is clipped to [-1, 1], as in openai/guided-diffusion.
@@ -37,7 +37,6 @@ def guided_noise(unet, log_p, x_t, t, y, s, u=None):
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
         log_p: the guide (x_t, t, y) -> log p(y | x_t, t) (B,), as `Classifier.log_p`; or None.
         x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
-        u: the timestep that the sampler steps to, which variants of this function may need.
     """
     with torch.no_grad():
         eps = clipped_noise(x_t, t, unet(x_t, t).sample)
@@ -83,6 +82,40 @@ def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
     return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
 
 
+def guided(unet, log_p, y, scale):
+    """How `reverse_process` predicts the noise: by `guided_noise` at s = scale(t).
+
+    Another function of these arguments guides in another way: see evaluation/variants.py.
+    """
+
+    def predict_noise(x_t, t, u):
+        return guided_noise(unet, log_p, x_t, t, y, scale(t))
+
+    return predict_noise
+
+
+def reverse_process(predict_noise, x_t, rngs, sampler=SAMPLER, steps=STEPS, watch=None):
+    """x_0 from pure noise: DDPM Algorithm 2, or the same loop with another sampler's step.
+
+    Args:
+        predict_noise: (x_t, t, u) -> eps_hat (B, C, H, W); u is the next, less noisy timestep.
+        x_t: pure noise (B, C, H, W). rngs: B generators, of the fresh noise of each image.
+        sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
+        watch: called at each step with t, x_t and the x_0 predicted from it, or None.
+    """
+    times = torch.tensor([*sampling_timesteps(steps), END], device=x_t.device)
+    before = None  # there is no step before the first
+    for t, u in pairwise(times):
+        eps_hat = predict_noise(x_t, t, u).detach()
+        x_0 = predicted_x_0(x_t, t, eps_hat)
+        if watch:
+            watch(t, x_t, x_0)
+        z = gaussian_noise(x_t.shape[1:], rngs).to(x_t.device)
+        x_t = sampler_step(sampler, x_t, x_0, t, u, before, z)
+        before = t, x_0
+    return x_t
+
+
 def sample(
     unet,
     log_p,
@@ -95,10 +128,10 @@ def sample(
     sampler=SAMPLER,
     steps=STEPS,
     batch_size=BATCH_SIZE,
-    predict_noise=guided_noise,
+    variant=guided,
     watch=None,
 ):
-    """Draw an image for each seed: DDPM Algorithm 2, or the same loop with another sampler's step.
+    """Draw an image for each seed: `reverse_process`, in batches.
 
     Args:
         log_p: the guide, see `guided_noise`; None draws unguided.
@@ -107,9 +140,8 @@ def sample(
         seeds: N whole numbers, such as range(N). All noise of an image comes from its own seed.
         guidance_scale, scale_growth: w and g of `scale_at`.
         window: (low, high), to guide at low <= t < high only.
-        sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
-        predict_noise: a variant of `guided_noise`, with the same arguments.
-        watch: called at each step of a batch with t, x_t and the x_0 predicted from it.
+        variant: another way to guide, with the arguments of `guided`.
+        sampler, steps, watch: as in `reverse_process`, `watch` for each batch.
 
     Returns:
         images: (N, C, H, W) in [-1, 1].
@@ -122,32 +154,28 @@ def sample(
     require(len(seeds) > 0, "there are no seeds: nothing to draw")
     require(log_p is None or y is not None, "a guide needs y, what is asked for")
     if y is not None:
-        y = torch.as_tensor(y)
+        y = torch.as_tensor(y, device=unet.device)
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
     low, high = window
-    shape = image_shape(unet)
-    device = unet.device
-    times = torch.tensor([*sampling_timesteps(steps), END], device=device)
+
+    def scale(t):
+        return scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
+
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
-    bar = tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None)
     images = []
-    for batch in batches:
-        y_batch = None if y is None else y[batch].to(device)
-        rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
-        x_t = gaussian_noise(shape, rngs).to(device)
-        before = None  # there is no step before the first
-        for t, u in pairwise(times):  # u is the next timestep
-            s = scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
-            eps_hat = predict_noise(unet, log_p, x_t, t, y_batch, s, u).detach()
-            x_0 = predicted_x_0(x_t, t, eps_hat)
+    with tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None) as bar:
+
+        def after_each_call(t, x_t, x_0):
+            bar.update()
             if watch:
                 watch(t, x_t, x_0)
-            z = gaussian_noise(shape, rngs).to(device)
-            x_t = sampler_step(sampler, x_t, x_0, t, u, before, z)
-            before = t, x_0
-            bar.update()
-        images.append(x_t.cpu())
-    bar.close()
+
+        for batch in batches:
+            predict_noise = variant(unet, log_p, None if y is None else y[batch], scale)
+            rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
+            x_T = gaussian_noise(image_shape(unet), rngs).to(unet.device)
+            x_0 = reverse_process(predict_noise, x_T, rngs, sampler, steps, after_each_call)
+            images.append(x_0.cpu())
     images = torch.cat(images)
     check_range(images)
     return images.clamp(-1, 1)

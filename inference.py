@@ -24,12 +24,15 @@ from support.streams import image_seeds
 MAX_SHOWN = 20  # images of a digit in a picture
 
 
-def load_models(folder=MODELS, device="cpu", guide=True):
-    """The U-Net and the classifier (None unless `guide`) of a folder. Raises UserError."""
+def load_unet(folder=MODELS, device="cpu"):
+    """The U-Net of a folder, in eval mode. Raises UserError."""
     path = Path(folder, "ddpm_unet.pth")
-    unet = load_checkpoint(path, UNet2DModel, SCHEDULE, "train_ddpm.py", device)
-    if not guide:
-        return unet, None
+    return load_checkpoint(path, UNet2DModel, SCHEDULE, "train_ddpm.py", device)
+
+
+def load_models(folder=MODELS, device="cpu"):
+    """The U-Net and the classifier of a folder, in eval mode. Raises UserError."""
+    unet = load_unet(folder, device)
     path = Path(folder, "classifier.pth")
     classifier = load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
     check_same_dataset(classifier.dataset, unet.dataset, path)
@@ -87,8 +90,12 @@ def main(argv=None):
     outputs = [path for path in (output, args.npz, args.gif) if path]
     check_outputs(*outputs)
     scales = args.guidance_scale
-    unet, classifier = load_models(args.models, args.device, guide=max(scales) > 0)
-    log_p = classifier.log_p if classifier else None
+    if max(scales) > 0:
+        unet, classifier = load_models(args.models, args.device)
+        log_p, names = classifier.log_p, ["ddpm_unet.pth", "classifier.pth"]
+    else:
+        unet = load_unet(args.models, args.device)
+        log_p, names = None, ["ddpm_unet.pth"]
     digits = class_numbers(args.digits, unet.dataset["classes"])
     y = torch.tensor(digits).repeat_interleave(args.num_samples)
     seeds = image_seeds(args.seed, y.tolist())
@@ -103,7 +110,6 @@ def main(argv=None):
         rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
 
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
-    names = ["ddpm_unet.pth", "classifier.pth"] if classifier else ["ddpm_unet.pth"]
     made_from = provenance([args.models / name for name in names], seed=args.seed, **settings)
     shown = torch.arange(len(y)) % args.num_samples < MAX_SHOWN  # (N,)
     columns = min(args.num_samples, MAX_SHOWN)

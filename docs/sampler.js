@@ -109,42 +109,61 @@ function scale_at(t, guidance_scale, scale_growth) {
   return guidance_scale * (1 + (scale_growth * abar(t)) / (1 - abar(t)));
 }
 
+/** How `reverse_process` predicts the noise: by `guided_noise` at s = scale(t). */
+function guided(unet, log_p, y, scale) {
+  return (x_t, t) => {
+    const s = scale(t);
+    return { s, ...guided_noise(unet, log_p, x_t, t, tf.tensor(y, [y.length], "int32"), s) };
+  };
+}
+
 /**
- * Draw an image for each seed, one step per `next()`.
+ * DDPM Algorithm 2, or the same loop with another sampler's step; one step per `next()`.
  *
- * @param log_p the guide, see `guide_gradient`; null draws unguided.
- * @param y digits (B).
- * @param options {guidance_scale, scale_growth, window: [low, high], sampler, steps}; with `start`,
- *   {x_0: 784 numbers, t}, it begins with this image, noised to t, instead of pure noise.
+ * @param predict_noise (x_t, t, u) -> {eps_hat, grad, s}; u is the next timestep.
+ * @param x_t pure noise, B times 784 numbers. @param rngs B times `Noise`.
+ * @param times of the sampler; the last one is `END`.
  * Yields {t, u, s, x_t, x_0, grad} of each step from t to u, and at last {t: END, x_t}.
  */
-export function* sample(unet, log_p, y, seeds, options) {
-  const { guidance_scale = 1, scale_growth = 24, window: [low, high] = [0, NUM_TRAIN_TIMESTEPS] } = options;
-  const { sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
-  const shape = [y.length, 28, 28, 1];
-  const rngs = seeds.map((seed) => new Noise(seed));
-  const times = [...sampling_timesteps(steps), END].filter((t) => !start || t <= start.t);
-  let x_t = tf.tidy(() => {
-    const eps = gaussian_noise(rngs);
-    return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, times[0]) : eps).dataSync();
-  });
+function* reverse_process(predict_noise, x_t, rngs, sampler, times) {
+  const shape = [rngs.length, 28, 28, 1];
   let before = null; // there is no step before the first
   for (let k = 0; times[k] !== END; k++) {
     const [t, u] = [times[k], times[k + 1]];
-    const s = low <= t && t < high ? scale_at(t, guidance_scale, scale_growth) : 0;
-    const frame = { t, u, s, x_t };
+    const frame = { t, u, x_t };
     tf.tidy(() => {
       const x = tf.tensor(x_t, shape);
-      const { eps_hat, grad } = guided_noise(unet, log_p, x, t, tf.tensor(y, [y.length], "int32"), s);
+      const { eps_hat, grad, s } = predict_noise(x, t, u);
       const x_0 = predicted_x_0(x, t, eps_hat);
       const last = before && [before[0], tf.tensor(before[1], shape)];
       x_t = sampler_step(sampler, x, x_0, t, u, last, gaussian_noise(rngs)).dataSync();
-      Object.assign(frame, { x_0: x_0.dataSync(), grad: grad && grad.dataSync() });
+      Object.assign(frame, { s, x_0: x_0.dataSync(), grad: grad && grad.dataSync() });
       before = [t, frame.x_0];
     });
     yield frame;
   }
   yield { t: END, x_t };
+}
+
+/**
+ * Draw an image for each seed: the steps of `reverse_process`.
+ *
+ * @param log_p the guide, see `guide_gradient`; null draws unguided.
+ * @param y digits (B).
+ * @param options {guidance_scale, scale_growth, window: [low, high], sampler, steps}; with `start`,
+ *   {x_0: 784 numbers, t}, it begins with this image, noised to t, instead of pure noise.
+ */
+export function* sample(unet, log_p, y, seeds, options) {
+  const { guidance_scale = 1, scale_growth = 24, window: [low, high] = [0, NUM_TRAIN_TIMESTEPS] } = options;
+  const { sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
+  const scale = (t) => (low <= t && t < high ? scale_at(t, guidance_scale, scale_growth) : 0);
+  const rngs = seeds.map((seed) => new Noise(seed));
+  const times = [...sampling_timesteps(steps), END].filter((t) => !start || t <= start.t);
+  const x_T = tf.tidy(() => {
+    const eps = gaussian_noise(rngs);
+    return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, times[0]) : eps).dataSync();
+  });
+  yield* reverse_process(guided(unet, log_p, y, scale), x_T, rngs, sampler, times);
 }
 
 // --- noise that is the same on every machine: in the place of support/streams.py ---

@@ -21,7 +21,7 @@ from evaluation.measures import Scores, balanced_parts, readings
 from evaluation.rivals import CHECKPOINT, classifier_free, load_rival
 from evaluation.variants import VARIANTS
 from guidance import sample
-from inference import add_sampling_flags, load_models
+from inference import add_sampling_flags, load_unet
 from mnist import add_data_flags, check_same_dataset
 from support import cli
 from support.cli import MODELS, UserError, require
@@ -152,14 +152,14 @@ def sampled_row(values, n, seed, reference):
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
     seeds = image_seeds(seed, y.tolist())
     models = values["models"]
-    variant_file, predict_noise = find_variant(values["variant"])
-    if predict_noise is classifier_free:  # it has its own U-Net, no guide, and a constant scale
+    variant_file, variant = find_variant(values["variant"])
+    if variant is classifier_free:  # it has its own U-Net, no guide, and a constant scale
         unet_file, unet = Path(models, CHECKPOINT), rival_unet(models, reference.device)
         guide_file, log_p = None, None
         values = values | {"guide": "-", "scale_growth": 0.0}
     else:
         unet_file = Path(models, "ddpm_unet.pth")
-        unet = unguided_unet(models, reference.device)
+        unet = ddpm_unet(models, reference.device)
         guide_file, log_p = find_guide(values["guide"], models, reference)
     check_same_dataset(unet.dataset, reference.info, unet_file)
     files = {"U-Net": unet_file, "guide": guide_file, "variant": variant_file}
@@ -167,7 +167,7 @@ def sampled_row(values, n, seed, reference):
 
     def draw():
         sampling = {name: values[name] for name in SAMPLING}
-        images = sample(unet, log_p, y, seeds, predict_noise=predict_noise, **sampling)
+        images = sample(unet, log_p, y, seeds, variant=variant, **sampling)
         return to_uint8(images), y
 
     return Row({"images": "samples", **values, **hashes, "n": len(y)}, draw, sampled=True)
@@ -175,14 +175,9 @@ def sampled_row(values, n, seed, reference):
 
 # --- each network is loaded once, and each FILE.py run once, for all rows ---
 
+ddpm_unet = functools.cache(load_unet)
 rival_unet = functools.cache(load_rival)
 run_file = functools.cache(runpy.run_path)
-
-
-@functools.cache
-def unguided_unet(models, device):
-    """The U-Net of a folder. Raises UserError."""
-    return load_models(models, device, guide=False)[0]
 
 
 @functools.cache

@@ -85,7 +85,7 @@ def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
     assert validation["images"] == "validation images" and validation["against"] == "test"
     assert real["variant"] == "-" and column(table, "images") == ["samples"] * 4
     shared = {"sampler": "ddpm", "scale_growth": 7, "window": (0, 500)}
-    shared["predict_noise"] = VARIANTS["algorithm_1"]
+    shared["variant"] = VARIANTS["algorithm_1"]
     for row, call, (steps, scale) in zip(table, asked, product((5, 3), (2, 0.5)), strict=True):
         settings = " ".join(row[name] for name in (*SETTINGS[1:], "n", "seed"))
         assert settings == f"algorithm_1 classifier ddpm {steps} {scale} 7 0-500 100 3"
@@ -116,7 +116,7 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path):
 
     [_, row] = run(tmp_path / "own.csv", "--variant", f"{own}:log_p", "--guide", "exact")
     assert row["sha256 of variant"] == sha256(own) and "sha256 of guide" not in row
-    assert asked[-1].kwargs["predict_noise"](None, None, None) == 0
+    assert asked[-1].kwargs["variant"](None, None, None) == 0
     [_, row] = run(tmp_path / "free.csv", "--variant", "classifier_free")
     assert row["sha256 of U-Net"] == sha256(WEIGHTS["rival_classifier_free"])
     assert asked[-1].args[0].config.num_class_embeds == 11
