@@ -12,7 +12,7 @@ const NOTHING_ABOVE = !PAGES && location.pathname.lastIndexOf("/") === 0; // a s
 
 const COLUMNS = 10;
 const READING_TIMES = [0, 200, 400, 600, 800];
-const FRAME_MS = 100; // at least, so that a run that is known already can be followed
+const FRAME_MS = 140; // at least, so that a run that is known already can be followed
 const range = (n, step = 1) => Array.from({ length: n }, (_, k) => step * k);
 const DIGITS = range(10).map(String);
 const VALUES = { // name of a control, also in a link -> what it can be set to
@@ -191,6 +191,10 @@ function tick(now, last = 0) {
 function listenToPlaying() {
   $("play").addEventListener("click", () => (atEnd() ? rewind() : play(!playing)));
   $("restart").addEventListener("click", rewind);
+  $("noise").addEventListener("click", () => {
+    settings.seed = (settings.seed + 1) % 1000;
+    begin();
+  });
   $("step").addEventListener("click", () => {
     if (atEnd()) rewind();
     play(false);
@@ -209,9 +213,9 @@ function listenToPlaying() {
 
 // --- the equation ---
 
-/** Light up what is being changed. */
+/** Light up what is being changed, and the row of images that shows it. */
 function lightUp(term) {
-  for (const part of all("#equation [data-term]")) part.classList.toggle("lit", part.dataset.term === term);
+  for (const part of all("#equation [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === term);
 }
 
 // --- the tour ---
@@ -224,7 +228,7 @@ function showStop(number) {
   stops.forEach((node, k) => node.classList.toggle("here", k === stop));
   $("place").textContent = `${stop + 1} of ${stops.length}`;
   $("back").disabled = stop === 0;
-  $("next").disabled = stop === stops.length - 1;
+  $("next").textContent = stop < stops.length - 1 ? "Next" : "Draw your own";
   $("next").classList.remove("main");
 }
 
@@ -243,14 +247,18 @@ function answer() {
   if (!asked) return;
   const [buttons, answers] = ["button", ".answer"].map((kind) => [...asked.closest(".stop").querySelectorAll(kind)]);
   answers[buttons.indexOf(asked)].hidden = false;
-  $("next").classList.toggle("main", !$("next").disabled);
+  $("next").classList.add("main");
   asked = null;
 }
 
 function listenToTour() {
   for (const button of all("#tour [data-run]")) button.addEventListener("click", () => run(button));
   $("back").addEventListener("click", () => showStop(stop - 1));
-  $("next").addEventListener("click", () => showStop(stop + 1));
+  $("next").addEventListener("click", () => {
+    if (stop < all(".stop").length - 1) return showStop(stop + 1);
+    chooseTab("draw");
+    $("drawing").focus();
+  });
   showStop(0);
 }
 
@@ -281,6 +289,11 @@ function clear() {
 
 // --- main ---
 
+function chooseTab(name) {
+  main.dataset.tab = name;
+  for (const tab of all("#tabs button")) tab.setAttribute("aria-pressed", tab.dataset.tab === name);
+}
+
 function chooseRow(row) {
   main.dataset.row = row;
   $("row").value = row;
@@ -301,10 +314,7 @@ function listen() {
     lightUp(part.dataset.term);
     event.stopPropagation(); // the innermost part
   });
-  for (const tab of all("#tabs button")) tab.addEventListener("click", () => {
-    main.dataset.tab = tab.dataset.tab;
-    all("#tabs button").forEach((other) => other.setAttribute("aria-pressed", other === tab));
-  });
+  for (const tab of all("#tabs button")) tab.addEventListener("click", () => chooseTab(tab.dataset.tab));
   $("row").addEventListener("input", () => chooseRow($("row").value));
   $("finish").addEventListener("click", () => {
     const { seed, from } = settings;
@@ -356,7 +366,7 @@ async function start() {
   networks = await loadNetworks();
   const hashes = Object.entries(networks.sha256).map(([name, hash]) => `${name} ${hash}`);
   $("weights").textContent = `The weights, rounded to float16, of these files (SHA-256): ${hashes.join(", ")}`;
-  for (const id of ["play", "step", "restart"]) $(id).disabled = false;
+  for (const id of ["play", "step", "restart", "noise"]) $(id).disabled = false;
   listen();
   listenToPlaying();
   listenToDrawing(readDrawing);

@@ -152,6 +152,9 @@ def test_tour(page, judge, stop):
         page.locator(".here .runs button").nth(number).click()
         page.locator(".here .answer").nth(number).wait_for()
         assert promise(look(page, judge)), (stop, number)
+    if stop == 6:
+        page.click("#next")
+        assert page.locator("#drawing").evaluate("(node) => node === document.activeElement")
     if stop == 2:
         page.click("#play")
         page.get_by_text("done: no noise is left").wait_for()
@@ -191,6 +194,11 @@ def test_every_control_and_link(page):
     assert page.inner_text("#clock") == "t = 899, s = 0.00"  # not in the window
     page.press("#time", "ArrowLeft")
     assert page.inner_text("#clock") == "t = 999, s = 0.00"
+    page.hover(".row[data-row=grad]")
+    assert page.locator("math .lit mtext").text_content() == "what the guide wants"
+    page.click("#noise")
+    assert page.input_value("#seed") == "43"
+    page.fill("#seed", "42")
     page.click("#restart")
     page.get_by_text("stopped: Play goes on").wait_for()
     for address, wanted in (("index.html#w=x&digit=12", before), (link, changed)):
