@@ -68,21 +68,22 @@ def clipped_noise(x_t, t, eps):
 # --- one sampling step, from t to the next, less noisy timestep u ---
 
 
-def sampler_step(sampler, x_t, x_0, t, u, before, z):
+def sampler_step(sampler, x_t, x_0, t, u, previous, z):
     """x_u, the images at the next timestep u: (B, C, H, W).
 
     Args:
         sampler: one of `SAMPLERS`.
         x_t, x_0, z: the images at t, those predicted from them, fresh noise: (B, C, H, W) each.
         t, u: timesteps; the last u is `END`, and there x_u is x_0.
-        before: t and x_0 of the step before, or None in the first step.
+        previous: t and x_0 of the step before, or None in the first step.
     """
-    order, adds_noise = SAMPLERS[sampler]
-    if order == 2 and before is not None and u != END:  # at END, lambda is infinite
-        x_0 = extrapolated(x_0, t, u, before)
-    if adds_noise:
+    order, is_random = SAMPLERS[sampler]
+    if order == 2 and previous is not None and u != END:  # at END, lambda is infinite
+        x_0 = extrapolated(x_0, t, u, previous)
+    if is_random:
         return posterior(x_t, x_0, t, u, z)
-    return add_noise(x_0, implied_noise(x_t, t, x_0), u)  # DDPM (4) at u
+    eps = implied_noise(x_t, t, x_0)  # by now, x_0 may be extrapolated
+    return add_noise(x_0, eps, u)  # DDPM (4) at u
 
 
 def posterior(x_t, x_0, t, u, z):
@@ -99,14 +100,14 @@ def posterior(x_t, x_0, t, u, z):
     return of_x_0 * x_0 + of_x_t * x_t + variance.sqrt() * z
 
 
-def extrapolated(x_0, t, u, before):
+def extrapolated(x_0, t, u, previous):
     """x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps.
 
     The line is in lambda, half the logarithm of the signal-to-noise ratio: DPM-Solver++ (2M) of
     Lu et al. 2022, arXiv 2211.01095, Algorithm 2. It may leave [-1, 1].
     """
-    t_before, x_0_before = before
-    slope = (x_0 - x_0_before) / (half_log_snr(t) - half_log_snr(t_before))
+    t_previous, x_0_previous = previous
+    slope = (x_0 - x_0_previous) / (half_log_snr(t) - half_log_snr(t_previous))
     return x_0 + slope * (half_log_snr(u) - half_log_snr(t)) / 2
 
 

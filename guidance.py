@@ -13,9 +13,17 @@ from itertools import pairwise
 import torch
 from tqdm import tqdm
 
-from diffusion import END, NUM_TRAIN_TIMESTEPS, SAMPLERS
-from diffusion import abar, clipped_noise, predicted_x_0
-from diffusion import image_shape, sampler_step, sampling_timesteps
+from diffusion import (
+    END,
+    NUM_TRAIN_TIMESTEPS,
+    SAMPLERS,
+    abar,
+    clipped_noise,
+    image_shape,
+    predicted_x_0,
+    sampler_step,
+    sampling_timesteps,
+)
 from support.cli import require
 from support.streams import gaussian_noise
 
@@ -31,15 +39,15 @@ FAR_OUTSIDE = 10  # a pixel of a sample leaves [-1, 1] by little, unless the gui
 def guided_noise(unet, log_p, x_t, t, y, s):
     """eps_hat of ADM (14), scaled by s: (B, C, H, W). At s = 0 or without a guide, it is eps.
 
-    First the image predicted from eps is clipped to [-1, 1], as in openai/guided-diffusion.
+    Here eps is the noise for which the predicted x_0 is in [-1, 1]: it is clipped before it is
+    guided, as in openai/guided-diffusion.
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
         log_p: the guide (x_t, t, y) -> log p(y | x_t, t) (B,), as `Classifier.log_p`; or None.
         x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
     """
-    with torch.no_grad():
-        eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    eps = clipped_noise(x_t, t, unet(x_t, t).sample)
     if s == 0 or log_p is None:
         return eps
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
@@ -65,8 +73,8 @@ def guide_gradient(log_p, x_t, t, y):
 def check_guide(log_p_y, batch_size):
     """Raises UserError unless a guide returned one differentiable number per image."""
     shape = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
-    one_each = (batch_size,)
-    require(shape == one_each, f"the guide returned {shape}, one number per image is {one_each}")
+    wanted = (batch_size,)
+    require(shape == wanted, f"the guide returned {shape}, one number per image is {wanted}")
     require(log_p_y.requires_grad, "the guide is not differentiable in x_t")
 
 
@@ -82,37 +90,27 @@ def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
     return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
 
 
-def guided(unet, log_p, y, scale):
-    """How `reverse_process` predicts the noise: by `guided_noise` at s = scale(t).
-
-    Another function of these arguments guides in another way: see evaluation/variants.py.
-    """
-
-    def predict_noise(x_t, t, u):
-        return guided_noise(unet, log_p, x_t, t, y, scale(t))
-
-    return predict_noise
-
-
-def reverse_process(predict_noise, x_t, rngs, sampler=SAMPLER, steps=STEPS, watch=None):
+@torch.no_grad()
+def reverse_process(predict_noise, x_t, y, rngs, sampler=SAMPLER, steps=STEPS, watch=None):
     """x_0 from pure noise: DDPM Algorithm 2, or the same loop with another sampler's step.
 
     Args:
-        predict_noise: (x_t, t, u) -> eps_hat (B, C, H, W); u is the next, less noisy timestep.
-        x_t: pure noise (B, C, H, W). rngs: B generators, of the fresh noise of each image.
+        predict_noise: (x_t, t, y) -> eps_hat (B, C, H, W), for a timestep t () of all images.
+        x_t: pure noise (B, C, H, W). y: what is asked for, (B, ...) or None.
+        rngs: B generators, of the fresh noise of each image.
         sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
         watch: called at each step with t, x_t and the x_0 predicted from it, or None.
     """
     times = torch.tensor([*sampling_timesteps(steps), END], device=x_t.device)
-    before = None  # there is no step before the first
-    for t, u in pairwise(times):
-        eps_hat = predict_noise(x_t, t, u).detach()
+    previous = None  # t and x_0 of the step before
+    for t, u in pairwise(times):  # u is the next, less noisy timestep
+        eps_hat = predict_noise(x_t, t, y)
         x_0 = predicted_x_0(x_t, t, eps_hat)
         if watch:
             watch(t, x_t, x_0)
         z = gaussian_noise(x_t.shape[1:], rngs).to(x_t.device)
-        x_t = sampler_step(sampler, x_t, x_0, t, u, before, z)
-        before = t, x_0
+        x_t = sampler_step(sampler, x_t, x_0, t, u, previous, z)
+        previous = t, x_0
     return x_t
 
 
@@ -128,10 +126,10 @@ def sample(
     sampler=SAMPLER,
     steps=STEPS,
     batch_size=BATCH_SIZE,
-    variant=guided,
+    variant=guided_noise,
     watch=None,
 ):
-    """Draw an image for each seed: `reverse_process`, in batches.
+    """Draw an image for each seed: `reverse_process`, guided, in batches.
 
     Args:
         log_p: the guide, see `guided_noise`; None draws unguided.
@@ -140,7 +138,7 @@ def sample(
         seeds: N whole numbers, such as range(N). All noise of an image comes from its own seed.
         guidance_scale, scale_growth: w and g of `scale_at`.
         window: (low, high), to guide at low <= t < high only.
-        variant: another way to guide, with the arguments of `guided`.
+        variant: what predicts the noise instead of `guided_noise`, with the same arguments.
         sampler, steps, watch: as in `reverse_process`, `watch` for each batch.
 
     Returns:
@@ -157,24 +155,20 @@ def sample(
         y = torch.as_tensor(y, device=unet.device)
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
     low, high = window
-
-    def scale(t):
-        return scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
-
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
     images = []
     with tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None) as bar:
 
-        def after_each_call(t, x_t, x_0):
+        def predict_noise(x_t, t, y):
             bar.update()
-            if watch:
-                watch(t, x_t, x_0)
+            s = scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
+            return variant(unet, log_p, x_t, t, y, s)
 
         for batch in batches:
-            predict_noise = variant(unet, log_p, None if y is None else y[batch], scale)
+            y_batch = None if y is None else y[batch]
             rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
             x_T = gaussian_noise(image_shape(unet), rngs).to(unet.device)
-            x_0 = reverse_process(predict_noise, x_T, rngs, sampler, steps, after_each_call)
+            x_0 = reverse_process(predict_noise, x_T, y_batch, rngs, sampler, steps, watch)
             images.append(x_0.cpu())
     images = torch.cat(images)
     check_range(images)
@@ -186,5 +180,8 @@ def check_range(images):
     largest = images.abs().max().item()
     require(math.isfinite(largest), "the samples are not finite: use a lower guidance scale")
     if largest > FAR_OUTSIDE:
-        clipped = f"pixels reach {largest:.2g} and are clipped to [-1, 1]: the guide is too strong"
-        warnings.warn(f"{clipped}; use a lower guidance scale", stacklevel=3)
+        warnings.warn(
+            f"pixels reach {largest:.2g} and are clipped to [-1, 1]: the guide is too strong; "
+            "use a lower guidance scale",
+            stacklevel=3,
+        )

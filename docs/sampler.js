@@ -57,14 +57,15 @@ function clipped_noise(x_t, t, eps) {
  * x_u, the images at the next timestep u.
  *
  * @param x_0 the images predicted from x_t.
- * @param before [t, x_0] of the step before, or null in the first step.
+ * @param previous [t, x_0] of the step before, or null in the first step.
  * @param z fresh noise, as x_t.
  */
-function sampler_step(sampler, x_t, x_0, t, u, before, z) {
-  const [order, adds_noise] = SAMPLERS[sampler];
-  if (order === 2 && before !== null && u !== END) x_0 = extrapolated(x_0, t, u, before);
-  if (adds_noise) return posterior(x_t, x_0, t, u, z);
-  return add_noise(x_0, implied_noise(x_t, t, x_0), u); // DDPM (4) at u, with the noise of x_t
+function sampler_step(sampler, x_t, x_0, t, u, previous, z) {
+  const [order, is_random] = SAMPLERS[sampler];
+  if (order === 2 && previous !== null && u !== END) x_0 = extrapolated(x_0, t, u, previous);
+  if (is_random) return posterior(x_t, x_0, t, u, z);
+  const eps = implied_noise(x_t, t, x_0); // by now, x_0 may be extrapolated
+  return add_noise(x_0, eps, u); // DDPM (4) at u
 }
 
 /** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6), (7). */
@@ -77,9 +78,9 @@ function posterior(x_t, x_0, t, u, z) {
 }
 
 /** x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. */
-function extrapolated(x_0, t, u, before) {
-  const [t_before, x_0_before] = before;
-  const slope = tf.div(tf.sub(x_0, x_0_before), half_log_snr(t) - half_log_snr(t_before));
+function extrapolated(x_0, t, u, previous) {
+  const [t_previous, x_0_previous] = previous;
+  const slope = tf.div(tf.sub(x_0, x_0_previous), half_log_snr(t) - half_log_snr(t_previous));
   return tf.add(x_0, tf.mul(slope, (half_log_snr(u) - half_log_snr(t)) / 2));
 }
 
@@ -109,36 +110,28 @@ function scale_at(t, guidance_scale, scale_growth) {
   return guidance_scale * (1 + (scale_growth * abar(t)) / (1 - abar(t)));
 }
 
-/** How `reverse_process` predicts the noise: by `guided_noise` at s = scale(t). */
-function guided(unet, log_p, y, scale) {
-  return (x_t, t) => {
-    const s = scale(t);
-    return { s, ...guided_noise(unet, log_p, x_t, t, tf.tensor(y, [y.length], "int32"), s) };
-  };
-}
-
 /**
  * DDPM Algorithm 2, or the same loop with another sampler's step; one step per `next()`.
  *
- * @param predict_noise (x_t, t, u) -> {eps_hat, grad, s}; u is the next timestep.
- * @param x_t pure noise, B times 784 numbers. @param rngs B times `Noise`.
+ * @param predict_noise (x_t, t, y) -> {eps_hat, grad, s}.
+ * @param x_t pure noise, B times 784 numbers. @param y digits (B). @param rngs B times `Noise`.
  * @param times of the sampler; the last one is `END`.
  * Yields {t, u, s, x_t, x_0, grad} of each step from t to u, and at last {t: END, x_t}.
  */
-function* reverse_process(predict_noise, x_t, rngs, sampler, times) {
+function* reverse_process(predict_noise, x_t, y, rngs, sampler, times) {
   const shape = [rngs.length, 28, 28, 1];
-  let before = null; // there is no step before the first
+  let previous = null; // t and x_0 of the step before
   for (let k = 0; times[k] !== END; k++) {
     const [t, u] = [times[k], times[k + 1]];
     const frame = { t, u, x_t };
     tf.tidy(() => {
       const x = tf.tensor(x_t, shape);
-      const { eps_hat, grad, s } = predict_noise(x, t, u);
+      const { eps_hat, grad, s } = predict_noise(x, t, tf.tensor(y, [y.length], "int32"));
       const x_0 = predicted_x_0(x, t, eps_hat);
-      const last = before && [before[0], tf.tensor(before[1], shape)];
-      x_t = sampler_step(sampler, x, x_0, t, u, last, gaussian_noise(rngs)).dataSync();
+      const before = previous && [previous[0], tf.tensor(previous[1], shape)];
+      x_t = sampler_step(sampler, x, x_0, t, u, before, gaussian_noise(rngs)).dataSync();
       Object.assign(frame, { s, x_0: x_0.dataSync(), grad: grad && grad.dataSync() });
-      before = [t, frame.x_0];
+      previous = [t, frame.x_0];
     });
     yield frame;
   }
@@ -156,14 +149,17 @@ function* reverse_process(predict_noise, x_t, rngs, sampler, times) {
 export function* sample(unet, log_p, y, seeds, options) {
   const { guidance_scale = 1, scale_growth = 24, window: [low, high] = [0, NUM_TRAIN_TIMESTEPS] } = options;
   const { sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
-  const scale = (t) => (low <= t && t < high ? scale_at(t, guidance_scale, scale_growth) : 0);
+  const predict_noise = (x_t, t, y) => {
+    const s = low <= t && t < high ? scale_at(t, guidance_scale, scale_growth) : 0;
+    return { s, ...guided_noise(unet, log_p, x_t, t, y, s) };
+  };
   const rngs = seeds.map((seed) => new Noise(seed));
   const times = [...sampling_timesteps(steps), END].filter((t) => !start || t <= start.t);
   const x_T = tf.tidy(() => {
     const eps = gaussian_noise(rngs);
     return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, times[0]) : eps).dataSync();
   });
-  yield* reverse_process(guided(unet, log_p, y, scale), x_T, rngs, sampler, times);
+  yield* reverse_process(predict_noise, x_T, y, rngs, sampler, times);
 }
 
 // --- noise that is the same on every machine: in the place of support/streams.py ---

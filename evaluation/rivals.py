@@ -28,30 +28,24 @@ STEPS = 6_600
 DROPPED = 0.1  # the share of labels that are dropped, p_uncond of the paper
 
 
-def classifier_free(unet, log_p, y, scale):
-    """Classifier-free guidance: a variant of `guided`.
+def classifier_free(unet, log_p, x_t, t, y, s):
+    """eps_hat of classifier-free guidance: (B, C, H, W), a variant of `guided_noise`.
 
     eps(x_t, t, no label) + s (eps(x_t, t, y) - eps(x_t, t, no label)): (6) of the paper, whose w is
     s - 1. As in ADM (14), the scale 0 is unguided, and 1 is Bayes' rule; these take one call.
 
     Args:
-        unet: see `load_rival`. log_p: not used. y: (B,), digits.
+        unet: see `load_rival`. log_p: not used. x_t: (B, C, H, W). t: () or (B,). y: (B,), digits.
     """
     no_label = torch.full_like(y, unet.config.num_class_embeds - 1)
-
-    @torch.no_grad()
-    def predict_noise(x_t, t, u):
-        s = scale(t)
-        if s == 0:
-            eps_hat = unet(x_t, t, no_label).sample
-        elif s == 1:
-            eps_hat = unet(x_t, t, y).sample
-        else:
-            eps = unet(x_t, t, no_label).sample
-            eps_hat = eps + s * (unet(x_t, t, y).sample - eps)
-        return clipped_noise(x_t, t, eps_hat)
-
-    return predict_noise
+    if s == 0:
+        eps_hat = unet(x_t, t, no_label).sample
+    elif s == 1:
+        eps_hat = unet(x_t, t, y).sample
+    else:
+        eps = unet(x_t, t, no_label).sample
+        eps_hat = eps + s * (unet(x_t, t, y).sample - eps)
+    return clipped_noise(x_t, t, eps_hat)
 
 
 def load_rival(folder=MODELS, device="cpu"):

@@ -78,17 +78,17 @@ def column(table, name):
 
 def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
     """Its settings reach `sample`. Of 105 images there are equally many of each digit: 100."""
-    flags = ["--variant", "algorithm_1", "--sampler", "ddpm", "--steps", 5, 3, "--seed", 3]
+    flags = ["--variant", "without_root", "--sampler", "ddpm", "--steps", 5, 3, "--seed", 3]
     flags += ["--guidance-scale", 2, 0.5, "--scale-growth", 7, "--n", 105, "--split", "test"]
     real, validation, *table = run(tmp_path / "x.csv", *flags, "--window", "0-500")
     assert real["images"] == "other half of the test set" and real["n"] == "100"
     assert validation["images"] == "validation images" and validation["against"] == "test"
     assert real["variant"] == "-" and column(table, "images") == ["samples"] * 4
     shared = {"sampler": "ddpm", "scale_growth": 7, "window": (0, 500)}
-    shared["variant"] = VARIANTS["algorithm_1"]
+    shared["variant"] = VARIANTS["without_root"]
     for row, call, (steps, scale) in zip(table, asked, product((5, 3), (2, 0.5)), strict=True):
         settings = " ".join(row[name] for name in (*SETTINGS[1:], "n", "seed"))
-        assert settings == f"algorithm_1 classifier ddpm {steps} {scale} 7 0-500 100 3"
+        assert settings == f"without_root classifier ddpm {steps} {scale} 7 0-500 100 3"
         assert call.kwargs == {**shared, "steps": steps, "guidance_scale": scale}
         _, _, y, seeds = call.args
         assert seeds == image_seeds(3, y.tolist()) and torch.bincount(y).tolist() == [10] * 10

@@ -11,6 +11,7 @@ from diffusion import END, SCHEDULE, abar, clipped_noise, predicted_x_0
 from diffusion import sampler_step, sampling_timesteps
 from evaluation import difference, saturation
 from evaluation.variants import VARIANTS
+from guidance import guided_noise
 
 IMAGE_SHAPE = (1, 28, 28)
 Y = torch.arange(3)
@@ -29,11 +30,6 @@ def gradient(x, t):
     return strength.view(-1, 1, 1, 1) * (x.cos() + 0.6 * x)
 
 
-def predicted(variant, x_t, t, s, u=None, unet=UNET):
-    """eps_hat of a variant at one step, at the scale s."""
-    return variant(unet, log_p, Y, lambda t: s)(x_t, t, u)
-
-
 def by_hand(x_t, t, guidance_scale):
     """The clipped eps of the U-Net, and the change that ADM (14) makes."""
     change = -guidance_scale * (1 - abar(t)).sqrt() * gradient(x_t, t)
@@ -48,20 +44,25 @@ def test_a_variant_changes_the_one_thing_that_it_is_named_for():
         ("without_root", clipped + change / (1 - abar(t)).sqrt()),
         ("clip_after_tilt", clipped_noise(x_t, t, 0.5 * x_t + change)),
     ):
-        eps_hat = predicted(VARIANTS[name], x_t, t, 0.2)
+        eps_hat = VARIANTS[name](UNET, log_p, x_t, t, Y, 0.2)
         torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
     assert (clipped - 0.5 * x_t).abs().max() > 0.1
 
 
-def test_algorithm_1_shifts_the_mean_of_a_ddpm_step(monkeypatch):
-    """Literally: a step of diffusers that clips x_0, then its mean + s Sigma_t grad, ADM (10)."""
+def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
+    """Literally: a step of diffusers that clips x_0, then its mean + s Sigma_t grad, ADM (10).
+
+    This shifts the x_0 in the mean, DDPM (7), by s (1 - abar_u) / sqrt(abar_u) grad.
+    """
     theirs = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=True)
     theirs.set_timesteps(timesteps=sampling_timesteps(20))
     z = torch.randn(3, *IMAGE_SHAPE)
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: z)
     for t, u in pairwise(torch.tensor([*sampling_timesteps(20), END])):
         x_t = torch.randn(3, *IMAGE_SHAPE)
-        eps_hat = predicted(VARIANTS["algorithm_1"], x_t, t, 0.5, u)
+        a, b = abar(t), abar(u)
+        s = 0.5 * (a / b).sqrt() * (1 - b) / (1 - a)
+        eps_hat = guided_noise(UNET, log_p, x_t, t, Y, s)
         ours = sampler_step("ddpm", x_t, predicted_x_0(x_t, t, eps_hat), t, u, None, z)
         step = theirs.step(0.5 * x_t, t, x_t).prev_sample
         shift = 0.5 * theirs._get_variance(t) * gradient(x_t, t)
@@ -73,7 +74,7 @@ def test_what_is_projected_has_no_part_along_the_image():
     x_t, t = torch.randn(3, *IMAGE_SHAPE), torch.tensor(600)
     clipped, change = by_hand(x_t, t, 2.0)
     image = (predicted_x_0(x_t, t, clipped) + 1).flatten(1)
-    kept = (predicted(VARIANTS["projected"], x_t, t, 2.0) - clipped).flatten(1)
+    kept = (VARIANTS["projected"](UNET, log_p, x_t, t, Y, 2.0) - clipped).flatten(1)
     lost = change.flatten(1) - kept
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(kept, image).abs().max() < 1e-4
@@ -87,7 +88,7 @@ def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
     x_0 = torch.randn(3, *IMAGE_SHAPE).clamp(-1.5, 1.5)
     x_t = x_0 / k
     grad = k * (x_0.abs() < 1) * gradient(x_0, torch.tensor(0))
-    eps_hat = predicted(VARIANTS["at_predicted_x_0"], x_t, t, 2.0)
+    eps_hat = VARIANTS["at_predicted_x_0"](UNET, log_p, x_t, t, Y, 2.0)
     expected = clipped_noise(x_t, t, 0.5 * x_t) - 2 * (1 - abar(t)).sqrt() * grad
     torch.testing.assert_close(eps_hat, expected, atol=1e-3, rtol=1e-3)
 
@@ -103,7 +104,7 @@ def test_classifier_free_noise_is_equation_6_of_the_paper():
     unet.config = SimpleNamespace(num_class_embeds=11)
     eps, free = (unet(x_t, t, label).sample for label in (Y, torch.tensor(10)))
     for w in (-1, 2.5):
-        eps_hat = predicted(VARIANTS["classifier_free"], x_t, t, 1 + w, unet=unet)
+        eps_hat = VARIANTS["classifier_free"](unet, None, x_t, t, Y, 1 + w)
         torch.testing.assert_close(eps_hat, clipped_noise(x_t, t, (1 + w) * eps - w * free))
 
 
@@ -126,7 +127,7 @@ def test_the_guide_and_the_unet_are_exchanged_for_those_of_the_rival(monkeypatch
             (difference.difference_early, early),
             (difference.difference_late, late),
         ):
-            eps_hat = predicted(variant, x_t, t, 2.0)
+            eps_hat = variant(UNET, log_p, x_t, t, Y, 2.0)
             torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
 
 
