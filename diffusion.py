@@ -150,11 +150,12 @@ def simple_loss(eps_theta, eps):
     return (eps_theta - eps).square().mean(dim=(1, 2, 3))
 
 
-def validation_noise(images):
-    """t (N,) and eps, as large as images (N, C, H, W), to validate with: the same at every call.
+def validation_times(n):
+    """t (N,) to validate with: spread evenly over 0 .. 999, in an order that is always the same."""
+    t = torch.arange(n) * NUM_TRAIN_TIMESTEPS // n
+    return t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
 
-    t is spread evenly over 0 .. 999, in random order.
-    """
-    t = torch.arange(len(images)) * NUM_TRAIN_TIMESTEPS // len(images)
-    t = t[torch.randperm(len(images), generator=generator(VALIDATION_SEED, "validation", 0))]
-    return t, torch.randn(images.shape, generator=generator(VALIDATION_SEED, "validation", 1))
+
+def validation_noise(shape):
+    """eps of a shape, to validate with: the same at every call."""
+    return torch.randn(shape, generator=generator(VALIDATION_SEED, "validation", 1))

@@ -15,12 +15,14 @@ from the first row that is drawn. `nearest` is the smallest distance of a sample
 image. Settings are chosen with `--split validation --seed 1`, and reported with the defaults.
 """
 
+from pathlib import Path
+
 from evaluation.rows import Reference, add_row_flags, as_text, real_row, sample_rows
-from evaluation.table import measure_rows
+from evaluation.table import check_new_table, measure_rows
 from mnist import read_dataset
 from support import cli
-from support.cli import require
-from support.files import check_outputs, sha256
+from support.cli import MODELS, require
+from support.files import sha256
 
 N = 4_300
 
@@ -28,7 +30,9 @@ N = 4_300
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add_row_flags(parser, N)
-    parser.add_argument("--resume", action="store_true", help="continue the file of --csv")
+    add = parser.add_argument
+    add("--judge", type=Path, default=MODELS, metavar="DIR", help="folder of judge.pth")
+    add("--resume", action="store_true", help="continue the file of --csv")
     args = parser.parse_args(argv)
     require(args.csv or not args.resume, "argument --resume: only with --csv")
     return args
@@ -36,7 +40,7 @@ def parse_args(argv):
 
 def wanted_rows(args, reference):
     """Every row by the flags: real images, combinations of settings, files. Raises UserError."""
-    rows = sample_rows(args, reference)
+    rows = sample_rows(args, reference.dataset)
     real = []
     for size in sorted({row.settings["n"] for row in rows}):
         real += [real_row(name, images, size) for name, images in reference.floors.items()]
@@ -52,10 +56,7 @@ def wanted_rows(args, reference):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    if args.csv:
-        check_outputs(args.csv)
-        remedy = "continue it with --resume, or name another file"
-        require(args.resume or not args.csv.exists(), f"{args.csv} exists: {remedy}")
+    check_new_table(args.csv, args.resume)
     reference = Reference(args.judge, read_dataset(args), args.split, args.device)
     measure_rows(wanted_rows(args, reference), reference, args.csv, args.resume)
 

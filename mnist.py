@@ -57,12 +57,17 @@ class Dataset:
             if kind == "folder":
                 raise UserError(f"--dataset {name}: {error}") from error
             raise UserError(
-                f"cannot read {name} in {data_dir}: {str(error) or 'it is damaged'}; delete its "
-                "folder: `git checkout -- data` restores MNIST, torchvision downloads the others"
+                f"cannot read {name} in {data_dir}: {str(error) or 'it is damaged'}; if it is "
+                "damaged, delete its folder: `git checkout -- data` restores MNIST, torchvision "
+                "downloads the others"
             ) from error
         images, _ = self.splits["train"]
-        self.info = {"kind": kind, "name": Path(name).resolve().name}
-        self.info |= {"classes": classes, "shape": list(images.shape[1:])}
+        self.info = {
+            "kind": kind,
+            "name": Path(name).resolve().name,
+            "classes": classes,
+            "shape": list(images.shape[1:]),
+        }
 
     def load(self, split):
         """Read "train", "validation" or "test"; of MNIST, 55,000, 5,000 and 10,000 images.
@@ -123,9 +128,11 @@ def class_numbers(words, classes):
         if word == "all":
             asked += range(len(classes))
             continue
-        names = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
-        wrong = f"argument --digits/--classes: {word!r} is not one of {names}; separate by spaces"
-        require(word in numbers, wrong)
+        if word not in numbers:
+            raise UserError(
+                f"argument --digits/--classes: {word!r} is not one of {', '.join(classes)}, a "
+                f"number from 0 to {len(classes) - 1}, or all; separate by spaces"
+            )
         asked.append(numbers[word])
     return asked
 
@@ -165,7 +172,7 @@ def check_same_dataset(trained, given, path):
     if trained != given:
         raise UserError(
             f"{path} was trained on {described(trained)}, not on {described(given)}: "
-            "name another folder with --models, or the data set with --dataset"
+            "name another folder with --models, or another data set"
         )
 
 

@@ -15,8 +15,15 @@ import torch
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
-from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE
-from diffusion import add_noise, make_unet, simple_loss, validation_noise
+from diffusion import (
+    NUM_TRAIN_TIMESTEPS,
+    SCHEDULE,
+    add_noise,
+    make_unet,
+    simple_loss,
+    validation_noise,
+    validation_times,
+)
 from guidance import sample
 from mnist import add_data_flags, training_data
 from support import cli
@@ -116,7 +123,7 @@ def make_optimizers(unet, lr, steps):
 @torch.no_grad()
 def validation_loss(unet, images, batch_size=250):
     """L_simple of images (N, C, H, W) over uniform t, with the same t and noise at every call."""
-    t, eps = validation_noise(images)
+    t, eps = validation_times(len(images)), validation_noise(images.shape)
     x_t = add_noise(images, eps, t)
     total = 0.0
     for part in torch.arange(len(images)).split(batch_size):
@@ -150,8 +157,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     checkpoint = args.models / "ddpm_unet.pth"
     top = output_folder(args.models)
-    samples, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
-    dataset = training_data(args, checkpoint, samples, figure)
+    samples_path, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
+    dataset = training_data(args, checkpoint, samples_path, figure)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
     torch.manual_seed(args.seed)  # for the initial weights
@@ -173,8 +180,9 @@ def main(argv=None):
     made_from = provenance([checkpoint], **run.settings)
     save_figure(figure, plot_loss(run), made_from)
     seeds = image_seeds(0, [1] * 8)  # the noise of `python inference.py`
-    save_grid(samples, sample(unet, None, None, seeds), 8, made_from)
-    print(f"{checkpoint}, {samples} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
+    save_grid(samples_path, sample(unet, None, None, seeds), 8, made_from)
+    files = f"{checkpoint}, {samples_path} and {figure}"
+    print(f"{files}: {args.steps} steps in {run.elapsed():.0f} s")
 
 
 if __name__ == "__main__":

@@ -68,11 +68,6 @@ class Reference:
             [index] = balanced_parts(validation_labels, 1, num_classes)
             self.floors["validation images"] = validation_images[index]
 
-    @functools.cached_property
-    def exact_guide(self):
-        """The `ExactGuide` of the training images, one for all rows."""
-        return ExactGuide(*self.dataset.load("train"), self.device)
-
     def scores(self, images, labels):
         """The `Scores` of uint8 images (N, C, H, W), with labels (N,) or None."""
         return Scores(readings(self.judge, images, labels, self.device), self.real)
@@ -87,7 +82,7 @@ class Row(NamedTuple):
 
 
 def add_row_flags(parser, n):
-    """The flags of the rows, by default of n samples, and of what they are measured with."""
+    """The flags of the rows, by default of n samples, and of the real images."""
     group = parser.add_argument_group("several values make several rows")
     add = group.add_argument
     names = f"forms of the guidance: {', '.join(VARIANTS)}, or FILE.py:NAME"
@@ -101,20 +96,24 @@ def add_row_flags(parser, n):
     add = parser.add_argument
     add("--n", type=cli.number(int, 100), default=n, help="samples, equally many of each class")
     add("--split", choices=("test", "validation"), default="test", help="of the real images")
-    add("--judge", type=Path, default=MODELS, metavar="DIR", help="folder of judge.pth")
     add("--csv", type=cli.file_name(".csv"), metavar="CSV", help="keep the rows in a new file")
     cli.add_run_flags(parser)
     add_data_flags(parser)
 
 
-def sample_rows(args, reference):
-    """The rows of samples that the flags ask for. Raises UserError."""
-    models = args.models or ([] if args.samples else [os.path.relpath(MODELS)])
+def sample_rows(args, dataset):
+    """The rows of samples that the flags ask for, of the classes of a `Dataset`.
+
+    Raises UserError.
+    """
+    models = args.models
+    if not models and not args.samples:
+        models = [os.path.relpath(MODELS)]
     choices = {**vars(args), "models": models}
     rows = []
     for values in product(*(choices[name] for name in SETTINGS)):
-        rows.append(sampled_row(dict(zip(SETTINGS, values)), args.n, args.seed, reference))
-    rows += [file_row(path, reference) for path in args.samples]
+        rows.append(sampled_row(dict(zip(SETTINGS, values)), args, dataset))
+    rows += [file_row(path, dataset.info) for path in args.samples]
     return rows
 
 
@@ -137,31 +136,31 @@ def real_row(name, images, n):
     return Row({"images": name, "n": len(some)}, lambda: (some, labels))
 
 
-def file_row(path, reference):
+def file_row(path, info):
     """The row of anybody's samples. Raises UserError."""
-    images, labels = read_samples(Path(path), reference.info)
+    images, labels = read_samples(Path(path), info)
     digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     settings = {"images": path, "n": len(images), "sha256 of images": digest}
     return Row(settings, lambda: (images, labels))
 
 
-def sampled_row(values, n, seed, reference):
-    """The row of n samples by `values`, one of each of `SETTINGS`. Raises UserError."""
-    num_classes = len(reference.info["classes"])
-    require(n >= num_classes, f"--n {n}: there are {num_classes} classes")
-    y = torch.arange(num_classes).repeat_interleave(n // num_classes)
-    seeds = image_seeds(seed, y.tolist())
+def sampled_row(values, args, dataset):
+    """The row of --n samples by `values`, one of each of `SETTINGS`. Raises UserError."""
+    num_classes = len(dataset.info["classes"])
+    require(args.n >= num_classes, f"--n {args.n}: there are {num_classes} classes")
+    y = torch.arange(num_classes).repeat_interleave(args.n // num_classes)
+    seeds = image_seeds(args.seed, y.tolist())
     models = values["models"]
     variant_file, variant = find_variant(values["variant"])
     if variant is classifier_free:  # it has its own U-Net, no guide, and a constant scale
-        unet_file, unet = Path(models, CHECKPOINT), rival_unet(models, reference.device)
+        unet_file, unet = Path(models, CHECKPOINT), rival_unet(models, args.device)
         guide_file, log_p = None, None
         values = values | {"guide": "-", "scale_growth": 0.0}
     else:
         unet_file = Path(models, "ddpm_unet.pth")
-        unet = ddpm_unet(models, reference.device)
-        guide_file, log_p = find_guide(values["guide"], models, reference)
-    check_same_dataset(unet.dataset, reference.info, unet_file)
+        unet = ddpm_unet(models, args.device)
+        guide_file, log_p = find_guide(values["guide"], models, dataset, args.device)
+    check_same_dataset(unet.dataset, dataset.info, unet_file)
     files = {"U-Net": unet_file, "guide": guide_file, "variant": variant_file}
     hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
 
@@ -181,6 +180,12 @@ run_file = functools.cache(runpy.run_path)
 
 
 @functools.cache
+def exact_guide(dataset, device):
+    """The `ExactGuide` of the training images."""
+    return ExactGuide(*dataset.load("train"), device)
+
+
+@functools.cache
 def guide_network(path, device):
     """The classifier of a file. Raises UserError."""
     return load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
@@ -189,15 +194,15 @@ def guide_network(path, device):
 # --- guides and variants by name, or in a file ---
 
 
-def find_guide(name, models, reference):
+def find_guide(name, models, dataset, device):
     """The file of a guide of --guide, or None, and its log_p. Raises UserError."""
     if name == EXACT:
-        return None, reference.exact_guide.log_p
+        return None, exact_guide(dataset, device).log_p
     if ".py:" in name:
         return find_function(name)
     path = Path(models, "classifier.pth") if name == OWN_CLASSIFIER else Path(name)
-    classifier = guide_network(path, reference.device)
-    check_same_dataset(classifier.dataset, reference.info, path)
+    classifier = guide_network(path, device)
+    check_same_dataset(classifier.dataset, dataset.info, path)
     return path, classifier.log_p
 
 

@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from evaluation.measures import nearest_distances
-from support.cli import UserError
-from support.files import atomic_write
+from support.cli import UserError, require
+from support.files import atomic_write, check_outputs
 
 SHOWN = {  # the main measures -> their names for readers
     "accuracy": "accuracy",
@@ -26,6 +26,13 @@ SHOWN = {  # the main measures -> their names for readers
     "precision": "precision",
     "recall": "recall",
 }
+
+
+def check_new_table(path, resume=False):
+    """Raises UserError if rows cannot be kept in a new file, or, with `resume`, in any."""
+    if path:
+        check_outputs(path)
+        require(resume or not path.exists(), f"{path} exists: name another file, or --resume it")
 
 
 def measure_rows(rows, reference, path=None, resume=False):

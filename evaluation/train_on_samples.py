@@ -16,12 +16,11 @@ from torch import nn
 from tqdm import trange
 
 from evaluation.measures import accuracy_row
-from evaluation.rows import Reference, Row, add_row_flags, as_text, sample_rows
-from evaluation.table import interval_text, where_it_ran, write_rows
+from evaluation.rows import Row, add_row_flags, as_text, sample_rows
+from evaluation.table import check_new_table, interval_text, where_it_ran, write_rows
 from mnist import from_uint8, read_dataset
 from support import cli
 from support.cli import require
-from support.files import check_outputs
 from support.streams import batch_indices, generator
 
 N = 10_000
@@ -66,17 +65,14 @@ def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     add_row_flags(parser, N)
     args = parser.parse_args(argv)
-    if args.csv:
-        check_outputs(args.csv)
-        require(not args.csv.exists(), f"{args.csv} exists: name another file")
+    check_new_table(args.csv)
     dataset = read_dataset(args)
-    reference = Reference(args.judge, dataset, args.split, args.device)
     num_classes = len(dataset.info["classes"])
     real = dataset.load(args.split)
     shared = {"seed": args.seed, "against": args.split, "training_steps": STEPS}
     shared |= where_it_ran("cpu")
     done = []
-    for row in [training_row(dataset, args.n), *sample_rows(args, reference)]:
+    for row in [training_row(dataset, args.n), *sample_rows(args, dataset)]:
         images, labels = row.draw()
         require(labels is not None, f"{row.settings['images']} has no labels: write them as arr_1")
         settings = {name: as_text(value) for name, value in row.settings.items()}

@@ -106,8 +106,8 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
         remedy = "restore it with `git checkout -- models`"
     content = load_tensors(path, remedy)
     require(content.get("network") == name, f"{path} holds no {name}: {remedy}")
-    if schedule is not None and content.get("schedule") != schedule:
-        raise UserError(f"{path} was trained on another noise schedule: {remedy}")
+    same_schedule = schedule is None or content.get("schedule") == schedule
+    require(same_schedule, f"{path} was trained on another noise schedule: {remedy}")
     try:
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])

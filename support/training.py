@@ -75,8 +75,10 @@ class Run:
         self.settings = {flag: getattr(args, flag) for flag in flags}
         self.settings |= {"dataset": dataset.info, **more_settings}
         num_images = len(self.images)
-        too_few = f"--batch-size {args.batch_size}: there are {num_images} images to train on"
-        require(args.batch_size <= num_images, too_few)
+        if args.batch_size > num_images:
+            raise UserError(
+                f"--batch-size {args.batch_size}: there are {num_images} images to train on"
+            )
         self.validate_every = max(num_images // args.batch_size, MIN_VALIDATE_EVERY)
         self.step, self.losses, self.history = 0, [], []
         self.start = time.monotonic()
@@ -84,10 +86,13 @@ class Run:
         if args.resume:
             self.load()
         elif self.state_path.exists():
-            stopped = f"{self.state_path} is the state of a stopped training"
-            raise UserError(f"{stopped}: continue it with --resume, or delete it")
-        words = {"desc": purpose, "unit": "step"}
-        self.bar = tqdm(total=args.steps, initial=self.step, disable=None, **words)
+            raise UserError(
+                f"{self.state_path} is the state of a stopped training: continue it with "
+                "--resume, or delete it"
+            )
+        self.bar = tqdm(
+            total=args.steps, initial=self.step, desc=purpose, unit="step", disable=None
+        )
 
     def __enter__(self):
         return self
@@ -97,8 +102,10 @@ class Run:
         if kind is None:
             self.state_path.unlink(missing_ok=True)
         elif kind is KeyboardInterrupt and self.state_path.exists():
-            kept = f"{self.state_path} is kept: the same command with --resume goes on"
-            print(f"\n{kept}", file=sys.stderr)
+            print(
+                f"\n{self.state_path} is kept: the same command with --resume goes on",
+                file=sys.stderr,
+            )
 
     def __iter__(self):
         """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
@@ -117,8 +124,11 @@ class Run:
     def descend(self, loss):
         """Take a gradient step on the loss () of a batch. Raises UserError if it is not finite."""
         value = loss.item()
-        restart = f"delete {self.state_path} if it is there, and start with a lower --lr"
-        require(math.isfinite(value), f"the loss is {value} at step {self.step}: {restart}")
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {self.step}: delete {self.state_path} if it is "
+                "there, and start with a lower --lr"
+            )
         self.network.zero_grad()
         loss.backward()
         clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
@@ -145,7 +155,7 @@ class Run:
         self.history.append({"step": self.step, "loss": self.recent_loss(), **measured})
 
     def recent_loss(self):
-        """The mean loss of the last epoch, or of all steps if they are fewer."""
+        """The mean loss of the steps between two validations, or of all if they are fewer."""
         recent = self.losses[-self.validate_every :]
         return sum(recent) / len(recent)
 
@@ -168,9 +178,14 @@ class Run:
 
     def save(self):
         """Write the state file."""
-        state = {"settings": self.settings, "seconds": self.elapsed(), "step": self.step}
-        state |= {"losses": self.losses, "history": self.history}
-        state["parts"] = [part.state_dict() for part in self.parts()]
+        state = {
+            "settings": self.settings,
+            "seconds": self.elapsed(),
+            "step": self.step,
+            "losses": self.losses,
+            "history": self.history,
+            "parts": [part.state_dict() for part in self.parts()],
+        }
         save_tensors(self.state_path, state)
 
     def load(self):
@@ -179,8 +194,10 @@ class Run:
         require(path.exists(), f"--resume: there is no {path}; start without it")
         state = load_tensors(path, "delete it, and start without --resume")
         made_with = state.get("settings")
-        others = f"--resume: {path} was made with other flags, {made_with}; use the same ones"
-        require(made_with == self.settings, others)
+        if made_with != self.settings:
+            raise UserError(
+                f"--resume: {path} was made with other flags, {made_with}; use the same ones"
+            )
         try:
             self.start -= state["seconds"]
             self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
