@@ -78,7 +78,8 @@ function showSettings() {
   $("window-value").value = `${low} ≤ t < ${high}`;
   const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
   const names = changed().map(([name]) => name).filter((name) => folded.includes(name));
-  $("changed").textContent = names.length ? `changed: ${names.join(", ")}` : "";
+  const words = names.map((name) => ({ low: "guided from", high: "guided to", told: "guide’s t", pause: "stop" })[name] ?? name);
+  $("changed").textContent = words.length ? `changed: ${words.join(", ")}` : "";
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
   all("#x_t > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
@@ -141,7 +142,7 @@ function rewind() {
 function play(yes) {
   playing = yes;
   $("play").textContent = yes ? "Pause" : "Play";
-  $("status").textContent = fromDrawing ? "from your drawing" : "";
+  $("status").textContent = `${yes ? "running …" : ""} ${fromDrawing ? "from your drawing" : ""}`;
 }
 
 const atEnd = () => frames[shown]?.t === END;
@@ -159,8 +160,16 @@ function step() {
   const stop = t >= settings.pause && settings.pause > u; // "end" is neither
   if (!stop && !atEnd()) return;
   play(false);
-  $("status").textContent = stop ? "stopped: Play goes on" : "done: no noise is left";
+  $("status").textContent = stop ? "stopped: Play goes on" : verdict();
   answer();
+}
+
+/** At the end, how many digits are as asked, if the guide is asked. */
+function verdict() {
+  if (told() !== null || settings.second !== "none") return "done: no noise is left";
+  const { p } = frames[shown];
+  const right = digits().filter((y, k) => p[10 * k + y] === Math.max(...p.subarray(10 * k, 10 * k + 10)));
+  return `done: ${right.length} of ${COLUMNS} as asked`;
 }
 
 function show() {
@@ -172,7 +181,7 @@ function show() {
   drawImages($("x_0"), x_0 ?? x_t, grey);
   drawImages($("grad"), gradient, wanted(largest));
   drawBars($("reads"), p, digits());
-  drawImages($("plain"), plainFrames[shown].x_t, grey);
+  drawImages($("plain"), plainFrames[shown].x_0 ?? plainFrames[shown].x_t, grey);
   $("grad").classList.toggle("unused", s === 0);
   $("unused").hidden = s !== 0;
   $("time").value = 999 - t;
@@ -257,6 +266,7 @@ function listenToTour() {
   $("next").addEventListener("click", () => {
     if (stop < all(".stop").length - 1) return showStop(stop + 1);
     chooseTab("draw");
+    $("drawing").scrollIntoView({ block: "nearest" });
     $("drawing").focus();
   });
   showStop(0);
@@ -275,7 +285,7 @@ function readDrawing() {
     const row = document.createElement("li");
     const likeliest = Math.max(...p);
     row.style.setProperty("--p", `${100 * likeliest}%`);
-    row.innerHTML = `t = ${READING_TIMES[k]} reads <b>${likeliest < 0.3 ? "?" : p.indexOf(likeliest)}</b>`;
+    row.innerHTML = `at t = ${READING_TIMES[k]} it reads <b>${likeliest < 0.3 ? "?" : p.indexOf(likeliest)}</b>`;
     return row;
   }));
   $("finish").disabled = isEmpty();
