@@ -47,7 +47,8 @@ def guided_noise(unet, log_p, x_t, t, y, s):
         log_p: the guide (x_t, t, y) -> log p(y | x_t, t) (B,), as `Classifier.log_p`; or None.
         x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
     """
-    eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    with torch.no_grad():
+        eps = clipped_noise(x_t, t, unet(x_t, t).sample)
     if s == 0 or log_p is None:
         return eps
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
@@ -90,7 +91,6 @@ def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
     return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
 
 
-@torch.no_grad()
 def reverse_process(predict_noise, x_t, y, rngs, sampler=SAMPLER, steps=STEPS, watch=None):
     """x_0 from pure noise: DDPM Algorithm 2, or the same loop with another sampler's step.
 
@@ -104,7 +104,7 @@ def reverse_process(predict_noise, x_t, y, rngs, sampler=SAMPLER, steps=STEPS, w
     times = torch.tensor([*sampling_timesteps(steps), END], device=x_t.device)
     previous = None  # t and x_0 of the step before
     for t, u in pairwise(times):  # u is the next, less noisy timestep
-        eps_hat = predict_noise(x_t, t, y)
+        eps_hat = predict_noise(x_t, t, y).detach()
         x_0 = predicted_x_0(x_t, t, eps_hat)
         if watch:
             watch(t, x_t, x_0)
