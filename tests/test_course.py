@@ -18,18 +18,13 @@ read = partial(nbformat.read, as_version=4)
 
 
 NO_PICTURES = 'import matplotlib; matplotlib.use("agg")'  # faster
-FEW_STEPS = """
-import sys; sys.path[:0] = ["..", "../.."]
-import guidance; all_steps = guidance.sample
-guidance.sample = lambda *args, **how: all_steps(*args, **how | {"steps": 2})
-"""
 
 
-def run(notebook, folder, first=NO_PICTURES):
+def run(notebook, folder):
     """Run the code of a notebook in a folder: the source of each cell, and what it prints."""
     # no sliders: ipykernel 7 sometimes loses a message beside them, and waits for ever
     cells = [c for c in notebook.cells if c.cell_type == "code" and "interact(" not in c.source]
-    notebook.cells = [nbformat.v4.new_code_cell(first), *cells]
+    notebook.cells = [nbformat.v4.new_code_cell(NO_PICTURES), *cells]
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     return [(cell.source, "".join(o.get("text", "") for o in cell.outputs)) for cell in cells]
 
@@ -43,7 +38,7 @@ def test_it_runs_and_every_check_is_correct(path):
 
 @each_lesson
 def test_with_nothing_filled_in_it_runs_to_its_end(path):
-    cells = run(student_copy(read(path)), path.parent / "blanks", NO_PICTURES + FEW_STEPS)
+    cells = run(student_copy(read(path)), path.parent / "blanks")
     for k, (source, _) in enumerate(cells):  # a check is in the cell of its blank, or in the next
         printed = "".join(printed for _, printed in cells[k : k + 2])
         assert printed.count(": still blank") >= source.count(" = None  # your code: "), source
