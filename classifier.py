@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
+from diffusion import SCHEDULE
 from support.cli import UserError
+from support.files import load_checkpoint
 
 
 class Classifier(nn.Module):
@@ -97,3 +99,8 @@ class FiLMBlock(nn.Module):
         residual = self.conv1(F.silu(self.norm1(h)))
         residual = self.norm2(residual) * (1 + scale) + shift
         return self.skip(h) + self.conv2(F.silu(residual))
+
+
+def load_classifier(path, device="cpu"):
+    """The guide of a checkpoint of train_classifier.py, in eval mode. Raises UserError."""
+    return load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)

@@ -7,6 +7,7 @@ Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images a
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from support.files import load_checkpoint
 from support.streams import generator
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -138,6 +139,11 @@ def make_unet(image_shape, num_class_embeds=None):
         add_attention=False,  # at H / 4 the convolutions see a whole digit
         num_class_embeds=num_class_embeds,
     )
+
+
+def load_unet(path, device="cpu"):
+    """The U-Net of a checkpoint of train_ddpm.py, in eval mode. Raises UserError."""
+    return load_checkpoint(path, UNet2DModel, SCHEDULE, "train_ddpm.py", device)
 
 
 def image_shape(unet):

@@ -10,31 +10,24 @@ import re
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 
-from classifier import Classifier
-from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, SCHEDULE, sampling_timesteps
+from classifier import load_classifier
+from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, load_unet, sampling_timesteps
 from guidance import BATCH_SIZE, GUIDANCE_SCALE, SAMPLER, SCALE_GROWTH, STEPS, WINDOW, sample
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
 from support.cli import MODELS, require
-from support.files import check_outputs, load_checkpoint, output_folder, provenance
+from support.files import check_outputs, output_folder, provenance
 from support.streams import image_seeds
 
 MAX_SHOWN = 20  # images of a digit in a picture
 
 
-def load_unet(folder=MODELS, device="cpu"):
-    """The U-Net of a folder, in eval mode. Raises UserError."""
-    path = Path(folder, "ddpm_unet.pth")
-    return load_checkpoint(path, UNet2DModel, SCHEDULE, "train_ddpm.py", device)
-
-
 def load_models(folder=MODELS, device="cpu"):
-    """The U-Net and the classifier of a folder, in eval mode. Raises UserError."""
-    unet = load_unet(folder, device)
+    """The U-Net and the guide of a folder. Raises UserError."""
+    unet = load_unet(Path(folder, "ddpm_unet.pth"), device)
     path = Path(folder, "classifier.pth")
-    classifier = load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
+    classifier = load_classifier(path, device)
     check_same_dataset(classifier.dataset, unet.dataset, path)
     return unet, classifier
 
@@ -94,7 +87,7 @@ def main(argv=None):
         unet, classifier = load_models(args.models, args.device)
         log_p, names = classifier.log_p, ["ddpm_unet.pth", "classifier.pth"]
     else:
-        unet = load_unet(args.models, args.device)
+        unet = load_unet(args.models / "ddpm_unet.pth", args.device)
         log_p, names = None, ["ddpm_unet.pth"]
     digits = class_numbers(args.digits, unet.dataset["classes"])
     y = torch.tensor(digits).repeat_interleave(args.num_samples)

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier import Classifier
-from diffusion import SCHEDULE
+from classifier import load_classifier
+from diffusion import load_unet
 from evaluation.exact_guide import ExactGuide
 from evaluation.judge import accuracy_of, load_judge
 from evaluation.measures import Scores, balanced_parts, readings
 from evaluation.rivals import CHECKPOINT, classifier_free, load_rival
 from evaluation.variants import VARIANTS
 from guidance import sample
-from inference import add_sampling_flags, load_unet
+from inference import add_sampling_flags
 from mnist import add_data_flags, check_same_dataset
 from support import cli
 from support.cli import MODELS, UserError, require
-from support.files import load_checkpoint, sha256
+from support.files import sha256
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
@@ -158,7 +158,7 @@ def sampled_row(values, args, dataset):
         values = values | {"guide": "-", "scale_growth": 0.0}
     else:
         unet_file = Path(models, "ddpm_unet.pth")
-        unet = ddpm_unet(models, args.device)
+        unet = ddpm_unet(unet_file, args.device)
         guide_file, log_p = find_guide(values["guide"], models, dataset, args.device)
     check_same_dataset(unet.dataset, dataset.info, unet_file)
     files = {"U-Net": unet_file, "guide": guide_file, "variant": variant_file}
@@ -175,6 +175,7 @@ def sampled_row(values, args, dataset):
 # --- each network is loaded once, and each FILE.py run once, for all rows ---
 
 ddpm_unet = functools.cache(load_unet)
+guide_network = functools.cache(load_classifier)
 rival_unet = functools.cache(load_rival)
 run_file = functools.cache(runpy.run_path)
 
@@ -183,12 +184,6 @@ run_file = functools.cache(runpy.run_path)
 def exact_guide(dataset, device):
     """The `ExactGuide` of the training images."""
     return ExactGuide(*dataset.load("train"), device)
-
-
-@functools.cache
-def guide_network(path, device):
-    """The classifier of a file. Raises UserError."""
-    return load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
 
 
 # --- guides and variants by name, or in a file ---
