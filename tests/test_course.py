@@ -5,6 +5,7 @@ from functools import partial
 
 import nbformat
 import pytest
+import torch
 from conftest import ROOT
 from nbclient import NotebookClient
 
@@ -60,4 +61,7 @@ def test_it_is_saved_with_the_outputs_of_one_run(path):
 
 def test_a_check_says_what_is_wrong_and_goes_on(capsys):
     assert [check("it", yours, 2.0) for yours in (1.0, None, 2.0)] == [2.0, 2.0, 2.0]
-    assert re.findall("(?m)^it: (\\w+)", capsys.readouterr().out) == ["wrong", "still", "correct"]
+    for mistake in (lambda x: None + x, lambda x: (x, x), lambda x: len(x)):
+        check("it", mistake, torch.sin, (torch.ones(2, 2),))
+    said = re.findall("(?m)^it: (\\w+ \\w+|correct)", capsys.readouterr().out)
+    assert said == ["wrong by", "still blank", "correct", "still blank", "it raises", "the shape"]
