@@ -12,7 +12,8 @@ const NOTHING_ABOVE = !PAGES && location.pathname.lastIndexOf("/") === 0; // a s
 
 const COLUMNS = 10;
 const READING_TIMES = [0, 200, 400, 600, 800];
-const FRAME_MS = 140; // at least, so that a run that is known already can be followed
+const CALM = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const FRAME_MS = CALM ? 0 : 140; // at least, so that a run can be followed
 const range = (n, step = 1) => Array.from({ length: n }, (_, k) => step * k);
 const DIGITS = range(10).map(String);
 const VALUES = { // name of a control, also in a link -> what it can be set to
@@ -381,7 +382,7 @@ async function start() {
   listenToPlaying();
   listenToDrawing(readDrawing);
   restart();
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  if (CALM) {
     play(false);
     step();
   }

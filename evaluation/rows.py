@@ -240,14 +240,17 @@ def read_samples(path, info):
         raise UserError(f"{path} cannot be read ({error}); {what_is_read}") from error
     if channels == 1 and images.ndim == 3:
         images = images[..., None]
-    good = images.dtype == np.uint8 and images.shape[1:] == (height, width, channels)
-    good = good and len(images) >= LEAST_IMAGES
-    require(good, f"{path} holds {images.dtype} {images.shape}; {what_is_read}")
+    as_wanted = (
+        images.dtype == np.uint8
+        and images.shape[1:] == (height, width, channels)
+        and len(images) >= LEAST_IMAGES
+    )
+    require(as_wanted, f"{path} holds {images.dtype} {images.shape}; {what_is_read}")
     images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     if labels is None:
         return images, None
-    good = labels.shape == (len(images),) and np.isin(labels, np.arange(num_classes)).all()
-    require(good, f"{path}: arr_1 should hold (N,) labels from 0 to {num_classes - 1}")
+    as_wanted = labels.shape == (len(images),) and np.isin(labels, np.arange(num_classes)).all()
+    require(as_wanted, f"{path}: arr_1 should hold (N,) labels from 0 to {num_classes - 1}")
     return images, torch.from_numpy(labels).long()
 
 
