@@ -143,7 +143,7 @@ function rewind() {
 function play(yes) {
   playing = yes;
   $("play").textContent = yes ? "Pause" : "Play";
-  $("status").textContent = `${yes ? "running …" : ""} ${fromDrawing ? "from your drawing" : ""}`;
+  $("status").textContent = fromDrawing ? "from your drawing" : yes ? "running …" : "";
 }
 
 const atEnd = () => frames[shown]?.t === END;
@@ -161,7 +161,7 @@ function step() {
   const stop = t >= settings.pause && settings.pause > u; // "end" is neither
   if (!stop && !atEnd()) return;
   play(false);
-  $("status").textContent = stop ? "stopped: Play goes on" : verdict();
+  $("status").innerHTML = `<b>${stop ? "stopped: Play goes on" : verdict()}</b>`;
   answer();
 }
 
@@ -170,7 +170,7 @@ function verdict() {
   if (told() !== null || settings.second !== "none") return "done: no noise is left";
   const { p } = frames[shown];
   const right = digits().filter((y, k) => p[10 * k + y] === Math.max(...p.subarray(10 * k, 10 * k + 10)));
-  return `done: ${right.length} of ${COLUMNS} as asked`;
+  return `done: <span class="wide">the guide reads</span> ${right.length} of ${COLUMNS} as asked`;
 }
 
 function show() {
@@ -225,6 +225,7 @@ function listenToPlaying() {
 
 /** Light up what is being changed, and the row of images that shows it. */
 function lightUp(term) {
+  for (const row of all(".row")) row.classList.remove("look");
   for (const part of all("#equation [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === term);
 }
 
@@ -235,6 +236,7 @@ let stop = 0; // the step of the tour in sight
 function showStop(number) {
   const stops = all(".stop");
   stop = number;
+  lightUp(null);
   stops.forEach((node, k) => node.classList.toggle("here", k === stop));
   $("place").textContent = `${stop + 1} of ${stops.length}`;
   $("back").disabled = stop === 0;
@@ -248,6 +250,7 @@ function run(button) {
   clear();
   lightUp(button.dataset.term);
   chooseRow(button.dataset.row);
+  document.querySelector(`.row[data-row="${button.dataset.row}"]`).classList.add("look");
   asked = button;
   begin();
 }
