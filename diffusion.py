@@ -120,12 +120,12 @@ def half_log_snr(t):
 # --- the U-Net, and what it learns ---
 
 
-def make_unet(image_shape, num_class_embeds=None):
+def make_unet(shape, num_class_embeds=None):
     """diffusers' UNet2DModel for images (C, H, W), square; H is a multiple of 4.
 
     `num_class_embeds` is for a U-Net that is given labels too, of classifier-free guidance.
     """
-    channels, size, _ = image_shape
+    channels, size, _ = shape
     return UNet2DModel(
         sample_size=size,
         in_channels=channels,

@@ -49,10 +49,15 @@ def guided_noise(unet, log_p, x_t, t, y, s):
     """
     with torch.no_grad():
         eps = clipped_noise(x_t, t, unet(x_t, t).sample)
+    return eps + guidance_term(log_p, x_t, t, y, s)  # ADM (14), scaled by s
+
+
+def guidance_term(log_p, x_t, t, y, s):
+    """- s sqrt(1 - abar_t) grad log p(y | x_t, t), as x_t; 0 at s = 0 or without a guide."""
     if s == 0 or log_p is None:
-        return eps
+        return 0
     grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
-    return eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14), scaled by s
+    return -s * (1 - abar(t)).sqrt() * grad
 
 
 def guide_gradient(log_p, x_t, t, y):

@@ -93,21 +93,21 @@ def read_torchvision(source, data_dir):
 
 def read_folder(folder, size):
     """The images of a folder, as `read_torchvision`; those without colours have one channel."""
-    require(folder.is_dir(), f"--dataset {folder}: it is none of {KNOWN}")
+    require(folder.is_dir(), f"it is none of {KNOWN}")
     pictures = datasets.ImageFolder(folder, transforms.Resize((size, size)) if size else None)
     images = [pil_to_tensor(picture) for picture, _ in pictures]
     sizes = {f"{image.shape[1]}x{image.shape[2]}" for image in images}
     _, height, width = images[0].shape
     if len(sizes) > 1 or height != width or height % 4 != 0:
         raise UserError(
-            f"--dataset {folder}: it has images of {', '.join(sorted(sizes)[:3])}; they should be "
-            "square, of one size, a multiple of 4: scale them with --size 32"
+            f"it has images of {', '.join(sorted(sizes)[:3])}; they should be square, of one size, "
+            "a multiple of 4: scale them with --size 32"
         )
     images, labels = torch.stack(images), torch.tensor(pictures.targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
     tenth = len(images) // 10
-    require(tenth >= 10, f"--dataset {folder}: it has {len(images)} images, 100 are the least")
+    require(tenth >= 10, f"it has {len(images)} images, 100 are the least")
     order = torch.randperm(len(images), generator=generator(0, "split"))
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
     splits = {name: (images[part], labels[part]) for name, part in zip(SPLITS, parts)}

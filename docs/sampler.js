@@ -93,11 +93,16 @@ function half_log_snr(t) {
 
 /** eps_hat of ADM (14), scaled by s, and the gradient, which the page shows even where s is 0. */
 function guided_noise(unet, log_p, x_t, t, y, s) {
-  const times = tf.fill([x_t.shape[0]], t);
-  const eps = clipped_noise(x_t, t, unet(x_t, times));
-  if (log_p === null) return { eps_hat: eps, grad: null };
-  const grad = guide_gradient(log_p, x_t, times, y);
-  return { eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t)))), grad };
+  const eps = clipped_noise(x_t, t, unet(x_t, tf.fill([x_t.shape[0]], t)));
+  const { term, grad } = guidance_term(log_p, x_t, t, y, s);
+  return { eps_hat: tf.add(eps, term), grad };
+}
+
+/** - s sqrt(1 - abar_t) grad log p(y | x_t, t), as x_t, and the gradient; 0 and null without a guide. */
+function guidance_term(log_p, x_t, t, y, s) {
+  if (log_p === null) return { term: 0, grad: null };
+  const grad = guide_gradient(log_p, x_t, tf.fill([x_t.shape[0]], t), y);
+  return { term: tf.mul(grad, -s * Math.sqrt(1 - abar(t))), grad };
 }
 
 /** grad log p(y | x_t, t), taken at x_t: as x_t. The guide log_p is (x_t, t (B,), y (B,)) -> (B,). */

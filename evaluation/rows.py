@@ -48,7 +48,7 @@ class Reference:
     """
 
     def __init__(self, judge_folder, dataset, split, device="cpu"):
-        self.dataset, self.info, self.device = dataset, dataset.info, device
+        self.dataset, self.device = dataset, device
         self.judge_path = Path(judge_folder, "judge.pth")
         self.judge = load_judge(judge_folder, device)
         check_same_dataset(self.judge.dataset, dataset.info, self.judge_path)

@@ -65,12 +65,13 @@ def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     add_row_flags(parser, N)
     args = parser.parse_args(argv)
+    require(args.n >= BATCH_SIZE, f"--n {args.n}: a batch has {BATCH_SIZE} images")
     check_new_table(args.csv)
     dataset = read_dataset(args)
     num_classes = len(dataset.info["classes"])
     real = dataset.load(args.split)
     shared = {"seed": args.seed, "against": args.split, "training_steps": STEPS}
-    shared |= where_it_ran("cpu")
+    shared |= where_it_ran(args.device)
     done = []
     for row in [training_row(dataset, args.n), *sample_rows(args, dataset)]:
         images, labels = row.draw()

@@ -9,7 +9,7 @@ import torch
 
 from diffusion import abar, clipped_noise, predicted_x_0
 from evaluation.rivals import classifier_free
-from guidance import guide_gradient, guided_noise
+from guidance import guidance_term, guided_noise
 
 
 def without_root(unet, log_p, x_t, t, y, s):
@@ -20,7 +20,7 @@ def without_root(unet, log_p, x_t, t, y, s):
 def clip_after_tilt(unet, log_p, x_t, t, y, s):
     """The predicted x_0 is clipped after it is guided, which is what diffusers' schedulers do."""
     eps = unet(x_t, t).sample
-    return clipped_noise(x_t, t, eps + change_of_noise(log_p, x_t, t, y, s))
+    return clipped_noise(x_t, t, eps + guidance_term(log_p, x_t, t, y, s))
 
 
 def projected(unet, log_p, x_t, t, y, s):
@@ -30,18 +30,11 @@ def projected(unet, log_p, x_t, t, y, s):
     cannot brighten the image as a whole. Their limit on the change, and momentum, are left out.
     """
     eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    change = change_of_noise(log_p, x_t, t, y, s)
+    change = guidance_term(log_p, x_t, t, y, s)
     image = predicted_x_0(x_t, t, eps) + 1
     along = (change * image).sum(dim=(1, 2, 3), keepdim=True)
     length = image.square().sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-9)
     return eps + change - along / length * image
-
-
-def change_of_noise(log_p, x_t, t, y, s):
-    """What ADM (14) adds to eps: (B, C, H, W), zeros at s = 0 or without a guide."""
-    if s == 0 or log_p is None:
-        return torch.zeros_like(x_t)
-    return -s * (1 - abar(t)).sqrt() * guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
 
 
 def at_predicted_x_0(unet, log_p, x_t, t, y, s):

@@ -32,7 +32,7 @@ table() { # table NAME FLAGS: measure results/NAME.csv again
   python evaluate.py --csv "results/$1.csv" "${@:2}"
 }
 
-tables() { # the CSV files of results/README.md, and the tables in it and in README.md
+tables() { # the CSV files of results/README.md but learned.csv, and the tables in it and in README.md
   look="--n 1000 --split validation --seed 1"
   at_1="--split validation --seed 2 --scale-growth 0"
   difference=evaluation/difference.py
@@ -40,28 +40,29 @@ tables() { # the CSV files of results/README.md, and the tables in it and in REA
   python -m evaluation.saturation
   table two_by_two $at_1 --variant guided_noise $difference:difference $difference:on_rival \
     classifier_free $difference:difference_late $difference:difference_early
-  table exact_guide --n 1000 --split validation --seed 1 --scale-growth 0 --guide classifier exact
+  table exact_guide $look --scale-growth 0 --guide classifier exact
   table candidates --split validation --seed 2 --scale-growth 24 6 0
   table scales $look --guidance-scale 1 0.5 2 3 --scale-growth 24 6 0
   table constant_scale --guidance-scale 1 3 --scale-growth 24 0
   table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 \
     --guidance-scale 1 5 50 --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
   table samplers $look --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
-  table steps --split validation --seed 1 --steps 20 50 10
+  table steps $look --steps 20 50 10
+  table steps_at_1 $at_1 --n 1000 --steps 20 50 100
   table controls $look \
     --variant guided_noise without_root clip_after_tilt projected at_predicted_x_0
   python train_classifier.py --max-t 0 --models clean
   table clean_guide $look --guide classifier clean/classifier.pth \
     --variant guided_noise at_predicted_x_0
-  table algorithm_1 $look --sampler ddpm --steps 50 --guidance-scale 3 --scale-growth 0 \
-    --variant guided_noise algorithm_1
   table rival_samplers $look --variant classifier_free --guidance-scale 1.1 \
     --sampler sde-dpmsolver++ dpmsolver++ ddim --steps 20 10
   table rival_scales $look --variant guided_noise classifier_free \
     --guidance-scale 1 1.1 1.25 1.5 2 --steps 20 10
-  rm -f results/train_on_samples_choice.csv
-  python -m evaluation.train_on_samples --split validation --guidance-scale 0.25 1 \
+  rm -f results/train_on_samples_choice.csv results/train_on_samples.csv
+  python -m evaluation.train_on_samples --split validation --guidance-scale 0.25 1 0.5 \
     --csv results/train_on_samples_choice.csv
+  python -m evaluation.train_on_samples --n 50000 --seed 3 --guidance-scale 0.25 \
+    --csv results/train_on_samples.csv
   python -m evaluation.report
 }
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent  # of the repository
 MODELS = ROOT / "models"
 
 
-class UserError(argparse.ArgumentTypeError):
+class UserError(ValueError, argparse.ArgumentTypeError):
     """An error that the user can fix: a script prints it as one line and exits with status 2.
 
     Every other exception is a bug of ours and keeps its traceback. Where the `type` of a flag
