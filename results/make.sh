@@ -48,7 +48,7 @@ tables() { # the CSV files of results/README.md but learned.csv, and the tables 
     --guidance-scale 1 5 50 --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
   table samplers $look --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
   table steps $look --steps 20 50 10
-  table steps_at_1 $at_1 --n 1000 --steps 20 50 100
+  table steps_at_1 $at_1 --n 1000 --steps 20 100
   table controls $look \
     --variant guided_noise without_root clip_after_tilt projected at_predicted_x_0
   python train_classifier.py --max-t 0 --models clean
