@@ -56,7 +56,8 @@ def wanted_rows(args, reference):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    check_new_table(args.csv, args.resume)
+    if not args.resume:
+        check_new_table(args.csv, "continue it with --resume, or name another file")
     reference = Reference(args.judge, read_dataset(args), args.split, args.device)
     measure_rows(wanted_rows(args, reference), reference, args.csv, args.resume)
 

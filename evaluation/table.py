@@ -28,11 +28,11 @@ SHOWN = {  # the main measures -> their names for readers
 }
 
 
-def check_new_table(path, resume=False):
-    """Raises UserError if rows cannot be kept in a new file, or, with `resume`, in any."""
+def check_new_table(path, remedy="name another file"):
+    """Raises UserError, with a `remedy`, if a table cannot be kept in a new file."""
     if path:
         check_outputs(path)
-        require(resume or not path.exists(), f"{path} exists: name another file, or --resume it")
+        require(not path.exists(), f"{path} exists: {remedy}")
 
 
 def measure_rows(rows, reference, path=None, resume=False):

@@ -164,7 +164,7 @@ def test_changes_are_from_the_first_row_that_is_drawn(three):
 def test_a_table_is_not_overwritten_nor_mixed_with_other_rows(refused, three):
     """With --resume neither: not by another seed, other weights, or where fewer are wanted."""
     text, other_weights = three.read_text(), three.with_name("y.csv")
-    assert f"{three} exists: name another file, or --resume" in refused("--csv", three)
+    assert f"{three} exists: continue it with --resume" in refused("--csv", three)
     assert "--resume: only with --csv" in refused("--resume")
     other_weights.write_text(text.replace(sha256(WEIGHTS["classifier"]), 64 * "0"))
     for path, flags in ((three, [*SCALES, "--seed", 3]), (other_weights, SCALES), (three, [])):
