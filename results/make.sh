@@ -47,7 +47,8 @@ tables() { # the CSV files of results/README.md but learned.csv, and the tables 
   table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 \
     --guidance-scale 1 5 50 --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
   table samplers $look --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
-  table steps $look --steps 20 50 10
+  table steps --split validation --seed 1 --steps 20 10
+  table more_steps $look --steps 20 50
   table steps_at_1 $at_1 --n 1000 --steps 20 100
   table controls $look \
     --variant guided_noise without_root clip_after_tilt projected at_predicted_x_0
