@@ -22,7 +22,7 @@ from evaluation.table import check_new_table, measure_rows
 from mnist import read_dataset
 from support import cli
 from support.cli import MODELS, require
-from support.files import sha256
+from support.files import check_outputs, sha256
 
 N = 4_300
 
@@ -56,7 +56,9 @@ def wanted_rows(args, reference):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    if not args.resume:
+    if args.resume:
+        check_outputs(args.csv)
+    else:
         check_new_table(args.csv, "continue it with --resume, or name another file")
     reference = Reference(args.judge, read_dataset(args), args.split, args.device)
     measure_rows(wanted_rows(args, reference), reference, args.csv, args.resume)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from diffusion import abar, add_noise
 from evaluation.exact_guide import ExactGuide
+from evaluation.measures import with_interval
 from evaluation.table import write_rows
 from guidance import SCALE_GROWTH, guide_gradient
 from inference import load_models
@@ -49,7 +50,7 @@ def compare(guides, x_t, t, y):
 def quartiles(name, values):
     """Median and quartiles of values (N,), as columns of a table."""
     low, middle, high = values.quantile(torch.tensor(QUARTILES)).tolist()
-    return {name: middle, f"{name}_low": low, f"{name}_high": high}
+    return with_interval(name, middle, low, high)
 
 
 def plot(rows):

@@ -157,7 +157,7 @@ def test_tour(page, judge, stop):
         assert page.locator("#drawing").evaluate("(node) => node === document.activeElement")
     if stop == 2:
         page.click("#play")
-        page.get_by_text("done: ").wait_for()
+        page.get_by_text("done: the guide reads 10 of 10 as asked").wait_for()
         assert look(page, judge).digits == [3] * 10
 
 
