@@ -2,8 +2,8 @@
 
 import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
 import { guideOf, loadNetworks } from "./networks.js";
-import { drawBars, drawImages, grey, makeTiles, wanted } from "./pictures.js";
-import { END, Noise, SAMPLERS, add_noise, gaussian_noise, image_seeds, sample } from "./sampler.js";
+import { drawBars, drawImage, drawImages, grey, makeTiles, wanted } from "./pictures.js";
+import { END, Noise, SAMPLERS, abar, add_noise, gaussian_noise, image_seeds, sample } from "./sampler.js";
 
 // Where the repository is. GitHub Pages serves docs/ alone, elsewhere it is the folder above.
 const PAGES = location.hostname.match(/^(.+)\.github\.io$/);
@@ -13,7 +13,8 @@ const NOTHING_ABOVE = !PAGES && location.pathname.lastIndexOf("/") === 0; // a s
 const COLUMNS = 10;
 const READING_TIMES = [0, 200, 400, 600, 800];
 const CALM = matchMedia("(prefers-reduced-motion: reduce)").matches;
-const FRAME_MS = CALM ? 0 : 140; // at least, so that a run can be followed
+const FIRST_FRAME_MS = 1500; // of the first run, which is slow, so that it can be followed
+const [FIRST_RUN_MS, FRAME_MS] = [300, 140]; // at least, of each step
 const range = (n, step = 1) => Array.from({ length: n }, (_, k) => step * k);
 const DIGITS = range(10).map(String);
 const VALUES = { // name of a control, also in a link -> what it can be set to
@@ -31,7 +32,7 @@ const VALUES = { // name of a control, also in a link -> what it can be set to
   from: range(20, 50).map((t) => 999 - t),
 };
 const DEFAULTS = { digit: "0 to 9", w: 1, g: 24, low: 0, high: 1000, told: "t", sampler: "sde-dpmsolver++" };
-Object.assign(DEFAULTS, { steps: 20, seed: 0, second: "none", pause: "end", from: 599 });
+Object.assign(DEFAULTS, { steps: 20, seed: 0, second: "none", pause: "end", from: 449 });
 
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
@@ -44,8 +45,12 @@ let guided, plain; // two runs of `sample`, from the same noise, with the guide 
 let frames, plainFrames; // what they yielded
 let plainSettings; // those that a run without the guide depends on
 let shown = -1; // the frame in sight
+let dissolving = []; // your drawing in more and more noise, to be seen before the first frame
 let playing = false;
+let runs = 0; // how many were begun
 let asked = null; // the button of the tour whose answer is awaited
+let term = null; // of the equation, lit by the tour
+let column = 5; // whose sum stands beside the equation
 
 // --- settings: in the controls, and in the address ---
 
@@ -59,11 +64,14 @@ function setAll(link) {
   asked = null;
 }
 
-function readControls() {
-  asked = null;
-  for (const [name, possible] of Object.entries(VALUES)) {
-    settings[name] = possible[controls[name].value] ?? DEFAULTS[name];
+/** After a control was changed. What else the tour had set, but the digit and the scale, is as by default again. */
+function readControls(name) {
+  const read = term === null ? Object.keys(VALUES) : ["digit", "w", name];
+  for (const [each, possible] of Object.entries(VALUES)) {
+    settings[each] = (read.includes(each) ? possible[controls[each].value] : null) ?? DEFAULTS[each];
   }
+  asked = null;
+  clearLook();
   if (settings.low > settings.high) [settings.low, settings.high] = [settings.high, settings.low];
 }
 
@@ -74,7 +82,7 @@ function showSettings() {
   for (const [name, possible] of Object.entries(VALUES)) controls[name].value = possible.indexOf(settings[name]);
   const { w, g, low, high, digit } = settings;
   $("w-value").value = w.toLocaleString("en");
-  $("w-word").textContent = w === 0 ? "no guide" : w >= 100 ? "too much" : w === 1 ? "normal" : "";
+  $("w-word").textContent = w === 0 ? "no guide" : w >= 100 ? "too much" : "";
   $("g-value").value = g;
   $("window-value").value = `${low} ≤ t < ${high}`;
   const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
@@ -93,7 +101,7 @@ function writeAddress() {
 /** After any change of the settings. */
 function begin() {
   for (const button of all("#tour [data-run]")) button.setAttribute("aria-pressed", button === asked);
-  for (const node of all(".answer")) node.hidden = true;
+  if (asked) for (const node of asked.closest(".stop").querySelectorAll(".answer")) node.hidden = true;
   writeAddress();
   showSettings();
   readDrawing();
@@ -131,46 +139,56 @@ function restart() {
     plainFrames = [];
   }
   plainSettings = needed;
+  dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => noisyDrawing(seeds, Math.round(share * from))) : [];
+  $("same").textContent = fromDrawing ? "your drawing, same noise" : "the same noise";
   $("time").step = 1000 / steps;
   rewind();
 }
 
 function rewind() {
   shown = -1;
+  runs += 1;
   play(true);
 }
 
 function play(yes) {
   playing = yes;
-  $("play").textContent = yes ? "Pause" : "Play";
-  $("status").textContent = fromDrawing ? "from your drawing" : yes ? "running …" : "";
+  namePlay();
+  $("status").textContent = fromDrawing ? "your drawing, under noise" : "";
 }
 
 const atEnd = () => frames[shown]?.t === END;
 
+function namePlay() {
+  $("play").textContent = playing ? "Pause" : atEnd() ? "Play again" : "Play";
+}
+
 /** The next frame: computed, unless it is known already. */
 function step() {
+  if (dissolving.length > 0) return drawImages($("x_t"), dissolving.shift(), grey);
   shown += 1;
   if (shown === frames.length) {
     const frame = guided.next().value;
     frames.push({ ...frame, p: read(frame) });
   }
   if (shown === plainFrames.length) plainFrames.push(plain.next().value);
-  show();
   const { t, u } = frames[shown];
   const stop = t >= settings.pause && settings.pause > u; // "end" is neither
-  if (!stop && !atEnd()) return;
-  play(false);
-  $("status").innerHTML = `<b>${stop ? "stopped: Play goes on" : verdict()}</b>`;
-  answer();
+  if (stop || atEnd()) play(false);
+  show();
+  if (runs === 1 && playing) $("status").textContent = t > 750 ? "nothing is decided yet" : t > 250 ? "now the guide decides" : "the strokes get sharp";
+  if (stop) $("status").innerHTML = "<b>stopped: Play goes on</b>";
+  if (stop || atEnd()) answer();
 }
 
-/** At the end, how many digits are as asked, if the guide is asked. */
+/** Whether the guide sees the digit asked for in a column: it is over half sure. */
+const sees = (k) => frames[shown].p[10 * k + digits()[k]] > 0.5;
+
+/** At the end, in how many columns the guide sees the digit asked for. */
 function verdict() {
   if (told() !== null || settings.second !== "none") return "done: no noise is left";
-  const { p } = frames[shown];
-  const right = digits().filter((y, k) => p[10 * k + y] === Math.max(...p.subarray(10 * k, 10 * k + 10)));
-  return `done: <span class="wide">the guide reads</span> ${right.length} of ${COLUMNS} as asked`;
+  const right = range(COLUMNS).filter(sees);
+  return runs === 1 ? "done: now pick a digit" : `done: the guide sees ${right.length} of ${COLUMNS}`;
 }
 
 function show() {
@@ -178,22 +196,70 @@ function show() {
   const s = frames[shown].s ?? frames[shown - 1].s; // at the end, the last one
   const gradient = grad ?? frames[shown - 1].grad; // at the end there is no new one
   const largest = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
+  document.body.classList.remove("empty");
   drawImages($("x_t"), x_t, grey);
   drawImages($("x_0"), x_0 ?? x_t, grey);
-  drawImages($("grad"), gradient, wanted(largest));
+  all("#grad canvas").forEach((canvas, k) => { // its own scale of colours, unless it is very short
+    const own = gradient.slice(784 * k, 784 * (k + 1));
+    drawImage(canvas, own, wanted(Math.max(largest / 20, ...own.map(Math.abs))));
+  });
   drawBars($("reads"), p, digits());
+  all("#x_t > span").forEach((tile, k) => tile.classList.toggle("sure", sees(k)));
   drawImages($("plain"), plainFrames[shown].x_0 ?? plainFrames[shown].x_t, grey);
   $("grad").classList.toggle("unused", s === 0);
   $("unused").hidden = s !== 0;
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
-  const scale = s >= 10 ? Math.round(s).toLocaleString("en") : s.toFixed(2);
-  $("clock").value = atEnd() ? "t = 0" : `t = ${t}, s = ${scale}`;
+  $("clock").value = atEnd() ? "t = 0" : `t = ${t}, s = ${inWords(s)}`;
+  if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
+  document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1);
+  namePlay();
+  showSum();
+}
+
+/** A scale in six characters at most. */
+function inWords(s) {
+  if (s >= 1e5) return `${(s / 1e6).toFixed(1)} M`;
+  return s >= 10 ? Math.round(s).toLocaleString("en") : s.toFixed(2);
+}
+
+/** The guided frame nearest to t = 549, where the push can be seen; or the last one. */
+function clearest() {
+  const pushed = frames.filter((frame) => frame.s > 0);
+  const distance = ({ t }) => Math.abs(t - 549);
+  return pushed.reduce((best, frame) => (distance(frame) < distance(best) ? frame : best), pushed[0] ?? frames[shown - 1]);
+}
+
+/** The guided x_0 of a column: by DDPM (15), that of the model alone, plus s (1 - abar_t) / sqrt(abar_t) grad. */
+function showSum() {
+  const { t, s, x_0, grad } = atEnd() ? clearest() : frames[shown];
+  const pixels = (values) => values.slice(784 * column, 784 * (column + 1));
+  const factor = (s * (1 - abar(t))) / Math.sqrt(abar(t));
+  const [together, push] = [pixels(x_0), pixels(grad).map((value) => factor * value)];
+  const alone = together.map((value, i) => value - push[i]);
+  $("column").textContent = digits()[column];
+  $("when").textContent = t;
+  $("scale-now").textContent = `scale ${inWords(s).padEnd(6, "\u2007")}`; // spaces as wide as a digit
+  $("level-now").textContent = `noise ${Math.sqrt(1 - abar(t)).toFixed(2)}`;
+  const [left, middle, right] = all("#sum canvas");
+  drawImage(left, alone, grey);
+  drawImage(middle, push, wanted(1));
+  drawImage(right, together, grey);
+  for (const row of all(".tiles")) [...row.children].forEach((tile, k) => tile.classList.toggle("chosen", k === column));
+}
+
+/** How long a frame is in sight. */
+function frameTime() {
+  if (CALM) return 0;
+  if (dissolving.length > 0) return FIRST_RUN_MS;
+  if (fromDrawing && shown === 0) return FIRST_FRAME_MS;
+  if (runs > 1) return FRAME_MS;
+  return shown === 0 ? FIRST_FRAME_MS : FIRST_RUN_MS;
 }
 
 /** A step per frame of the screen, for ever. */
 function tick(now, last = 0) {
-  const due = playing && now - last >= FRAME_MS;
+  const due = playing && now - last >= frameTime();
   if (due) step();
   requestAnimationFrame((later) => tick(later, due ? now : last));
 }
@@ -218,15 +284,28 @@ function listenToPlaying() {
     shown = range(frames.length).reduce((best, k) => (distance(k) < distance(best) ? k : best));
     show();
   });
+  for (const row of all(".tiles")) row.addEventListener("click", (event) => {
+    if (shown < 0) return;
+    column = Math.max(0, [...row.children].indexOf(event.target.closest("span")));
+    showSum();
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown >= 0 && show());
 }
 
 // --- the equation ---
 
 /** Light up what is being changed, and the row of images that shows it. */
-function lightUp(term) {
+function lightUp(name) {
+  for (const part of all("#equation [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === name);
+}
+
+/** When the pointer leaves: light up what has the focus, or what the tour lit. */
+const lightBack = () => lightUp(document.activeElement.closest("form [data-term]")?.dataset.term ?? term);
+
+/** What the tour lit is no longer meant. */
+function clearLook() {
   for (const row of all(".row")) row.classList.remove("look");
-  for (const part of all("#equation [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === term);
+  term = null;
 }
 
 // --- the tour ---
@@ -236,20 +315,29 @@ let stop = 0; // the step of the tour in sight
 function showStop(number) {
   const stops = all(".stop");
   stop = number;
+  clearLook();
   lightUp(null);
   stops.forEach((node, k) => node.classList.toggle("here", k === stop));
-  $("place").textContent = `${stop + 1} of ${stops.length}`;
+  showPlace();
   $("back").disabled = stop === 0;
-  $("next").textContent = stop < stops.length - 1 ? "Next" : "Draw your own";
+  $("next").textContent = stop < stops.length - 1 ? "Next" : "Draw";
   $("next").classList.remove("main");
+}
+
+function showPlace() {
+  const right = all(".guess .right").length;
+  const questions = all(".guess").length;
+  $("place").textContent = stop === questions ? `${right} of ${questions} right` : `${stop + 1} of ${questions}${right ? `, ${right} right` : ""}`;
 }
 
 /** Run what a button of the tour asks. */
 function run(button) {
   setAll(button.dataset.run);
   clear();
-  lightUp(button.dataset.term);
-  chooseRow(button.dataset.row);
+  clearLook();
+  term = button.dataset.term;
+  lightUp(term);
+  if (button.dataset.row !== "x_t") chooseRow(button.dataset.row); // that one is always there
   document.querySelector(`.row[data-row="${button.dataset.row}"]`).classList.add("look");
   asked = button;
   begin();
@@ -260,7 +348,15 @@ function answer() {
   if (!asked) return;
   const [buttons, answers] = ["button", ".answer"].map((kind) => [...asked.closest(".stop").querySelectorAll(kind)]);
   answers[buttons.indexOf(asked)].hidden = false;
-  $("next").classList.add("main");
+  const guess = asked.closest(".stop").querySelector(".guess :checked");
+  if (guess && "settles" in asked.dataset) {
+    const right = guess.value === "1";
+    guess.parentElement.classList.add(right ? "right" : "wrong");
+    for (const other of asked.closest(".stop").querySelectorAll(".guess input")) other.disabled = true;
+    answers[buttons.indexOf(asked)].dataset.said = right ? "✓ As you guessed. " : `✗ You guessed “${guess.parentElement.innerText}”. `;
+  }
+  showPlace();
+  if ("settles" in asked.dataset) $("next").classList.add("main");
   asked = null;
 }
 
@@ -278,6 +374,14 @@ function listenToTour() {
 
 // --- your own drawing ---
 
+/** The drawing at timestep t, with the noise of each column: values of (B, 28, 28). */
+function noisyDrawing(seeds, t) {
+  return tf.tidy(() => {
+    const eps = gaussian_noise(seeds.map((seed) => new Noise(seed)));
+    return add_noise(tf.tensor(drawing, [1, 28, 28, 1]), eps, t).dataSync();
+  });
+}
+
 /** What the guide says of the drawing, with the noise of the seed. */
 function readDrawing() {
   const rows = isEmpty() ? [] : tf.tidy(() => {
@@ -293,6 +397,7 @@ function readDrawing() {
     return row;
   }));
   $("finish").disabled = isEmpty();
+  $("pad").classList.toggle("empty", isEmpty());
 }
 
 function clear() {
@@ -317,17 +422,20 @@ function listen() {
   $("settings").addEventListener("submit", (event) => event.preventDefault());
   $("settings").addEventListener("input", (event) => {
     if (!(event.target.name in VALUES)) return;
-    readControls();
+    lightUp(event.target.closest("[data-term]").dataset.term);
+    readControls(event.target.name);
     begin();
   });
   for (const control of all("form [data-term]:not(button)")) {
     control.addEventListener("pointerenter", () => lightUp(control.dataset.term));
     control.addEventListener("focusin", () => lightUp(control.dataset.term));
+    control.addEventListener("pointerleave", lightBack);
   }
   for (const part of all("math [data-term]")) part.addEventListener("pointerover", (event) => {
     lightUp(part.dataset.term);
     event.stopPropagation(); // the innermost part
   });
+  document.querySelector("math").addEventListener("pointerleave", lightBack);
   for (const tab of all("#tabs button")) tab.addEventListener("click", () => chooseTab(tab.dataset.tab));
   $("row").addEventListener("input", () => chooseRow($("row").value));
   $("finish").addEventListener("click", () => {
@@ -335,6 +443,9 @@ function listen() {
     setAll(""); // so that it is a digit, whatever was tried before
     Object.assign(settings, { seed, from });
     fromDrawing = true;
+    clearLook();
+    lightUp("start");
+    chooseRow("plain");
     begin();
   });
   $("clear").addEventListener("click", () => {
@@ -345,6 +456,8 @@ function listen() {
   });
   $("defaults").addEventListener("click", () => {
     setAll("");
+    clearLook();
+    lightUp(null);
     clear();
     begin();
   });
@@ -377,6 +490,8 @@ async function start() {
   showSettings();
   showDrawing();
   listenToTour();
+  const noise = image_seeds(settings.seed, COLUMNS).flatMap((seed) => [...new Noise(seed).image()]);
+  drawImages($("x_t"), Float32Array.from(noise), grey); // where every run begins
   networks = await loadNetworks();
   const hashes = Object.entries(networks.sha256).map(([name, hash]) => `${name} ${hash}`);
   $("weights").textContent = `The weights, rounded to float16, of these files (SHA-256): ${hashes.join(", ")}`;

@@ -29,7 +29,7 @@ function sampling_timesteps(num_steps) {
 }
 
 /** abar_t; 1 at END. */
-function abar(t) {
+export function abar(t) {
   return t === END ? 1 : ALPHAS_CUMPROD[t];
 }
 

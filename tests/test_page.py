@@ -30,6 +30,7 @@ RUNS += [
 TOUR = [  # a step, and what one of its buttons promises: see `look`
     (1, lambda o: o.right <= 4 and torch.equal(o.images, o.plain)),
     (2, lambda o: 3 not in o.digits and max(o.shares) < 0.3 and o.wanted == [3] * 10),
+    (3, lambda o: o.digits.count(3) >= 9),
     (3, lambda o: o.digits == [3] * 10 and o.images.var(0).mean() < o.plain.var(0).mean()),
     (3, lambda o: 1 <= len(o.broken) <= 5 and max(o.shares[k] for k in o.broken) > 0.8),
     (4, lambda o: o.as_plain >= 8),
@@ -148,17 +149,26 @@ def look(page, judge):
 def test_tour(page, judge, stop):
     while (place := int(page.inner_text("#place")[0])) != stop:
         page.click("#back" if place > stop else "#next")
+    page.locator(".here .guess label:has([value='1'])").click()
     for number, promise in enumerate([promise for step, promise in TOUR if step == stop]):
         page.locator(".here .runs button").nth(number).click()
         page.locator(".here .answer").nth(number).wait_for()
         assert promise(look(page, judge)), (stop, number)
+    assert page.inner_text("#place") == f"{stop} of 6, {stop} right"
     if stop == 6:
+        page.click("#next")
+        assert page.inner_text("#place") == "6 of 6 right"
         page.click("#next")
         assert page.locator("#drawing").evaluate("(node) => node === document.activeElement")
     if stop == 2:
+        tiles = page.locator("#sum canvas, #x_0 > :nth-child(6) canvas")
+        alone, _, together, guided = tiles.evaluate_all("(all) => all.map((c) => c.toDataURL())")
+        assert together == guided != alone
         page.click("#play")
-        page.get_by_text("done: the guide reads 10 of 10 as asked").wait_for()
-        assert look(page, judge).digits == [3] * 10
+        page.get_by_text("done: the guide sees 10 of 10").wait_for()
+        assert look(page, judge).digits == [3] * 10 and page.locator("#x_t .sure").count() == 10
+        page.get_by_role("radio", name="7").check()
+        assert page.url.endswith("#digit=7")  # it does not stop at t = 799 any more
 
 
 def test_a_drawing_becomes_all_ten_digits_until_the_tour_goes_on(page, judge):
@@ -171,7 +181,8 @@ def test_a_drawing_becomes_all_ten_digits_until_the_tour_goes_on(page, judge):
     page.get_by_text("done: ").wait_for()
     assert look(page, judge).right >= 8
     page.press("#time", "Home")
-    assert page.inner_text("#clock").startswith("t = 599, ")
+    assert page.inner_text("#clock").startswith("t = 449, ")
+    page.click("#back")
     page.click(".here [data-run]")
     assert "drawing" not in page.inner_text("#status") and page.locator("#finish").is_disabled()
 
@@ -179,7 +190,8 @@ def test_a_drawing_becomes_all_ten_digits_until_the_tour_goes_on(page, judge):
 def test_every_control_and_link(page):
     page.click("#all summary")
     page.click("#defaults")
-    settings = "Object.fromEntries(new FormData(document.getElementById('settings')))"
+    data = "[...new FormData(document.getElementById('settings'))]"
+    settings = f"Object.fromEntries({data}.filter(([name]) => !name.startsWith('guess')))"
     before = page.evaluate(settings)
     for name in ("pause", "steps", "told", "sampler", "second", "from"):
         page.select_option(f"#{name}", index=0 if name == "steps" else 1)
