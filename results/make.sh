@@ -60,11 +60,11 @@ tables() { # the CSV files of results/README.md but learned.csv, and the tables 
   table rival_scales $look --variant guided_noise classifier_free \
     --guidance-scale 1 1.1 1.25 1.5 2 --steps 20 10
   rm -f results/train_on_samples*.csv
-  python -m evaluation.train_on_samples --split validation --guidance-scale 0.25 1 0.5 \
+  python -m evaluation.train_on_samples --split validation --guidance-scale 0.25 1 0.5 0.1 \
     --csv results/train_on_samples_choice.csv
   python -m evaluation.train_on_samples --split validation --variant classifier_free \
     --csv results/train_on_samples_rival.csv
-  python -m evaluation.train_on_samples --n 50000 --seed 3 --guidance-scale 0.25 \
+  python -m evaluation.train_on_samples --n 50000 --seed 3 --guidance-scale 0.25 0.1 \
     --csv results/train_on_samples.csv
   python -m evaluation.report
 }
