@@ -37,6 +37,8 @@ tables() { # the CSV files of results/README.md but learned.csv, and the tables 
   at_1="--split validation --seed 2 --scale-growth 0"
   difference=evaluation/difference.py
   table final --variant guided_noise classifier_free --guidance-scale 1 0 1.25
+  python -m evaluation.judge --seed 1 --models judge1
+  table second_judge --judge judge1 --variant guided_noise classifier_free --guidance-scale 1
   python -m evaluation.saturation
   table two_by_two $at_1 --variant guided_noise $difference:difference $difference:on_rival \
     classifier_free $difference:difference_late $difference:difference_early
@@ -49,7 +51,7 @@ tables() { # the CSV files of results/README.md but learned.csv, and the tables 
   table samplers $look --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
   table steps --split validation --seed 1 --steps 20 10
   table more_steps $look --steps 20 50
-  table steps_at_1 $at_1 --n 1000 --steps 20 100
+  table steps_at_1 $at_1 --steps 20 50 250
   table controls $look \
     --variant guided_noise without_root clip_after_tilt projected at_predicted_x_0
   python train_classifier.py --max-t 0 --models clean
