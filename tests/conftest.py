@@ -24,17 +24,10 @@ def pytest_configure(config):
         Dataset()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Long files first, so that two processes end at the same time; a file is run by one of them.
-
-    Only the notebooks of test_course.py are shared out one by one.
-    """
-    first = ("page", "training", "evaluate", "course")
+    """Long files first, so that both processes end at the same time; each file is run by one."""
+    first = ("course", "page", "training", "evaluate")
     items.sort(key=lambda item: [f"test_{name}.py" not in item.nodeid for name in first])
-    for item in items:
-        if item.path.name != "test_course.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 class Evil:
