@@ -55,6 +55,10 @@ def test_it_runs_with_our_lines_and_then_with_blanks(path):
     printed = run(cells, path)
     for start, length, words, count in wanted:
         assert "".join(printed[start : start + length]).count(words) == count, cells[start].source
+    everything = "".join(printed)  # also of checks below, which have no blank of their own
+    assert not re.search(": (wrong by|it raises|the shape is) ", everything)
+    blank = sum(count for _, _, words, count in wanted if words == ": still blank")
+    assert everything.count(": still blank") == blank
 
 
 @each_lesson
