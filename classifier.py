@@ -15,7 +15,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
 from diffusion import SCHEDULE
-from support.cli import UserError
+from support.errors import require
 from support.files import load_checkpoint
 
 
@@ -47,15 +47,7 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(2 * channels * (image_shape[1] // 4) ** 2, num_classes)
 
     def forward(self, x_t, t):
-        """Classify noisy images.
-
-        Args:
-            x_t: (B, C, H, W), images in [-1, 1] noised to timestep t by DDPM (4).
-            t: (B,), integer timesteps 0 .. 999.
-
-        Returns:
-            logits: (B, K).
-        """
+        """Logits (B, K) of x_t (B, C, H, W), images in [-1, 1] noised to t (B,), 0 .. 999."""
         shape = self.config["image_shape"]
         assert list(x_t.shape[1:]) == shape, f"x_t is (B, *{shape}), not {tuple(x_t.shape)}"
         assert t.shape == x_t.shape[:1], f"t is (B,) = ({len(x_t)},), not {tuple(t.shape)}"
@@ -68,13 +60,10 @@ class Classifier(nn.Module):
         return self.linear(h)
 
     def log_p(self, x_t, t, y):
-        """log p(y | x_t, t) of the classes y (B,): (B,). This is the guide that sampling takes.
-
-        Raises UserError if there is no such class.
-        """
+        """log p(y | x_t, t) of the classes y (B,): (B,). This is the guide that sampling takes."""
         last = self.config["num_classes"] - 1
-        if y.min() < 0 or y.max() > last:
-            raise UserError(f"y has values from {y.min()} to {y.max()}; classes are 0 .. {last}")
+        good = y.min() >= 0 and y.max() <= last
+        require(good, f"y has values from {y.min()} to {y.max()}; classes are 0 .. {last}")
         return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
 
 

@@ -70,13 +70,10 @@ def clipped_noise(x_t, t, eps):
 
 
 def sampler_step(sampler, x_t, x_0, t, u, previous, z):
-    """x_u, the images at the next timestep u: (B, C, H, W).
+    """x_u, the images at the next timestep u, from x_t, the predicted x_0 and fresh noise z.
 
-    Args:
-        sampler: one of `SAMPLERS`.
-        x_t, x_0, z: the images at t, those predicted from them, fresh noise: (B, C, H, W) each.
-        t, u: timesteps; the last u is `END`, and there x_u is x_0.
-        previous: t and x_0 of the step before, or None in the first step.
+    All are (B, C, H, W). The last u is `END`, and there x_u is x_0. `previous` is t and x_0 of the
+    step before, or None in the first step.
     """
     order, is_random = SAMPLERS[sampler]
     if order == 2 and previous is not None and u != END:  # at END, lambda is infinite
@@ -113,8 +110,13 @@ def extrapolated(x_0, t, u, previous):
 
 
 def half_log_snr(t):
-    """lambda_t, half the logarithm of the signal-to-noise ratio abar_t / (1 - abar_t)."""
-    return (abar(t) / (1 - abar(t))).log() / 2
+    """lambda_t, half the logarithm of the signal-to-noise ratio."""
+    return snr(t).log() / 2
+
+
+def snr(t):
+    """The signal-to-noise ratio (SNR) abar_t / (1 - abar_t) of timesteps, as `abar`."""
+    return abar(t) / (1 - abar(t))
 
 
 # --- the U-Net, and what it learns ---
@@ -146,22 +148,14 @@ def load_unet(path, device="cpu"):
     return load_checkpoint(path, UNet2DModel, SCHEDULE, "train_ddpm.py", device)
 
 
-def image_shape(unet):
-    """(C, H, W) of the images that a U-Net was made for."""
-    return unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
-
-
 def simple_loss(eps_theta, eps):
     """L_simple of each image, the mean of |eps - eps_theta|^2 over its pixels: DDPM (14), (B,)."""
     return (eps_theta - eps).square().mean(dim=(1, 2, 3))
 
 
-def validation_times(n):
-    """t (N,) to validate with: spread evenly over 0 .. 999, in an order that is always the same."""
-    t = torch.arange(n) * NUM_TRAIN_TIMESTEPS // n
-    return t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
-
-
 def validation_noise(shape):
-    """eps of a shape, to validate with: the same at every call."""
-    return torch.randn(shape, generator=generator(VALIDATION_SEED, "validation", 1))
+    """t (N,), spread evenly over 0 .. 999, and eps (N, C, H, W): the same at every call."""
+    n = shape[0]
+    t = torch.arange(n) * NUM_TRAIN_TIMESTEPS // n
+    t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
+    return t, torch.randn(shape, generator=generator(VALIDATION_SEED, "validation", 1))

@@ -1,10 +1,8 @@
 """Measure samples with a judge that never guides: a row for each combination of settings.
 
-    python evaluate.py                                      # the default; n = 4,300, test set
-    python evaluate.py --n 500                              # a quick look
+    python evaluate.py --n 500                              # a quick look; by default, n = 4,300
     python evaluate.py --guidance-scale 1 0 --steps 20 10   # four rows
-    python evaluate.py --split validation --seed 1 --guidance-scale 0.5 1 2 --csv scales.csv
-    python evaluate.py --resume --csv scales.csv ...        # continue after Ctrl-C, same flags
+    python evaluate.py --csv table.csv --resume ...         # continue after Ctrl-C, same flags
     python evaluate.py --guide my_guide.py:log_p            # a guide of your own
     python evaluate.py --samples FILE.npz                   # anybody's samples
 
@@ -12,56 +10,116 @@ Accuracy is the share of samples in which the judge sees the digit asked for. Fr
 precision and recall compare the judge's features of samples and of half of the real images of
 --split. The other half gets a row; against the test set, so do the validation images. Changes are
 from the first row that is drawn. `nearest` is the smallest distance of a sample to a training
-image. Settings are chosen with `--split validation --seed 1`, and reported with the defaults.
+image. Settings are chosen with `--split validation --seed 1`, and reported with the defaults. Of a
+guide or a variant in FILE.py, that file is hashed, and not what it loads.
 """
 
+import time
 from pathlib import Path
 
-from evaluation.rows import Reference, add_row_flags, as_text, real_row, sample_rows
-from evaluation.table import check_new_table, measure_rows
-from mnist import read_dataset
+from evaluation.judge import load_judge
+from evaluation.measures import COMPARED, Scores, balanced_parts, nearest_distances, readings
+from evaluation.report import VERSIONS, as_text, cell, described, read_rows, write_rows
+from evaluation.rows import add_row_flags, real_row, sample_rows, unique
+from mnist import check_same_dataset, read_dataset
 from support import cli
-from support.cli import MODELS, require
+from support.cli import MODELS
+from support.errors import require
 from support.files import check_outputs, sha256
-
-N = 4_300
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
-    add_row_flags(parser, N)
+    add_row_flags(parser, n=4_300)
     add = parser.add_argument
     add("--judge", type=Path, default=MODELS, metavar="DIR", help="folder of judge.pth")
     add("--resume", action="store_true", help="continue the file of --csv")
     args = parser.parse_args(argv)
     require(args.csv or not args.resume, "argument --resume: only with --csv")
+    if args.csv:
+        check_outputs(args.csv)
+        remedy = "continue it with --resume, or name another file"
+        require(args.resume or not args.csv.exists(), f"{args.csv} exists: {remedy}")
     return args
 
 
-def wanted_rows(args, reference):
-    """Every row by the flags: real images, combinations of settings, files. Raises UserError."""
-    rows = sample_rows(args, reference.dataset)
-    real = []
-    for size in sorted({row.settings["n"] for row in rows}):
-        real += [real_row(name, images, size) for name, images in reference.floors.items()]
-    shared = {"seed": args.seed, "against": args.split}
-    shared["sha256 of judge"] = sha256(reference.judge_path)
-    wanted = {}  # settings -> row: one that is asked for twice is measured once
-    for row in real + rows:
-        settings = {name: as_text(value) for name, value in {**row.settings, **shared}.items()}
-        wanted.setdefault(tuple(settings.items()), row._replace(settings=settings))
-    return list(wanted.values())
+def real_images(judge, dataset, split, sizes):
+    """`Readings` of half of a split, to measure against, and rows of other real images.
+
+    The rows, of each size, are of the other half, which no sampler can be expected to beat, and
+    against the test set also of the validation images, which other people wrote.
+    """
+    num_classes = len(dataset.info["classes"])
+    images, labels = dataset.splits[split]
+    here, there = balanced_parts(labels, 2, num_classes)  # (K, M) each
+    others = [(f"other half of the {split} set", split, there)]
+    if split == "test":
+        [everywhere] = balanced_parts(dataset.splits["validation"][1], 1, num_classes)
+        others.append(("validation images", "validation", everywhere))
+    rows = []
+    for size in sorted(sizes):
+        for name, source, index in others:
+            some = index[:, : size // num_classes].flatten()
+            rows.append(real_row(name, dataset.splits[source], some))
+    here = here.flatten()
+    return readings(judge, images[here], labels[here]), rows
+
+
+def measure_row(row, judge, real, train_images):
+    """The `Scores` of a `Row` against `Readings` of real images, and all its columns: a dict."""
+    start = time.perf_counter()
+    images, labels = row.draw()
+    seconds = (time.perf_counter() - start) / len(images)
+    scores = Scores(readings(judge, images, labels), real)
+    columns = scores.row()
+    if labels is None:  # what the judge reads was taken for right
+        columns = {name: v for name, v in columns.items() if not name.startswith("accuracy")}
+    if row.sampled:
+        columns["seconds"] = seconds
+    nearest = nearest_distances(images, train_images)  # is it copying?
+    columns["nearest"], columns["nearest_median"] = nearest.min().item(), nearest.median().item()
+    return scores, columns
+
+
+def rows_of_file(path, rows):
+    """The rows that are in a file. Raises UserError if they are not the first of those wanted."""
+    done = read_rows(path) if path.exists() else []
+    other = f"--resume: {path} has rows of other settings or weights; name another file"
+    require(len(done) <= len(rows), other)
+    for found, row in zip(done, rows):
+        require(all(found.get(k) == as_text(v) for k, v in row.settings.items()), other)
+    print(f"--resume: {len(done)} of {len(rows)} rows are taken from {path}")
+    return done
 
 
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    if args.resume:
-        check_outputs(args.csv)
-    else:
-        check_new_table(args.csv, "continue it with --resume, or name another file")
-    reference = Reference(args.judge, read_dataset(args), args.split, args.device)
-    measure_rows(wanted_rows(args, reference), reference, args.csv, args.resume)
+    dataset = read_dataset(args)
+    judge_path = args.judge / "judge.pth"
+    judge = load_judge(args.judge, args.device)
+    check_same_dataset(judge.dataset, dataset.info, judge_path)
+    samples = sample_rows(args, dataset)
+    sizes = {row.settings["n"] for row in samples}
+    real, others = real_images(judge, dataset, args.split, sizes)
+    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": sha256(judge_path)}
+    rows = [row._replace(settings=row.settings | shared) for row in unique(others + samples)]
+    done = rows_of_file(args.csv, rows) if args.resume else []
+    reference = judge, real, dataset.splits["train"][0]
+    drawn_before = [row for row in rows[: len(done)] if row.sampled]
+    first = measure_row(drawn_before[0], *reference)[0] if drawn_before else None  # once more
+    for row in rows[len(done) :]:
+        scores, columns = measure_row(row, *reference)
+        if row.sampled and first:
+            columns |= scores.changes_from(first)
+        elif row.sampled:
+            first = scores
+        done.append(row.settings | columns | VERSIONS | {"device": args.device})
+        main_columns = [name for name in ("accuracy", *COMPARED) if name in columns]
+        shown = [f"{name} {cell(columns, name)}" for name in main_columns]
+        print(f"{described(row.settings)}\n    {'  '.join(shown)}")
+        if args.csv:
+            write_rows(args.csv, done)
 
 
 if __name__ == "__main__":

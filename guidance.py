@@ -6,7 +6,6 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
 
-import math
 import warnings
 from itertools import pairwise
 
@@ -19,12 +18,12 @@ from diffusion import (
     SAMPLERS,
     abar,
     clipped_noise,
-    image_shape,
     predicted_x_0,
     sampler_step,
     sampling_timesteps,
+    snr,
 )
-from support.cli import require
+from support.errors import require
 from support.streams import gaussian_noise
 
 GUIDANCE_SCALE = 1.0  # w: s where x_t is pure noise
@@ -39,8 +38,7 @@ FAR_OUTSIDE = 10  # a pixel of a sample leaves [-1, 1] by little, unless the gui
 def guided_noise(unet, log_p, x_t, t, y, s):
     """eps_hat of ADM (14), scaled by s: (B, C, H, W). At s = 0 or without a guide, it is eps.
 
-    Here eps is the noise for which the predicted x_0 is in [-1, 1]: it is clipped before it is
-    guided, as in openai/guided-diffusion.
+    As in openai/guided-diffusion, the x_0 that eps predicts is clipped before eps is guided.
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
@@ -64,24 +62,15 @@ def guide_gradient(log_p, x_t, t, y):
     """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, C, H, W).
 
     The gradient of the sum is the batch of gradients: log p of an image depends on no other image.
-    Raises UserError if the guide is wrong: see `check_guide`.
+    Raises UserError if the guide returns anything but a number per image, or no finite gradient.
     """
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         log_p_y = log_p(x_t, t, y)  # (B,)
-        check_guide(log_p_y, len(x_t))
-        [grad] = torch.autograd.grad(log_p_y.sum(), x_t, allow_unused=True)
-    require(grad is not None, "the guide does not depend on x_t")
+        require(log_p_y.shape == t.shape, f"the guide returned {tuple(log_p_y.shape)}, not (B,)")
+        [grad] = torch.autograd.grad(log_p_y.sum(), x_t)
     require(grad.isfinite().all(), "the gradient of the guide is not finite")
     return grad
-
-
-def check_guide(log_p_y, batch_size):
-    """Raises UserError unless a guide returned one differentiable number per image."""
-    shape = tuple(log_p_y.shape) if torch.is_tensor(log_p_y) else type(log_p_y).__name__
-    wanted = (batch_size,)
-    require(shape == wanted, f"the guide returned {shape}, one number per image is {wanted}")
-    require(log_p_y.requires_grad, "the guide is not differentiable in x_t")
 
 
 def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
@@ -93,7 +82,7 @@ def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
     By DDPM (15), the guide moves the predicted x_0 by s_t (1 - abar_t) / sqrt(abar_t) grad. With
     growth, this is w ((1 - abar_t) / sqrt(abar_t) + g sqrt(abar_t)) grad, and g w grad at the end.
     """
-    return guidance_scale * (1 + scale_growth * (abar(t) / (1 - abar(t))).item())
+    return guidance_scale * (1 + scale_growth * snr(t).item())
 
 
 def reverse_process(predict_noise, x_t, y, rngs, sampler=SAMPLER, steps=STEPS, watch=None):
@@ -103,7 +92,7 @@ def reverse_process(predict_noise, x_t, y, rngs, sampler=SAMPLER, steps=STEPS, w
         predict_noise: (x_t, t, y) -> eps_hat (B, C, H, W), for a timestep t () of all images.
         x_t: pure noise (B, C, H, W). y: what is asked for, (B, ...) or None.
         rngs: B generators, of the fresh noise of each image.
-        sampler: one of `diffusion.SAMPLERS`. steps: of the sampler, 1 .. 1000.
+        sampler: one of `diffusion.SAMPLERS`. steps: 1 .. 1000.
         watch: called at each step with t, x_t and the x_0 predicted from it, or None.
     """
     times = torch.tensor([*sampling_timesteps(steps), END], device=x_t.device)
@@ -138,8 +127,7 @@ def sample(
 
     Args:
         log_p: the guide, see `guided_noise`; None draws unguided.
-        y: what is asked for, as log_p takes it: (N, ...), such as digits (N,). Without a guide,
-            it may be None.
+        y: what is asked for, as log_p takes it: (N, ...), such as digits (N,); or None.
         seeds: N whole numbers, such as range(N). All noise of an image comes from its own seed.
         guidance_scale, scale_growth: w and g of `scale_at`.
         window: (low, high), to guide at low <= t < high only.
@@ -149,16 +137,15 @@ def sample(
     Returns:
         images: (N, C, H, W) in [-1, 1].
 
-    Raises:
-        UserError: an argument or the guide is wrong, or an image is not finite.
+    Raises UserError if an argument or the guide is wrong, or an image is not finite.
     """
     require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
     require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
-    require(len(seeds) > 0, "there are no seeds: nothing to draw")
     require(log_p is None or y is not None, "a guide needs y, what is asked for")
     if y is not None:
         y = torch.as_tensor(y, device=unet.device)
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
+    shape = unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
     low, high = window
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
     images = []
@@ -172,21 +159,13 @@ def sample(
         for batch in batches:
             y_batch = None if y is None else y[batch]
             rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
-            x_T = gaussian_noise(image_shape(unet), rngs).to(unet.device)
+            x_T = gaussian_noise(shape, rngs).to(unet.device)
             x_0 = reverse_process(predict_noise, x_T, y_batch, rngs, sampler, steps, watch)
             images.append(x_0.cpu())
     images = torch.cat(images)
-    check_range(images)
-    return images.clamp(-1, 1)
-
-
-def check_range(images):
-    """Raises UserError if samples are not finite, and warns if they are far outside of [-1, 1]."""
-    largest = images.abs().max().item()
-    require(math.isfinite(largest), "the samples are not finite: use a lower guidance scale")
+    require(images.isfinite().all(), "the samples are not finite: use a lower guidance scale")
+    largest = images.abs().max()
     if largest > FAR_OUTSIDE:
-        warnings.warn(
-            f"pixels reach {largest:.2g} and are clipped to [-1, 1]: the guide is too strong; "
-            "use a lower guidance scale",
-            stacklevel=3,
-        )
+        message = f"pixels reach {largest:.2g} and are clipped to 1: use a lower guidance scale"
+        warnings.warn(message, stacklevel=2)
+    return images.clamp(-1, 1)

@@ -16,7 +16,8 @@ from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, load_unet, sampling_timeste
 from guidance import BATCH_SIZE, GUIDANCE_SCALE, SAMPLER, SCALE_GROWTH, STEPS, WINDOW, sample
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
-from support.cli import MODELS, require
+from support.cli import MODELS
+from support.errors import require
 from support.files import check_outputs, output_folder, provenance
 from support.streams import image_seeds
 
@@ -53,9 +54,8 @@ def add_sampling_flags(parser, nargs=None):
 def parse_window(text):
     """An argparse type: "250-750" as (250, 750)."""
     found = re.fullmatch(r"(\d+)-(\d+)", text)
-    require(found, f"{text!r} is not LOW-HIGH, two timesteps")
-    low, high = map(int, found.groups())
-    require(low < high <= NUM_TRAIN_TIMESTEPS, f"{text!r} is not 0 <= LOW < HIGH <= 1000")
+    low, high = map(int, found.groups()) if found else (0, 0)
+    require(low < high <= NUM_TRAIN_TIMESTEPS, f"{text} is not LOW-HIGH, 0 <= LOW < HIGH <= 1000")
     return low, high
 
 
@@ -68,9 +68,9 @@ def parse_args(argv):
     add_sampling_flags(parser)
     add("--batch-size", type=one_or_more, default=BATCH_SIZE, help="images at a time")
     grid_help = f"the grid, up to {MAX_SHOWN} images of each digit; without it, guided_output.png"
-    add("--output", type=cli.file_name(".png"), help=grid_help)
-    add("--npz", type=cli.file_name(".npz"), help="all images of the last scale, with labels")
-    add("--gif", type=cli.file_name(".gif"), help="a film of x_t beside x_0, of the last scale")
+    add("--output", type=Path, help=grid_help)
+    add("--npz", type=Path, help="all images of the last scale, with labels")
+    add("--gif", type=Path, help="a film of x_t beside x_0, of the last scale")
     add("--models", type=Path, default=MODELS, metavar="DIR", help="folder of the checkpoints")
     cli.add_run_flags(parser)
     return parser.parse_args(argv)
@@ -98,8 +98,8 @@ def main(argv=None):
     settings = {flag: getattr(args, flag) for flag in flags}
     rows = []
     for scale in scales:
-        film = pictures.Film(sampling_timesteps(args.steps)) if args.gif else None
-        watch = film.add if film else None  # the film of the last scale is kept
+        film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is saved
+        watch = film.add if args.gif else None
         rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
 
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}

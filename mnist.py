@@ -11,7 +11,8 @@ import torch
 from torchvision import datasets, transforms
 from torchvision.transforms.functional import pil_to_tensor
 
-from support.cli import ROOT, UserError, number, require
+from support.cli import ROOT, number
+from support.errors import UserError, require
 from support.files import check_outputs, load_tensors
 from support.streams import generator
 
@@ -22,6 +23,7 @@ TORCHVISION = {
     "kmnist": datasets.KMNIST,
 }
 KNOWN = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
+MNIST_REMEDY = f"; if {DATA} is damaged, delete it: `git checkout -- data` restores MNIST"
 NUM_VALIDATION = 5_000
 SPLITS = ("train", "validation", "test")
 
@@ -35,9 +37,7 @@ class Dataset:
     """A data set. Raises UserError if there is none such, or it cannot be read or downloaded.
 
     Args:
-        name: one of `KNOWN`. torchvision downloads what is missing; the images of a folder are
-            square, of one size, a multiple of 4.
-        data_dir: where torchvision finds, unpacks and downloads MNIST/raw/*.gz and the like.
+        name: one of `KNOWN`. torchvision downloads what is missing.
         size: scale the images of a folder to this height and width; None takes them as they are.
 
     Attributes:
@@ -45,22 +45,16 @@ class Dataset:
         info: what checkpoints of this data set carry: its kind, name, classes and image shape.
     """
 
-    def __init__(self, name="mnist", data_dir=DATA, size=None):
+    def __init__(self, name="mnist", size=None):
+        kind = name if name in TORCHVISION else "folder"
         try:
-            if name in TORCHVISION:
-                kind = name
-                self.splits, classes = read_torchvision(TORCHVISION[name], data_dir)
-            else:
-                kind = "folder"
-                self.splits, classes = read_folder(Path(name), size)
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
             if kind == "folder":
-                raise UserError(f"--dataset {name}: {error}") from error
-            raise UserError(
-                f"cannot read {name} in {data_dir}: {str(error) or 'it is damaged'}; if it is "
-                "damaged, delete its folder: `git checkout -- data` restores MNIST, torchvision "
-                "downloads the others"
-            ) from error
+                self.splits, classes = read_folder(Path(name), size)
+            else:
+                self.splits, classes = read_torchvision(TORCHVISION[name])
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            remedy = "" if kind == "folder" else MNIST_REMEDY
+            raise UserError(f"--dataset {name}: {str(error) or 'damaged'}{remedy}") from error
         images, _ = self.splits["train"]
         self.info = {
             "kind": kind,
@@ -70,18 +64,14 @@ class Dataset:
         }
 
     def load(self, split):
-        """Read "train", "validation" or "test"; of MNIST, 55,000, 5,000 and 10,000 images.
-
-        Returns:
-            images: float (N, C, H, W) in [-1, 1]. labels: int64 (N,), 0 .. len(classes) - 1.
-        """
+        """Images of a split, float (N, C, H, W) in [-1, 1], and labels, int64 (N,)."""
         images, labels = self.splits[split]
         return from_uint8(images), labels
 
 
-def read_torchvision(source, data_dir):
+def read_torchvision(source):
     """A data set of torchvision: split -> (uint8 (N, 1, 28, 28), int64 (N,)), and its classes."""
-    train, test = (source(data_dir, train=is_train, download=True) for is_train in (True, False))
+    train, test = (source(DATA, train=is_train, download=True) for is_train in (True, False))
     images, labels = train.data[:, None], train.targets
     splits = {
         "train": (images[:-NUM_VALIDATION], labels[:-NUM_VALIDATION]),
@@ -96,13 +86,9 @@ def read_folder(folder, size):
     require(folder.is_dir(), f"it is none of {KNOWN}")
     pictures = datasets.ImageFolder(folder, transforms.Resize((size, size)) if size else None)
     images = [pil_to_tensor(picture) for picture, _ in pictures]
-    sizes = {f"{image.shape[1]}x{image.shape[2]}" for image in images}
     _, height, width = images[0].shape
-    if len(sizes) > 1 or height != width or height % 4 != 0:
-        raise UserError(
-            f"it has images of {', '.join(sorted(sizes)[:3])}; they should be square, of one size, "
-            "a multiple of 4: scale them with --size 32"
-        )
+    good = height == width and height % 4 == 0 and len({image.shape for image in images}) == 1
+    require(good, "images should be square, of one size, a multiple of 4: scale with --size 32")
     images, labels = torch.stack(images), torch.tensor(pictures.targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
@@ -123,32 +109,23 @@ def class_numbers(words, classes):
     """The classes that are named, or numbered from 0; "all" for all: ints. Raises UserError."""
     numbers = {str(y): y for y in range(len(classes))}
     numbers |= {name: y for y, name in enumerate(classes)}  # a name goes before a number
-    asked = []
-    for word in words:
-        if word == "all":
-            asked += range(len(classes))
-            continue
-        if word not in numbers:
-            raise UserError(
-                f"argument --digits/--classes: {word!r} is not one of {', '.join(classes)}, a "
-                f"number from 0 to {len(classes) - 1}, or all; separate by spaces"
-            )
-        asked.append(numbers[word])
-    return asked
+    asked = classes if "all" in words else words
+    known = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
+    for word in asked:
+        require(word in numbers, f"--digits: {word!r} is not one of {known}; separate by spaces")
+    return [numbers[word] for word in asked]
 
 
 def add_data_flags(parser):
     """The flags of every script that reads a data set, for `read_dataset`."""
     add = parser.add_argument
     add("--dataset", default="mnist", metavar="NAME", help=KNOWN)
-    data_help = "where torchvision keeps its files"
-    add("--data", type=Path, default=DATA, metavar="DIR", help=data_help)
     add("--size", type=number(int, 4), help="scale the images of a folder to SIZE x SIZE")
 
 
 def read_dataset(args):
     """The `Dataset` of the flags. Raises UserError."""
-    dataset = Dataset(args.dataset, args.data, args.size)
+    dataset = Dataset(args.dataset, args.size)
     print(f"reads {args.dataset}; device: {args.device}", flush=True)
     return dataset
 
@@ -169,11 +146,8 @@ def training_data(args, *outputs):
 
 def check_same_dataset(trained, given, path):
     """Raises UserError if the network of a file was trained on another data set, both `info`."""
-    if trained != given:
-        raise UserError(
-            f"{path} was trained on {described(trained)}, not on {described(given)}: "
-            "name another folder with --models, or another data set"
-        )
+    what = f"{path} was trained on {described(trained)}, not on {described(given)}"
+    require(trained == given, f"{what}: name another folder with --models, or another data set")
 
 
 def described(info):

@@ -17,13 +17,7 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 
 from classifier import Classifier
-from diffusion import (
-    NUM_TRAIN_TIMESTEPS,
-    SCHEDULE,
-    add_noise,
-    validation_noise,
-    validation_times,
-)
+from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, validation_noise
 from mnist import add_data_flags, training_data
 from support import cli
 from support.files import output_folder, provenance, save_checkpoint
@@ -56,7 +50,8 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
 
     The noise is the same at every call.
     """
-    x_t = add_noise(x_0, validation_noise(x_0.shape), t)
+    _, eps = validation_noise(x_0.shape)
+    x_t = add_noise(x_0, eps, t)
     probabilities = []
     for part in torch.arange(len(x_0)).split(batch_size):
         logits = classifier(x_t[part].to(device), t[part].to(device))
@@ -64,12 +59,11 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
     return torch.cat(probabilities)
 
 
-def validate(run, classifier, validation, device):
+def validate(run, classifier, images, labels):
     """Accuracy and mean confidence in each band of t, as a line and as a dict."""
-    images, labels = validation
-    t = validation_times(len(images))
-    probabilities = predict_noised(classifier, images, t, device)
-    confidence, prediction = probabilities.max(dim=1)
+    t, _ = validation_noise(images.shape)
+    p = predict_noised(classifier, images, t, run.args.device)
+    confidence, prediction = p.max(dim=1)
     correct = (prediction == labels).float()
     bands, words = {}, []
     for low, high in T_BANDS:
@@ -81,21 +75,15 @@ def validate(run, classifier, validation, device):
     return {"validation": bands}
 
 
-def accuracy_against_t(classifier, images, labels, device="cpu"):
-    """Accuracy on noised images at t = 0, 100, ... 900 and 999: two lists, t and accuracy."""
+def plot_accuracy(classifier, images, labels, device):
+    """Accuracy on noised images against t, with a line for chance: a matplotlib figure."""
+    import matplotlib.pyplot as plt  # here, since a script starts faster without it
+
     timesteps = [*range(0, NUM_TRAIN_TIMESTEPS, 100), NUM_TRAIN_TIMESTEPS - 1]
     accuracy = []
     for t in timesteps:
         probabilities = predict_noised(classifier, images, torch.full((len(images),), t), device)
         accuracy.append((probabilities.argmax(dim=1) == labels).float().mean().item())
-    return timesteps, accuracy
-
-
-def plot_accuracy(classifier, images, labels, device):
-    """Accuracy against t, with a line for chance: a matplotlib figure."""
-    import matplotlib.pyplot as plt  # here, since a script starts faster without it
-
-    timesteps, accuracy = accuracy_against_t(classifier, images, labels, device)
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot(timesteps, accuracy, marker=".", label="classifier")
     axes.axhline(1 / classifier.config["num_classes"], color="gray", label="chance")
@@ -116,7 +104,7 @@ def main(argv=None):
     checkpoint = args.models / "classifier.pth"
     figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
     dataset = training_data(args, checkpoint, figure)
-    validation = dataset.load("validation")
+    images, labels = dataset.load("validation")
 
     torch.manual_seed(args.seed)  # for the initial weights
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
@@ -134,13 +122,13 @@ def main(argv=None):
         network=classifier,
         optimizers=[optimizer],
         lr_schedulers=[lr_scheduler],
-        validate=lambda run: validate(run, classifier, validation, args.device),
-        max_t=args.max_t,
+        validate=lambda run: validate(run, classifier, images, labels),
+        more_settings={"max_t": args.max_t},
     )
     with run:
         train(run, classifier, args.max_t)
         save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
-        plotted = plot_accuracy(classifier, *validation, args.device)
+        plotted = plot_accuracy(classifier, images, labels, args.device)
         save_figure(figure, plotted, provenance([checkpoint], **run.settings))
     print(f"{checkpoint} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 

@@ -22,7 +22,6 @@ from diffusion import (
     make_unet,
     simple_loss,
     validation_noise,
-    validation_times,
 )
 from guidance import sample
 from mnist import add_data_flags, training_data
@@ -30,9 +29,9 @@ from support import cli
 from support.files import output_folder, provenance, save_checkpoint
 from support.pictures import save_figure, save_grid
 from support.streams import image_seeds
-from support.training import Run, pick_precision
+from support.training import Run
 
-TRAIN_STEPS = 5_500
+STEPS = 5_500
 BATCH_SIZE = 64
 LEARNING_RATE = 2.8e-3
 ADAM_BETAS = (0.9, 0.99)  # without weight decay
@@ -74,7 +73,7 @@ def train_unet(args, dataset, checkpoint, unet, predict, validate):
         lr_schedulers=lr_schedulers,
         ema=EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True),
         validate=validate,
-        precision=pick_precision(args.precision, args.device),
+        more_settings={"precision": args.precision},
     )
     with run:
         train(run, predict, args.device)
@@ -123,7 +122,7 @@ def make_optimizers(unet, lr, steps):
 @torch.no_grad()
 def validation_loss(unet, images, batch_size=250):
     """L_simple of images (N, C, H, W) over uniform t, with the same t and noise at every call."""
-    t, eps = validation_times(len(images)), validation_noise(images.shape)
+    t, eps = validation_noise(images.shape)
     x_t = add_noise(images, eps, t)
     total = 0.0
     for part in torch.arange(len(images)).split(batch_size):
@@ -148,13 +147,30 @@ def plot_loss(run):
     return figure
 
 
-@cli.one_line_errors
-def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
-    cli.add_training_flags(parser, TRAIN_STEPS, BATCH_SIZE, LEARNING_RATE)
-    cli.add_precision_flag(parser)
+def has_bfloat16(device):
+    """Whether it is a CPU that has instructions for bfloat16, as far as torch can tell."""
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.9
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+
+
+def parse_args(docstring, steps, argv):
+    """The flags of a script that trains a U-Net, by default for so many steps."""
+    parser = cli.ArgumentParser(docstring)
+    cli.add_training_flags(parser, steps, BATCH_SIZE, LEARNING_RATE)
+    precisions = ("auto", "bfloat16", "float32")
+    parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")
     add_data_flags(parser)
     args = parser.parse_args(argv)
+    if args.precision == "auto":
+        args.precision = "bfloat16" if has_bfloat16(args.device) else "float32"
+    return args
+
+
+@cli.one_line_errors
+def main(argv=None):
+    args = parse_args(__doc__, STEPS, argv)
     checkpoint = args.models / "ddpm_unet.pth"
     top = output_folder(args.models)
     samples_path, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"

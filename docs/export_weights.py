@@ -28,14 +28,12 @@ def for_tensorflow(name, weights):
 
 def export(folder):
     """Write both files to a folder: the number of bytes of weights.bin."""
-    unet, classifier = load_models()
-    networks, parts, start = {}, [], 0
-    for network, module in (("unet", unet), ("classifier", classifier)):
-        networks[network] = []
-        for name, weights in module.state_dict().items():
+    networks, parts, start = {"unet": [], "classifier": []}, [], 0
+    for places, network in zip(networks.values(), load_models()):
+        for name, weights in network.state_dict().items():
             array = for_tensorflow(name, weights)
             place = {"name": name, "shape": array.shape, "start": start, "length": array.size}
-            networks[network].append(place)
+            places.append(place)
             parts.append(array.tobytes())
             start += array.size
     hashes = {name: sha256(MODELS / name) for name in ("ddpm_unet.pth", "classifier.pth")}

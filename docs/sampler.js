@@ -86,7 +86,12 @@ function extrapolated(x_0, t, u, previous) {
 
 /** lambda_t, half the logarithm of the signal-to-noise ratio. */
 function half_log_snr(t) {
-  return Math.log(abar(t) / (1 - abar(t))) / 2;
+  return Math.log(snr(t)) / 2;
+}
+
+/** The signal-to-noise ratio (SNR). */
+function snr(t) {
+  return abar(t) / (1 - abar(t));
 }
 
 // --- guidance.py ---
@@ -112,7 +117,7 @@ export function guide_gradient(log_p, x_t, t, y) {
 
 /** s_t = w (1 + g abar_t / (1 - abar_t)). At growth 0 it is constant, as in ADM. */
 function scale_at(t, guidance_scale, scale_growth) {
-  return guidance_scale * (1 + (scale_growth * abar(t)) / (1 - abar(t)));
+  return guidance_scale * (1 + scale_growth * snr(t));
 }
 
 /**

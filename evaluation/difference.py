@@ -8,38 +8,24 @@ evaluation/difference.py:difference` compares them at s = 1.
 
 import functools
 
-import torch
-
 from diffusion import clipped_noise
-from evaluation.rivals import load_rival
+from evaluation.rivals import load_rival, without_label
 from guidance import guided_noise
 
 MIDDLE = 500  # of all timesteps
 
 
-@functools.cache
-def rival(device):
-    """The U-Net of classifier-free guidance that ships."""
-    return load_rival(device=device)
-
-
-def without_label(x_t, t):
-    """The rival's U-Net as one that takes no label: its `sample` is eps (B, C, H, W)."""
-    unet = rival(x_t.device)
-    no_label = torch.full((len(x_t),), unet.config.num_class_embeds - 1, device=x_t.device)
-    return unet(x_t, t, no_label)
-
-
 def difference(unet, log_p, x_t, t, y, s):
     """Our U-Net, and the difference in the place of the classifier's term."""
+    rival = load_rival(device=x_t.device)
     eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    with_label = rival(x_t.device)(x_t, t, y).sample
-    return eps + s * (with_label - without_label(x_t, t).sample)
+    return eps + s * (rival(x_t, t, y).sample - without_label(rival, x_t, t).sample)
 
 
 def on_rival(unet, log_p, x_t, t, y, s):
     """The rival's U-Net without label, and the classifier's term."""
-    return guided_noise(without_label, log_p, x_t, t, y, s)
+    rival = functools.partial(without_label, load_rival(device=x_t.device))
+    return guided_noise(rival, log_p, x_t, t, y, s)
 
 
 def difference_late(unet, log_p, x_t, t, y, s):

@@ -2,7 +2,6 @@
 
     python -m evaluation.judge
     python -m evaluation.judge --steps 300 --models trial    # a short trial in another folder
-    python -m evaluation.judge --resume                      # continue after Ctrl-C
 
 Writes models/judge.pth; with --models DIR, DIR/judge.pth. Test accuracy is only reported.
 """
@@ -78,16 +77,17 @@ def load_judge(folder=MODELS, device="cpu"):
 
 
 @torch.no_grad()
-def judge_images(judge, images, device="cpu"):
+def judge_images(judge, images):
     """Features (N, D) and predictions (N,) of uint8 images (N, C, H, W); on the CPU."""
-    parts = images.split(500)
-    features = torch.cat([judge.features(from_uint8(part).to(device)) for part in parts])
+    device = judge.linear.weight.device
+    parts = [judge.features(from_uint8(part).to(device)) for part in images.split(500)]
+    features = torch.cat(parts)
     return features.cpu(), judge.linear(features).argmax(dim=1).cpu()
 
 
-def accuracy_of(judge, images, labels, device="cpu"):
+def accuracy_of(judge, images, labels):
     """The share of uint8 images (N, C, H, W) whose label the judge predicts."""
-    return (judge_images(judge, images, device)[1] == labels).float().mean().item()
+    return (judge_images(judge, images)[1] == labels).float().mean().item()
 
 
 @cli.one_line_errors
@@ -107,7 +107,7 @@ def main(argv=None):
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
 
     def validate(run):
-        accuracy = accuracy_of(judge, *dataset.splits["validation"], args.device)
+        accuracy = accuracy_of(judge, *dataset.splits["validation"])
         run.log(f"validation accuracy {accuracy:.4f}")
         return {"validation_accuracy": accuracy}
 
@@ -128,7 +128,7 @@ def main(argv=None):
             logits = judge(AUGMENT(x_0).to(args.device))
             y = y.to(args.device)
             run.descend(F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING))
-        test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"], args.device)
+        test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"])
         summary = run.summary() | {"test_accuracy": test_accuracy}
         save_checkpoint(checkpoint, judge, None, dataset.info, summary)
     print(f"{checkpoint}: {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")

@@ -7,7 +7,7 @@ import torch
 
 from evaluation.judge import judge_images
 from mnist import from_uint8
-from support.cli import require
+from support.errors import require
 from support.streams import generator
 
 COMPARED = ("frechet", "precision", "recall")  # the change from the first row is told too
@@ -26,9 +26,9 @@ class Readings(NamedTuple):
     boldness: torch.Tensor  # (N,), the mean pixel, 0 .. 1
 
 
-def readings(judge, images, labels, device="cpu"):
+def readings(judge, images, labels):
     """`Readings` of uint8 images (N, C, H, W); without labels (N,), they are what is read."""
-    features, prediction = judge_images(judge, images, device)
+    features, prediction = judge_images(judge, images)
     labels = prediction if labels is None else labels
     return Readings(features, prediction, labels, images.float().mean(dim=(1, 2, 3)) / 255)
 
@@ -37,14 +37,13 @@ class Scores:
     """The measures of samples against real images, both `Readings`."""
 
     def __init__(self, samples, real):
-        self.labels = samples.labels
         self.correct = samples.prediction == samples.labels
         self.values = measure(samples, real)
         self.halves = over_halves(samples, real)
 
     def row(self):
-        """All measures and their 95 % intervals: name -> a number, or numbers as text."""
-        row = accuracy_row(self.correct, self.labels)
+        """All measures and their 95 % intervals: name -> a number."""
+        row = accuracy_row(self.correct)
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
             highest = math.inf if name == "frechet" else 1  # all are 0 or more
@@ -111,8 +110,7 @@ def random_half(readings, rng):
     """A random half of each class, of `Readings`."""
     order = torch.randperm(len(readings.labels), generator=rng)
     by_class = order[readings.labels[order].argsort(stable=True)]  # in random order within a class
-    half = by_class[::2]
-    return Readings(*(values[half] for values in readings))
+    return Readings(*(values[by_class[::2]] for values in readings))
 
 
 def mcnemar(only_this, only_first):
@@ -130,20 +128,17 @@ def wilson_interval(correct, n):
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def accuracy_row(right, labels):
-    """The share of a boolean (N,) that is true, with its interval, and that of each label."""
-    low, high = wilson_interval(int(right.sum()), len(right))
-    row = with_interval("accuracy", right.float().mean().item(), low, high)
-    of_class = [right[labels == y].float().mean() for y in labels.unique()]
-    row["accuracy_per_class"] = " ".join(f"{accuracy:.4f}" for accuracy in of_class)
-    return row
+def accuracy_row(right):
+    """The share of a boolean (N,) that is true, and its interval: name -> a number."""
+    correct, n = int(right.sum()), len(right)
+    return with_interval("accuracy", correct / n, *wilson_interval(correct, n))
 
 
 def share(right):
     """The share of a boolean (N,) that is true, with its 95 % interval and N, as text."""
-    k, n = int(right.sum()), len(right)
-    low, high = wilson_interval(k, n)
-    return f"{k / n:.3f} [{low:.3f}, {high:.3f}] of {n:,}"
+    correct, n = int(right.sum()), len(right)
+    low, high = wilson_interval(correct, n)
+    return f"{correct / n:.3f} [{low:.3f}, {high:.3f}] of {n:,}"
 
 
 def frechet_distance(real, fake):
@@ -167,21 +162,16 @@ def covered(points, manifold):
     That is, nearer to one of these than this one's own k-th nearest neighbour among them.
     """
     k = NUM_NEIGHBOURS + 1  # since the nearest point to each one is itself
-    radii, inside = [], []
-    for part in manifold.split(CHUNK):
-        nearest = torch.cdist(part, manifold).topk(k, largest=False).values
-        radii.append(nearest[:, -1])
-    radius = torch.cat(radii)  # (M,)
-    for part in points.split(CHUNK):
-        inside.append((torch.cdist(part, manifold) <= radius).any(dim=1))
+    parts = manifold.split(CHUNK)
+    nearest = [torch.cdist(part, manifold).topk(k, largest=False).values for part in parts]
+    radius = torch.cat(nearest)[:, -1]  # (M,)
+    parts = points.split(CHUNK)
+    inside = [(torch.cdist(part, manifold) <= radius).any(dim=1) for part in parts]
     return torch.cat(inside).float().mean().item()
 
 
 def nearest_distances(images, train_images):
-    """The Euclidean distance of each image to its nearest training image, in [-1, 1]: (N,).
-
-    Both are uint8 (N, C, H, W).
-    """
+    """The distance in [-1, 1] of uint8 images (N, C, H, W) to the nearest training image: (N,)."""
     train = from_uint8(train_images).flatten(1)
     parts = from_uint8(images).flatten(1).split(CHUNK)
     return torch.cat([torch.cdist(part, train).amin(dim=1) for part in parts])

@@ -1,50 +1,71 @@
-"""Write the tables of README.md and results/README.md from the CSV files of results/.
+"""Tables: rows as dicts, in CSV files, and as they are shown on pages.
 
-    python -m evaluation.report
+    python -m evaluation.report    # the tables of README.md and results/README.md
 
-In a page, a table stands between `<!-- table FILE.csv: COLUMN COLUMN ... -->` and `<!-- end -->`.
-A column that has an interval in the file is shown with it.
+On a page, `<!-- table FILE.csv: COLUMN COLUMN ... -->` stands above a table of results/FILE.csv,
+whose two lines of headings are left as they are.
 """
 
+import csv
+import io
 import re
 
-from evaluation.table import read_rows
+import diffusers
+import torch
+
 from support.cli import ROOT, ArgumentParser, one_line_errors
+from support.errors import UserError
 from support.files import atomic_write
 
+VERSIONS = {"torch": torch.__version__, "diffusers": diffusers.__version__}  # columns
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
-TABLE = re.compile(r"(<!-- table (\S+): ([^\n]*) -->\n).*?(<!-- end -->)", re.S)
-HEADINGS = {  # where a column is not named as in the file
-    "guidance_scale": "w",
-    "scale_growth": "g",
-    "window": "guided at",
-    "frechet": "Fréchet",
-    "frechet_change": "Fréchet, change",
-    "precision_change": "precision, change",
-    "recall_change": "recall, change",
-    "mcnemar_p": "p",
-    "snr": "SNR",
-    "wrong_exact": "log p, exact",
-    "wrong_ours": "log p, ours",
-    "ratio": "length, exact / ours",
-}
+TABLE = re.compile(r"(<!-- table (\S+): (.*) -->\n\|.*\n\|.*\n)(?:\|.*\n)*")
+
+
+def as_text(value):
+    """A value as it is in the file: a window as 250-750, other numbers with six digits."""
+    if isinstance(value, tuple):
+        return "-".join(map(str, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def described(settings):
+    """Settings in words, without hashes."""
+    return ", ".join(as_text(value) for name, value in settings.items() if "sha256" not in name)
+
+
+def read_rows(path):
+    """The rows of a CSV file, dicts of strings. Raises UserError if it cannot be read."""
+    try:
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def write_rows(path, rows):
+    """Write dicts as a CSV file, see `as_text`; where a row lacks a column, "-"."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [[as_text(row.get(column, "-")) for column in columns] for row in rows]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def page_with_tables(text):
     """The text of a page with its tables as in the CSV files. Raises UserError without a file."""
-    return TABLE.sub(lambda found: found[1] + table(found[2], found[3].split()) + found[4], text)
 
+    def table(found):
+        rows, columns = read_rows(ROOT / "results" / found[2]), found[3].split()
+        lines = [" | ".join(cell(row, column) for column in columns) for row in rows]
+        return found[1] + "".join(f"| {line} |\n" for line in lines)
 
-def table(name, columns):
-    """A table in Markdown of some columns of a CSV file of results/."""
-    lines = [[HEADINGS.get(column, column) for column in columns], ["---"] * len(columns)]
-    for row in read_rows(ROOT / "results" / name):
-        lines.append([cell(row, column) for column in columns])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return TABLE.sub(table, text)
 
 
 def cell(row, column):
-    """What a table shows of a column: a setting, or a number with its interval if it has one."""
+    """A column of a row for readers: a setting, or a number with its interval if it has one."""
     text = row.get(column, "-")
     if column == "images" and text == "samples":
         text = row["variant"]

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from diffusion import abar, add_noise
+from diffusion import add_noise, snr
 from evaluation.exact_guide import ExactGuide
 from evaluation.measures import with_interval
-from evaluation.table import write_rows
-from guidance import SCALE_GROWTH, guide_gradient
+from evaluation.report import write_rows
+from guidance import SCALE_GROWTH
 from inference import load_models
 from mnist import load_mnist
 from support import cli
@@ -25,31 +25,26 @@ from support.streams import generator
 
 N = 500
 SEED = 2
-BATCH_SIZE = 100
 TIMES = range(99, 1000, 100)
-QUARTILES = (0.25, 0.5, 0.75)
 
 
 def compare(guides, x_t, t, y):
-    """log p and the gradient of two guides, for images x_t (N, C, H, W): a dict of (N,).
+    """log p of two guides, ours and the exact one, and ratio and cosine of their gradients.
 
-    Args:
-        guides: two functions log_p, ours and the exact one. t: an int. y: (N,).
+    The images x_t are (N, C, H, W), t is an int, y (N,): a dict of (N,).
     """
-    found = {"ours": [], "exact": [], "ratio": [], "cosine": []}
-    for part in torch.arange(len(y)).split(BATCH_SIZE):
-        inputs = x_t[part], torch.full((len(part),), t), y[part]
-        ours, exact = (guide_gradient(log_p, *inputs).flatten(1) for log_p in guides)
-        found["ratio"].append(exact.norm(dim=1) / ours.norm(dim=1))
-        found["cosine"].append(F.cosine_similarity(ours, exact))
-        for name, log_p in zip(("ours", "exact"), guides):
-            found[name].append(log_p(*inputs))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    x_t = x_t.detach().requires_grad_()
+    ours, exact = (log_p(x_t, torch.full((len(y),), t), y) for log_p in guides)
+    sums = ours.sum(), exact.sum()  # their gradient is the batch of gradients
+    our_grad, exact_grad = (torch.autograd.grad(total, x_t)[0].flatten(1) for total in sums)
+    ratio = exact_grad.norm(dim=1) / our_grad.norm(dim=1)
+    cosine = F.cosine_similarity(our_grad, exact_grad)
+    return {"ours": ours.detach(), "exact": exact.detach(), "ratio": ratio, "cosine": cosine}
 
 
 def quartiles(name, values):
     """Median and quartiles of values (N,), as columns of a table."""
-    low, middle, high = values.quantile(torch.tensor(QUARTILES)).tolist()
+    low, middle, high = values.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
     return with_interval(name, middle, low, high)
 
 
@@ -57,14 +52,14 @@ def plot(rows):
     """log p of a wrong digit, and the ratio of lengths, against the SNR: a matplotlib figure."""
     import matplotlib.pyplot as plt  # here, since a script starts faster without it
 
-    snr = [row["snr"] for row in rows]
+    snrs = [row["snr"] for row in rows]
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     curves = {"our guide": "wrong_ours", "exact guide": "wrong_exact", "ratio": "ratio"}
     for label, name in curves.items():
         axes = panels[1] if name == "ratio" else panels[0]
         middle, low, high = ([row[name + end] for row in rows] for end in ("", "_low", "_high"))
-        axes.plot(snr, middle, marker=".", label=label)
-        axes.fill_between(snr, low, high, alpha=0.2)
+        axes.plot(snrs, middle, marker=".", label=label)
+        axes.fill_between(snrs, low, high, alpha=0.2)
     line = torch.logspace(-4, 1.2, 100)
     panels[1].plot(line, 1 + 5 * line, "--", color="gray", label="1 + 5 SNR")
     default = f"the default scale, 1 + {SCALE_GROWTH:g} SNR"
@@ -91,16 +86,14 @@ def main(argv=None):
     rows = []
     for t in tqdm(TIMES, desc="saturation", disable=None):
         x_t = add_noise(images, eps, torch.tensor(t))
-        a = abar(t).item()
         right, other = (compare(guides, x_t, t, y) for y in (digits, wrong))
-        row = {"t": t, "snr": a / (1 - a), "n": N, "seed": SEED}
+        row = {"t": t, "snr": snr(t).item(), "n": N, "seed": SEED}
         for name in ("ours", "exact"):
             row |= quartiles(f"wrong_{name}", other[name]) | quartiles(f"right_{name}", right[name])
         row |= quartiles("ratio", other["ratio"]) | quartiles("cosine", other["cosine"])
         rows.append(row | quartiles("ratio_right", right["ratio"]))
-    made_from = provenance([MODELS / "classifier.pth"], seed=SEED, n=N)
     write_rows(table, rows)
-    save_figure(picture, plot(rows), made_from)
+    save_figure(picture, plot(rows), provenance([MODELS / "classifier.pth"], seed=SEED, n=N))
     print(f"{table} and {picture}")
 
 

@@ -16,14 +16,14 @@ from torch import nn
 from tqdm import trange
 
 from evaluation.measures import accuracy_row
-from evaluation.rows import Row, add_row_flags, as_text, sample_rows
-from evaluation.table import check_new_table, interval_text, where_it_ran, write_rows
+from evaluation.report import VERSIONS, cell, described, write_rows
+from evaluation.rows import add_row_flags, real_row, sample_rows
 from mnist import from_uint8, read_dataset
 from support import cli
-from support.cli import require
+from support.errors import require
+from support.files import check_outputs
 from support.streams import batch_indices, generator
 
-N = 10_000
 SEEDS = (0, 1, 2)
 STEPS = 4_000
 WARMUP_STEPS = 200
@@ -32,14 +32,14 @@ LEARNING_RATE = 2e-3
 
 
 def trained_on(images, labels, num_classes, seed):
-    """A small network, trained on images (N, C, H, W) with labels (N,); in eval mode."""
+    """A small network, trained on images (N, C, H, W) with labels (N,), on their device."""
     torch.manual_seed(seed)  # for the initial weights and dropout
     network = nn.Sequential(
         nn.LazyConv2d(32, 5), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Dropout(0.5), nn.LazyLinear(128), nn.ReLU(),
         nn.Dropout(0.5), nn.Linear(128, num_classes),
-    )  # fmt: skip
+    ).to(images.device)  # fmt: skip
     network(images[:1])  # now the lazy layers know their inputs
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, WARMUP_STEPS, STEPS)
@@ -50,48 +50,41 @@ def trained_on(images, labels, num_classes, seed):
         loss.backward()
         optimizer.step()
         lr_scheduler.step()
-    return network.eval()
-
-
-@torch.no_grad()
-def accuracy_on(network, images, labels):
-    """The accuracy of the network on images (N, C, H, W), also of each digit."""
-    logits = torch.cat([network(part) for part in images.split(500)])
-    return accuracy_row(logits.argmax(dim=1) == labels, labels)
+    return network.eval().requires_grad_(False)
 
 
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
-    add_row_flags(parser, N)
+    add_row_flags(parser, n=10_000)
     args = parser.parse_args(argv)
-    require(args.n >= BATCH_SIZE, f"--n {args.n}: a batch has {BATCH_SIZE} images")
-    check_new_table(args.csv)
+    if args.csv:
+        check_outputs(args.csv)
+        require(not args.csv.exists(), f"{args.csv} exists: name another file")
     dataset = read_dataset(args)
     num_classes = len(dataset.info["classes"])
-    real = dataset.load(args.split)
+    real_images, real_labels = (part.to(args.device) for part in dataset.load(args.split))
+    train_split = dataset.splits["train"]
+    some = torch.randperm(len(train_split[0]), generator=generator(0, "subset"))[: args.n]
+    rows = [real_row("training images", train_split, some), *sample_rows(args, dataset)]
     shared = {"seed": args.seed, "against": args.split, "training_steps": STEPS}
-    shared |= where_it_ran(args.device)
+    shared |= {**VERSIONS, "device": args.device}
     done = []
-    for row in [training_row(dataset, args.n), *sample_rows(args, dataset)]:
+    for row in rows:
         images, labels = row.draw()
-        require(labels is not None, f"{row.settings['images']} has no labels: write them as arr_1")
-        settings = {name: as_text(value) for name, value in row.settings.items()}
+        name = row.settings["images"]
+        require(len(images) >= BATCH_SIZE, f"{name}: {len(images)}, and a batch has {BATCH_SIZE}")
+        require(labels is not None, f"{name} has no labels: write them as arr_1")
+        images, labels = from_uint8(images).to(args.device), labels.to(args.device)
         for seed in SEEDS:
-            network = trained_on(from_uint8(images), labels, num_classes, seed)
-            measured = {"training_seed": seed, **accuracy_on(network, *real)}
-            done.append(settings | measured | shared)
-            print(f"{', '.join(settings.values())}, {seed}: {interval_text(measured, 'accuracy')}")
+            network = trained_on(images, labels, num_classes, seed)
+            logits = torch.cat([network(part) for part in real_images.split(500)])
+            right = logits.argmax(dim=1) == real_labels
+            measured = {"training_seed": seed, **accuracy_row(right)}
+            done.append(row.settings | measured | shared)
+            print(f"{described(row.settings)}, {seed}: {cell(measured, 'accuracy')}")
             if args.csv:
                 write_rows(args.csv, done)
-
-
-def training_row(dataset, n):
-    """The `Row` of n random training images, or all that there are."""
-    images, labels = dataset.splits["train"]
-    some = torch.randperm(len(images), generator=generator(0, "subset"))[:n]
-    settings = {"images": "training images", "n": len(some)}
-    return Row(settings, lambda: (images[some], labels[some]))
 
 
 if __name__ == "__main__":

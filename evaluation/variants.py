@@ -44,8 +44,7 @@ def at_predicted_x_0(unet, log_p, x_t, t, y, s):
         x_0 = predicted_x_0(x_t, t, unet(x_t, t).sample).clamp(-1, 1)
         return log_p(x_0, torch.zeros_like(t), y)
 
-    guide = None if log_p is None else log_p_of_x_0
-    return guided_noise(unet, guide, x_t, t, y, s)
+    return guided_noise(unet, log_p_of_x_0, x_t, t, y, s)
 
 
 FUNCTIONS = (guided_noise, without_root, clip_after_tilt, projected, at_predicted_x_0)

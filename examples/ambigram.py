@@ -8,10 +8,8 @@ At t > 0 the sum of two noisy guides is not exact; it works for about half of th
 import torch
 
 from evaluation.measures import share
-from examples.shared import read, save_rows
+from examples.shared import example, read, save_rows
 from guidance import sample
-from inference import load_models
-from support.cli import ArgumentParser, one_line_errors
 
 N = 10  # of each pair
 
@@ -21,20 +19,16 @@ def both_ways(log_p):
     return lambda x_t, t, y: log_p(x_t, t, y[:, 0]) + log_p(x_t.flip(2, 3), t, y[:, 1])
 
 
-@one_line_errors
-def main(argv=None):
-    ArgumentParser(__doc__).parse_args(argv)
-    unet, classifier = load_models()
+@example
+def main(unet, classifier):
     digits = torch.arange(10)
     y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)
     images = sample(unet, both_ways(classifier.log_p), y, range(len(y)))
     right = (read(images) == y[:, 0]) & (read(images.flip(2, 3)) == y[:, 1])
-    print(f"read as asked both ways up: {share(right)}")
-    print(f"of {N}, a row per digit, a column per digit upside down:")
+    print(f"read as asked both ways up: {share(right)}; of {N}, a column per digit upside down:")
     print(right.view(10, 10, N).sum(dim=2))
     first = images[::N].view(10, 10, 1, 28, 28)  # one of each pair
-    columns = [f"{digit}↻" for digit in range(10)]
-    save_rows("ambigrams", dict(zip("0123456789", first)), columns)
+    save_rows("ambigrams", dict(zip("0123456789", first)), [f"{digit}↻" for digit in range(10)])
     pair = images[69 * N : 70 * N]  # 6 and 9
     save_rows("ambigram", {"6": pair, "turned: 9": pair.flip(2, 3)})
 

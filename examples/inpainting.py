@@ -6,15 +6,15 @@ With the class's log p too, the sum is not exact at t > 0. The variance 1 - abar
 four on 40 validation digits. A guide of pixels is steep: it needs a constant scale, scale_growth=0.
 """
 
+from functools import partial
+
 import torch
 
 from diffusion import abar, predicted_x_0
 from evaluation.measures import share
-from examples.shared import read, save_rows
+from examples.shared import example, read, save_rows
 from guidance import sample
-from inference import load_models
 from mnist import load_mnist
-from support.cli import ArgumentParser, one_line_errors
 
 N = 200
 
@@ -26,14 +26,10 @@ def log_p_upper_half(unet, images, x_t, t, y):
     return -error.square().sum(dim=(1, 2, 3)) / (2 * (1 - abar(t)).flatten())
 
 
-@one_line_errors
-def main(argv=None):
-    ArgumentParser(__doc__).parse_args(argv)
-    unet, classifier = load_models()
+@example
+def main(unet, classifier):
     x_0, labels = (part[:N] for part in load_mnist("test"))
-
-    def pixels(x_t, t, y):
-        return log_p_upper_half(unet, x_0, x_t, t, y)
+    pixels = partial(log_p_upper_half, unet, x_0)
 
     def pixels_and_class(x_t, t, y):
         return pixels(x_t, t, y) + classifier.log_p(x_t, t, labels[y])

@@ -9,27 +9,21 @@ from the same noise. The guide should leave the others alone, but changes some o
 import torch
 
 from evaluation.measures import share
-from examples.shared import read, save_rows
+from examples.shared import example, read, save_rows
 from guidance import sample
-from inference import load_models
-from support.cli import ArgumentParser, one_line_errors
 
 N = 1_000
 
 
-@one_line_errors
-def main(argv=None):
-    ArgumentParser(__doc__).parse_args(argv)
-    unet, classifier = load_models()
-
+@example
+def main(unet, classifier):
     def anything_but(x_t, t, y):
         """log(1 - p(y | x_t, t)) (B,), as the log of the sum of the others: finite where p is 1."""
         log_p = classifier(x_t, t).log_softmax(dim=1)
         return log_p.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
 
-    one = torch.ones(N, dtype=torch.long)
     free = sample(unet, None, None, range(N))
-    guided = sample(unet, anything_but, one, range(N))
+    guided = sample(unet, anything_but, torch.full((N,), 1), range(N))
     before, after = read(free), read(guided)
     print(f"read as 1, unguided: {share(before == 1)}; guided: {share(after == 1)}")
     print(f"of the others, read as before: {share((after == before)[before != 1])}")

@@ -1,16 +1,29 @@
-"""What the examples share: what the judge reads of their samples, and how they draw them."""
+"""What the examples share: a script around them, what the judge reads, and rows of a picture."""
 
 import functools
+import sys
 
 import torch
 
 from evaluation.judge import judge_images, load_judge
-from support.cli import MODELS, ROOT
+from inference import load_models
+from support.cli import MODELS, ROOT, ArgumentParser, one_line_errors
 from support.files import provenance
 from support.pictures import save_labelled_grid, to_uint8
 
 NUM_SHOWN = 20  # images of a row
 judge = functools.cache(load_judge)  # it never guides
+
+
+def example(draw):
+    """Decorate `draw(unet, classifier)`: it becomes the main(argv=None) of a script."""
+
+    @one_line_errors
+    def main(argv=None):
+        ArgumentParser(sys.modules[draw.__module__].__doc__).parse_args(argv)
+        draw(*load_models())
+
+    return main
 
 
 def read(images):

@@ -1,44 +1,32 @@
-"""Flags that the scripts share, and errors in one line."""
+"""Flags that the scripts share, and their end: errors in one line."""
 
 import argparse
-import contextlib
-import math
 import sys
 from pathlib import Path
 
 import torch
 
+from support.errors import UserError, require
+
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 MODELS = ROOT / "models"
 
 
-class UserError(ValueError, argparse.ArgumentTypeError):
-    """An error that the user can fix: a script prints it as one line and exits with status 2.
+def one_line_errors(main):
+    """Decorate `main(argv=None)`: one line and status 2 for a UserError, 130 for Ctrl-C.
 
-    Every other exception is a bug of ours and keeps its traceback. Where the `type` of a flag
-    raises it, argparse puts the name of the flag before the message.
+    The line is printed after the `try`, when all progress bars are closed.
     """
 
-
-def require(good, message):
-    """Raises UserError with the message unless `good`."""
-    if not good:
-        raise UserError(message)
-
-
-def one_line_errors(main):
-    """Decorate `main(argv=None)`: one line and status 2 for a UserError, 130 for Ctrl-C."""
-
     def wrapped(argv=None):
-        script = Path(main.__code__.co_filename).name
         try:
             return main(argv)
         except UserError as error:
-            print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise SystemExit(2) from None
+            message, status = f"error: {' '.join(str(error).split())}", 2
         except KeyboardInterrupt:
-            print(f"\n{script}: stopped", file=sys.stderr)
-            raise SystemExit(130) from None
+            message, status = "stopped", 130
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        raise SystemExit(status)
 
     return wrapped
 
@@ -57,28 +45,15 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def number(kind, low, high=math.inf):
-    """An argparse type: a finite int or float from `low` to `high`."""
+def number(kind, low, high=10**9):
+    """An argparse type: an int or a float from `low` to `high`."""
 
     def parse(text):
-        with contextlib.suppress(ValueError):
-            value = kind(text)
-            if low <= value <= high and value < math.inf:
-                return value
-        name = "a whole number" if kind is int else "a number"
-        bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
-        raise UserError(f"{text!r} is not {name} {bounds}")
+        value = kind(text)
+        require(low <= value <= high, f"{text} is not from {low} to {high}")
+        return value
 
-    return parse
-
-
-def file_name(suffix):
-    """An argparse type: the path of an output that ends in `suffix`."""
-
-    def parse(text):
-        require(text.endswith(suffix), f"{text!r} does not end in {suffix}")
-        return Path(text)
-
+    parse.__name__ = kind.__name__  # for argparse's message, such as: invalid int value
     return parse
 
 
@@ -109,9 +84,3 @@ def add_training_flags(parser, steps, batch_size, lr):
     add("--batch-size", type=number(int, 1), default=batch_size, help="images per step")
     add("--lr", type=number(float, 1e-9), default=lr, help="peak learning rate")
     add("--resume", action="store_true", help="continue a stopped training")
-
-
-def add_precision_flag(parser):
-    """The precision of a U-Net's layers in training, for `support.training.pick_precision`."""
-    precisions = ("auto", "bfloat16", "float32")
-    parser.add_argument("--precision", choices=precisions, default="auto", help="of the layers")

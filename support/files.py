@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from support.cli import MODELS, ROOT, UserError, require
+from support.cli import MODELS, ROOT
+from support.errors import UserError, require
 
 
 @contextlib.contextmanager
@@ -66,15 +67,12 @@ def provenance(paths, **settings):
 def save_checkpoint(path, network, schedule, dataset, training):
     """Write a checkpoint for `load_checkpoint`.
 
-    Args:
-        network: a module whose `config` holds its constructor arguments.
-        schedule, dataset: dicts of plain values that checkpoints used together must share.
-        training: a dict of plain values: seed, steps, seconds, other settings, final metrics.
+    `network.config` holds its constructor arguments. The others are dicts of plain values: those
+    that checkpoints used together must share, and what the training was.
     """
     # diffusers marks its own bookkeeping in the config with a leading underscore
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
     content = {
-        "network": type(network).__name__,
         "config": config,
         "schedule": schedule,
         "dataset": dataset,
@@ -85,19 +83,10 @@ def save_checkpoint(path, network, schedule, dataset, training):
 
 
 def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
-    """Rebuild a network from its checkpoint alone.
+    """Rebuild a network from its checkpoint: in eval mode, without gradients of its parameters.
 
-    Args:
-        path: a file that `save_checkpoint` wrote.
-        network_class: the class of the network that it must hold.
-        schedule: the noise schedule that it must have been trained on, or None for any.
-        made_by: the script that makes it, for error messages.
-
-    Returns:
-        network: in eval mode, without parameter gradients; `network.dataset` is a dict.
-
-    Raises:
-        UserError: the file is missing, damaged, or of another network or schedule.
+    `network.dataset` is that of `save_checkpoint`. Raises UserError, which names the script
+    `made_by`, if the file is missing, damaged, or of another class or schedule (None: any).
     """
     name = network_class.__name__
     folder = Path(path).parent
@@ -105,7 +94,6 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     if folder.resolve() == MODELS:
         remedy = "restore it with `git checkout -- models`"
     content = load_tensors(path, remedy)
-    require(content.get("network") == name, f"{path} holds no {name}: {remedy}")
     same_schedule = schedule is None or content.get("schedule") == schedule
     require(same_schedule, f"{path} was trained on another noise schedule: {remedy}")
     try:

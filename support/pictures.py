@@ -73,29 +73,26 @@ def save_figure(path, figure, made_from, **settings):
 
 
 class Film:
-    """Images as they form, left, beside other images that belong to them, right.
-
-    Of all `times`, MAX_FRAMES at most are kept.
-    """
+    """Images as they form beside those that they become, at MAX_FRAMES of all `times` at most."""
 
     def __init__(self, times):
         every = math.ceil(len(times) / MAX_FRAMES)
-        self.frames = {time: [] for time in times[::every]}  # -> a pair of images for each batch
+        self.frames = {time: [] for time in times[::every]}  # -> the two sides of each batch
 
     def add(self, time, left, right):
-        """Add both images (B, C, H, W) in [-1, 1] of a batch at a time, an int or a tensor ()."""
+        """Add images (B, C, H, W) in [-1, 1] of a batch, at a time, an int or a tensor ()."""
         if int(time) in self.frames:
-            self.frames[int(time)].append((left.cpu(), right.cpu()))
+            self.frames[int(time)].append(torch.stack([left, right]).cpu())
 
     def save(self, path, last, shown, columns, made_from):
         """Write a GIF that rests on the images `last` (N, C, H, W); `shown` picks some of them.
 
         A frame has two grids as `save_grid` writes them, in eight shades: a small file.
         """
+        frames = [torch.cat(batches, dim=1) for batches in self.frames.values()]
         pictures = []
-        for batches in [*self.frames.values(), [(last, last)]]:
-            sides = [torch.cat(side)[shown] for side in zip(*batches)]
-            left, right = (np.asarray(grid_image(side, columns)) for side in sides)
+        for frame in [*frames, torch.stack([last, last])]:  # (2, N, C, H, W)
+            left, right = (np.asarray(grid_image(side[shown], columns)) for side in frame)
             gap = np.full_like(left[:, :GAP], 255)
             shades = np.concatenate([left, gap, right], axis=1) // 32 * 36  # 0, 36, ... 252
             pictures.append(Image.fromarray(shades))

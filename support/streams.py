@@ -1,6 +1,5 @@
 """Random streams: one per key, so that no draw depends on what was drawn before it."""
 
-import functools
 from collections import Counter
 
 import numpy as np
@@ -51,17 +50,11 @@ def gaussian_noise(shape, generators):
     return torch.stack([torch.randn(shape, generator=rng) for rng in generators])
 
 
-@functools.lru_cache(maxsize=1)
-def epoch_order(num_images, seed, epoch):
-    """The order of the training images in an epoch: (num_images,)."""
-    return torch.randperm(num_images, generator=generator(seed, "batches", epoch))
-
-
 def batch_indices(num_images, batch_size, seed, step):
     """The training images of step number `step`: (B,).
 
     Every epoch is a new permutation; the images left over at its end are dropped.
     """
     epoch, position = divmod(step, num_images // batch_size)
-    order = epoch_order(num_images, seed, epoch)
+    order = torch.randperm(num_images, generator=generator(seed, "batches", epoch))
     return order[position * batch_size : (position + 1) * batch_size]

@@ -1,15 +1,21 @@
-"""A training that can be stopped and resumed bit for bit."""
+"""A training that can be stopped and resumed bit for bit.
 
+Random streams need no saving, since they depend on the seed and the step alone.
+"""
+
+import argparse
 import math
-import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from support.cli import UserError, require
+from support.errors import require
 from support.files import load_tensors, save_tensors
 from support.streams import batch_indices, generator
 
@@ -17,129 +23,88 @@ SAVE_EVERY = 200  # steps
 MIN_VALIDATE_EVERY = 400  # steps; an epoch, if that is longer
 
 
+@dataclass
 class Run:
     """Iterates over the batches of a training, from the first one that is not done yet.
-
-    Random streams need no saving, since they depend on the seed and the step alone. Leaving the
-    `with` block without an error removes the state file.
 
         with Run("classifier", checkpoint, args, dataset, network=..., ...) as run:
             for x_0, y, rng in run:
                 ...
                 run.descend(loss)
-            ...  # write the results
+            ...  # write the results; then the state file is removed
 
-    Args:
-        purpose: of the random streams, and the label of the progress bar.
-        checkpoint: the file that the training writes; the state is kept beside it.
-        args: the flags of `support.cli.add_training_flags`.
-        dataset: `load("train")` gives its images (N, C, H, W) and labels (N,); `info` is a dict.
-        network, optimizers, lr_schedulers: a module, and two lists.
-        validate: called with the run after every epoch, or 400 steps if that is longer, and after
-            the last step, with the network in eval mode; returns a dict of plain values.
-        ema: diffusers' EMAModel of the network's parameters, or None. `validate` sees the average.
-        max_grad_norm: longer gradients are clipped to this length.
-        more_settings: what the weights depend on besides the flags of every training.
-
-    Attributes:
-        step: how many steps are done. losses: a float per step. history: a dict per validation.
-        settings: what the weights depend on, a dict. A resumed run must have the same.
-
-    Raises UserError if a batch is larger than the training set, or if --resume or its lack does not
-    fit the state file.
+    `step` counts the steps that are done, `losses` has a float for each, and `history` a dict for
+    each validation: after every epoch, or 400 steps if that is longer, and after the last step.
     """
 
-    def __init__(
-        self,
-        purpose,
-        checkpoint,
-        args,
-        dataset,
-        *,
-        network,
-        optimizers,
-        lr_schedulers,
-        validate,
-        ema=None,
-        max_grad_norm=1.0,
-        **more_settings,
-    ):
-        self.purpose = purpose
-        self.args = args
-        self.images, self.labels = dataset.load("train")
-        self.network, self.ema = network, ema
-        self.optimizers, self.lr_schedulers = optimizers, lr_schedulers
-        self.validate = validate
-        self.max_grad_norm = max_grad_norm
+    purpose: str  # of the random streams, and the label of the progress bar
+    checkpoint: Path  # what the training writes; the state is kept beside it
+    args: argparse.Namespace  # the flags of `support.cli.add_training_flags`
+    dataset: object  # load("train") gives images (N, C, H, W) and labels (N,); `info` is a dict
+    network: torch.nn.Module
+    optimizers: list
+    lr_schedulers: list
+    validate: Callable  # run -> a dict of plain values, with the network in eval mode, averaged
+    ema: EMAModel | None = None  # the average of the network's parameters
+    max_grad_norm: float = 1.0  # longer gradients are clipped to this length
+    more_settings: dict = field(default_factory=dict)  # on which the weights depend, too
+
+    def __post_init__(self):
+        args = self.args
+        self.images, self.labels = self.dataset.load("train")
+        n = len(self.images)
+        require(args.batch_size <= n, f"--batch-size {args.batch_size}: there are {n} images")
+        self.validate_every = max(n // args.batch_size, MIN_VALIDATE_EVERY)
         flags = ("steps", "batch_size", "lr", "seed")
         self.settings = {flag: getattr(args, flag) for flag in flags}
-        self.settings |= {"dataset": dataset.info, **more_settings}
-        num_images = len(self.images)
-        if args.batch_size > num_images:
-            raise UserError(
-                f"--batch-size {args.batch_size}: there are {num_images} images to train on"
-            )
-        self.validate_every = max(num_images // args.batch_size, MIN_VALIDATE_EVERY)
+        self.settings |= {"dataset": self.dataset.info, **self.more_settings}
+        self.parts = [self.network, *self.optimizers, *self.lr_schedulers]  # that have a state
+        if self.ema:
+            self.parts.append(self.ema)
         self.step, self.losses, self.history = 0, [], []
         self.start = time.monotonic()
-        self.state_path = Path(checkpoint).with_suffix(".state.pth")
+        self.state_path = self.checkpoint.with_suffix(".state.pth")
         if args.resume:
             self.load()
-        elif self.state_path.exists():
-            raise UserError(
-                f"{self.state_path} is the state of a stopped training: continue it with "
-                "--resume, or delete it"
-            )
-        self.bar = tqdm(
-            total=args.steps, initial=self.step, desc=purpose, unit="step", disable=None
-        )
+        else:
+            stopped = f"{self.state_path} is the state of a stopped training"
+            require(not self.state_path.exists(), f"{stopped}: use --resume, or delete it")
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        self.bar.close()
         if kind is None:
             self.state_path.unlink(missing_ok=True)
-        elif kind is KeyboardInterrupt and self.state_path.exists():
-            print(
-                f"\n{self.state_path} is kept: the same command with --resume goes on",
-                file=sys.stderr,
-            )
 
     def __iter__(self):
         """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
         args = self.args
-        while self.step < args.steps:
-            index = batch_indices(len(self.images), args.batch_size, args.seed, self.step)
-            rng = generator(args.seed, self.purpose, self.step)
-            yield self.images[index], self.labels[index], rng
-            self.step += 1
-            self.bar.update()
-            if self.step % self.validate_every == 0 or self.step == args.steps:
-                self.add_validation()
-            if self.step % SAVE_EVERY == 0:
-                self.save()
+        with tqdm(total=args.steps, initial=self.step, desc=self.purpose, disable=None) as bar:
+            while self.step < args.steps:
+                index = batch_indices(len(self.images), args.batch_size, args.seed, self.step)
+                rng = generator(args.seed, self.purpose, self.step)
+                yield self.images[index], self.labels[index], rng
+                self.step += 1
+                bar.set_postfix(loss=f"{self.losses[-1]:.4f}", refresh=False)
+                bar.update()
+                if self.step % self.validate_every == 0 or self.step == args.steps:
+                    self.add_validation()
+                if self.step % SAVE_EVERY == 0:
+                    self.save()
 
     def descend(self, loss):
         """Take a gradient step on the loss () of a batch. Raises UserError if it is not finite."""
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {self.step}: delete {self.state_path} if it is "
-                "there, and start with a lower --lr"
-            )
+        self.losses.append(loss.item())
+        finite = math.isfinite(self.losses[-1])
+        require(finite, f"the loss is not finite at step {self.step}: start with a lower --lr")
         self.network.zero_grad()
         loss.backward()
         clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        for lr_scheduler in self.lr_schedulers:
-            lr_scheduler.step()
+        for part in (*self.optimizers, *self.lr_schedulers):
+            part.step()
         if self.ema:
             self.ema.step(self.network.parameters())
-        self.losses.append(value)
-        self.bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
     def add_validation(self):
         """Validate the network in eval mode, with its averaged parameters if it has some."""
@@ -171,11 +136,6 @@ class Run:
         """Print a line above the bar."""
         tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {text}")
 
-    def parts(self):
-        """All that has a state of its own."""
-        average = [self.ema] if self.ema else []
-        return [self.network, *self.optimizers, *self.lr_schedulers, *average]
-
     def save(self):
         """Write the state file."""
         state = {
@@ -184,40 +144,18 @@ class Run:
             "step": self.step,
             "losses": self.losses,
             "history": self.history,
-            "parts": [part.state_dict() for part in self.parts()],
+            "parts": [part.state_dict() for part in self.parts],
         }
         save_tensors(self.state_path, state)
 
     def load(self):
-        """Go on from the state file."""
-        path = self.state_path
-        require(path.exists(), f"--resume: there is no {path}; start without it")
-        state = load_tensors(path, "delete it, and start without --resume")
-        made_with = state.get("settings")
-        if made_with != self.settings:
-            raise UserError(
-                f"--resume: {path} was made with other flags, {made_with}; use the same ones"
-            )
-        try:
-            self.start -= state["seconds"]
-            self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
-            for part, saved in zip(self.parts(), state["parts"], strict=True):
-                part.load_state_dict(saved)
-            if self.ema:
-                self.ema.to(self.args.device)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"--resume: {path} is damaged: delete it") from error
-
-
-def pick_precision(name, device):
-    """What the layers compute in during training; the weights are always float32.
-
-    "auto" is bfloat16 on a CPU that has instructions for it, if torch can tell.
-    """
-    if name != "auto":
-        return name
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.9
-        return "float32"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bfloat16" if fast else "float32"
+        """Go on from the state file. Raises UserError if it does not fit the flags."""
+        state = load_tensors(self.state_path, "start without --resume")
+        other = f"{self.state_path} was made with other flags: {state.get('settings')}"
+        require(state.get("settings") == self.settings, other)
+        self.start -= state["seconds"]
+        self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        if self.ema:
+            self.ema.to(self.args.device)

@@ -10,6 +10,7 @@ from PIL import Image
 import guidance
 from examples import ambigram, inpainting, not_a_digit, shared, stock_diffusers, two_digits
 from examples.shared import read, save_rows
+from inference import load_models
 
 
 @pytest.fixture
@@ -52,8 +53,9 @@ def test_each_example_draws_what_it_says(run, tmp_path):
         assert json.loads(made_from)["settings"] == {"scale_growth": growth}
 
 
-def test_stock_diffusers_draws_as_we_do(unet, classifier, tmp_path, monkeypatch):
+def test_stock_diffusers_draws_as_we_do(tmp_path, monkeypatch):
     """From the same noise, the guided samples of the exported U-Net are those of `sample`."""
+    unet, classifier = load_models()
     stock_diffusers.export(unet, tmp_path)
     pipeline = DDPMPipeline.from_pretrained(tmp_path)
     assert "# An unconditional DDPM" in (tmp_path / "README.md").read_text()

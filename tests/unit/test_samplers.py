@@ -34,7 +34,7 @@ def make_theirs(sampler, steps, alphas_cumprod):
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 600])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
-    """Also the first and the last; 600 does not divide 1000. Both get the same noise."""
+    """Both get the same noise. 1000 timesteps are no multiple of 600 steps."""
     exact = ALPHAS_CUMPROD.double()
     monkeypatch.setattr(diffusion, "ALPHAS_CUMPROD", exact)
     noise = list(torch.randn(steps + 1, 2, 1, 4, 4, dtype=torch.float64))
@@ -61,4 +61,3 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
         torch.testing.assert_close(our_x_0, predicted_x_0(our_x_t, t, eps_of(our_x_t, t)))
         x_t = scheduler.step(eps_of(x_t, t), t, x_t).prev_sample
     torch.testing.assert_close(images, x_t, atol=4e-6, rtol=0)
-    assert images.std() > 0.1 or steps < 10
