@@ -47,6 +47,7 @@ let plainSettings; // those that a run without the guide depends on
 let shown = -1; // the frame in sight
 let dissolving = []; // your drawing in more and more noise, to be seen before the first frame
 let playing = false;
+let goal = null; // the timestep to play to, after a click ahead on the line
 let runs = 0; // how many were begun
 let asked = null; // the button of the tour whose answer is awaited
 let term = null; // of the equation, lit by the tour
@@ -82,7 +83,7 @@ function showSettings() {
   for (const [name, possible] of Object.entries(VALUES)) controls[name].value = possible.indexOf(settings[name]);
   const { w, g, low, high, digit } = settings;
   $("w-value").value = w.toLocaleString("en");
-  $("w-word").textContent = w === 0 ? "no guide" : w >= 100 ? "too much" : "";
+  $("w-word").textContent = w === 0 ? "no guide" : w >= 1000 ? "too much" : w >= 25 ? "bolder" : "";
   $("g-value").value = g;
   $("window-value").value = `${low} ≤ t < ${high}`;
   const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
@@ -153,6 +154,7 @@ function rewind() {
 
 function play(yes) {
   playing = yes;
+  goal = null;
   namePlay();
   $("status").textContent = fromDrawing ? "your drawing, under noise" : "";
 }
@@ -165,7 +167,12 @@ function namePlay() {
 
 /** The next frame: computed, unless it is known already. */
 function step() {
-  if (dissolving.length > 0) return drawImages($("x_t"), dissolving.shift(), grey);
+  if (dissolving.length > 0) {
+    for (const tile of all("#x_t > .sure")) tile.classList.remove("sure");
+    $("clock").value = "";
+    document.body.classList.add("empty"); // what the other rows show is the last run
+    return drawImages($("x_t"), dissolving.shift(), grey);
+  }
   shown += 1;
   if (shown === frames.length) {
     const frame = guided.next().value;
@@ -174,9 +181,9 @@ function step() {
   if (shown === plainFrames.length) plainFrames.push(plain.next().value);
   const { t, u } = frames[shown];
   const stop = t >= settings.pause && settings.pause > u; // "end" is neither
-  if (stop || atEnd()) play(false);
+  if (stop || atEnd() || (goal !== null && t <= goal)) play(false);
   show();
-  if (runs === 1 && playing) $("status").textContent = t > 750 ? "nothing is decided yet" : t > 250 ? "now the guide decides" : "the strokes get sharp";
+  if (runs === 1 && playing) $("status").textContent = t > 750 ? "almost pure noise: the guide only hints" : t > 250 ? "the digits take shape" : "now the strokes get sharp";
   if (stop) $("status").innerHTML = "<b>stopped: Play goes on</b>";
   if (stop || atEnd()) answer();
 }
@@ -188,7 +195,7 @@ const sees = (k) => frames[shown].p[10 * k + digits()[k]] > 0.5;
 function verdict() {
   if (told() !== null || settings.second !== "none") return "done: no noise is left";
   const right = range(COLUMNS).filter(sees);
-  return runs === 1 ? "done: now pick a digit" : `done: the guide sees ${right.length} of ${COLUMNS}`;
+  return runs === 1 ? "done: now pick a digit" : `done: the guide accepts ${right.length} of ${COLUMNS}. Do you?`;
 }
 
 function show() {
@@ -197,6 +204,7 @@ function show() {
   const gradient = grad ?? frames[shown - 1].grad; // at the end there is no new one
   const largest = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
   document.body.classList.remove("empty");
+  document.body.classList.toggle("ended", atEnd());
   drawImages($("x_t"), x_t, grey);
   drawImages($("x_0"), x_0 ?? x_t, grey);
   all("#grad canvas").forEach((canvas, k) => { // its own scale of colours, unless it is very short
@@ -212,7 +220,8 @@ function show() {
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
   $("clock").value = atEnd() ? "t = 0" : `t = ${t}, s = ${inWords(s)}`;
   if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
-  document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1);
+  document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1 && settings.digit === "0 to 9");
+  $("paths").style.setProperty("--clear", Math.min(1, 0.3 + 2.5 * Math.sqrt(abar(Math.max(t, 0)))));
   namePlay();
   showSum();
 }
@@ -238,13 +247,13 @@ function showSum() {
   const [together, push] = [pixels(x_0), pixels(grad).map((value) => factor * value)];
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
-  $("when").textContent = t;
-  $("scale-now").textContent = `scale ${inWords(s).padEnd(6, "\u2007")}`; // spaces as wide as a digit
+  $("when").textContent = atEnd() ? `at t = ${t}, where the push shows.` : `at t = ${t}.`;
+  $("scale-now").textContent = `strength ${inWords(s).padEnd(6, "\u2007")}`; // spaces as wide as a digit
   $("level-now").textContent = `noise ${Math.sqrt(1 - abar(t)).toFixed(2)}`;
   const [left, middle, right] = all("#sum canvas");
-  drawImage(left, alone, grey);
-  drawImage(middle, push, wanted(1));
-  drawImage(right, together, grey);
+  drawImage(left, together, grey);
+  drawImage(middle, alone, grey);
+  drawImage(right, push, wanted(1));
   for (const row of all(".tiles")) [...row.children].forEach((tile, k) => tile.classList.toggle("chosen", k === column));
 }
 
@@ -276,13 +285,17 @@ function listenToPlaying() {
     play(false);
     step();
   });
-  $("time").addEventListener("input", () => { // look back at what was computed
-    if (!frames.length) return;
+  $("time").addEventListener("input", () => { // look back at what was computed, or play ahead
     const t = 999 - $("time").value;
-    const distance = (k) => Math.abs(frames[k].t - t);
-    play(false);
-    shown = range(frames.length).reduce((best, k) => (distance(k) < distance(best) ? k : best));
-    show();
+    const known = range(frames.length).filter((k) => frames[k].t >= t);
+    if (known.length < frames.length || frames.at(-1)?.t === END) {
+      play(false);
+      shown = known.at(-1) ?? 0;
+      return show();
+    }
+    shown = frames.length - 1;
+    play(true);
+    goal = t;
   });
   for (const row of all(".tiles")) row.addEventListener("click", (event) => {
     if (shown < 0) return;
@@ -325,6 +338,10 @@ function showStop(number) {
 }
 
 function showPlace() {
+  all("#dots button").forEach((dot, k) => {
+    dot.setAttribute("aria-current", k === stop);
+    dot.textContent = all(".stop")[k].querySelector(".right") ? "✓" : all(".stop")[k].querySelector(".wrong") ? "✗" : k + 1;
+  });
   const right = all(".guess .right").length;
   const questions = all(".guess").length;
   $("place").textContent = stop === questions ? `${right} of ${questions} right` : `${stop + 1} of ${questions}${right ? `, ${right} right` : ""}`;
@@ -356,12 +373,19 @@ function answer() {
     answers[buttons.indexOf(asked)].dataset.said = right ? "✓ As you guessed. " : `✗ You guessed “${guess.parentElement.innerText}”. `;
   }
   showPlace();
-  if ("settles" in asked.dataset) $("next").classList.add("main");
+  if ("settles" in asked.dataset && asked.closest(".here")) $("next").classList.add("main");
   asked = null;
 }
 
 function listenToTour() {
   for (const button of all("#tour [data-run]")) button.addEventListener("click", () => run(button));
+  all(".guess").forEach((_, k) => {
+    const dot = document.createElement("button");
+    dot.type = "button";
+    dot.setAttribute("aria-label", `Question ${k + 1}`);
+    dot.addEventListener("click", () => showStop(k));
+    $("dots").append(dot);
+  });
   $("back").addEventListener("click", () => showStop(stop - 1));
   $("next").addEventListener("click", () => {
     if (stop < all(".stop").length - 1) return showStop(stop + 1);
@@ -393,7 +417,7 @@ function readDrawing() {
     const row = document.createElement("li");
     const likeliest = Math.max(...p);
     row.style.setProperty("--p", `${100 * likeliest}%`);
-    row.innerHTML = `at t = ${READING_TIMES[k]} it reads <b>${likeliest < 0.3 ? "?" : p.indexOf(likeliest)}</b>`;
+    row.innerHTML = `t = ${READING_TIMES[k]} <b>${likeliest < 0.3 ? "?" : p.indexOf(likeliest)}</b>`;
     return row;
   }));
   $("finish").disabled = isEmpty();
@@ -424,6 +448,7 @@ function listen() {
     if (!(event.target.name in VALUES)) return;
     lightUp(event.target.closest("[data-term]").dataset.term);
     readControls(event.target.name);
+    if (event.target.name === "from" && !fromDrawing) return; // there is no drawing yet to begin with
     begin();
   });
   for (const control of all("form [data-term]:not(button)")) {
