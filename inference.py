@@ -96,10 +96,9 @@ def main(argv=None):
 
     flags = ("scale_growth", "window", "sampler", "steps", "batch_size")
     settings = {flag: getattr(args, flag) for flag in flags}
-    rows = []
-    for scale in scales:
-        film = pictures.Film(sampling_timesteps(args.steps))  # that of the last scale is saved
-        watch = film.add if args.gif else None
+    rows, film = [], pictures.Film(sampling_timesteps(args.steps))
+    for number, scale in enumerate(scales, start=1):
+        watch = film.add if args.gif and number == len(scales) else None
         rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
 
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
