@@ -1,6 +1,7 @@
 """What the quick demo and the course use to show pictures and to check answers."""
 
 import io
+import math
 
 import matplotlib.pyplot as plt
 import torch
@@ -13,26 +14,23 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from support.pictures import grid_image
 
-PITCH = 30  # pixels from one image of the grid to the next
-
 
 def show(images, columns, titles=(), rows=(), wrong=()):
-    """Draw images (N, 1, 28, 28) in [-1, 1], row by row.
+    """Draw images (N, 1, H, H) in [-1, 1], row by row, with labels above and at the left.
 
-    Args:
-        titles: labels above the columns. rows: labels left of the rows.
-        wrong: for each image, whether it gets a red frame.
+    `wrong` says of each image whether it gets a red frame.
     """
-    height = -(-len(images) // columns)
+    height = math.ceil(len(images) / columns)
+    pitch = images.shape[-1] + 2  # pixels from one image of the grid to the next
     figure, axes = plt.subplots(figsize=(0.72 * columns + 0.2, 0.72 * height + 0.2))
     axes.imshow(grid_image(images, columns, pixel=1), cmap="gray", vmin=0, vmax=255)
     axes.xaxis.tick_top()
     for set_ticks, labels in ((axes.set_xticks, titles), (axes.set_yticks, rows)):
-        set_ticks([PITCH * i + PITCH / 2 for i in range(len(labels))], labels)
+        set_ticks([pitch * i + pitch / 2 for i in range(len(labels))], labels)
     for number, is_wrong in enumerate(wrong):
         if is_wrong:
-            corner = PITCH * (number % columns) + 1, PITCH * (number // columns) + 1
-            axes.add_patch(plt.Rectangle(corner, PITCH - 1, PITCH - 1, fill=False, color="red"))
+            corner = pitch * (number % columns) + 1, pitch * (number // columns) + 1
+            axes.add_patch(plt.Rectangle(corner, pitch - 1, pitch - 1, fill=False, color="red"))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     plt.show()
@@ -41,8 +39,7 @@ def show(images, columns, titles=(), rows=(), wrong=()):
 def check(name, yours, exact, inputs=None, tolerance=1e-4):
     """Print whether `yours` is right, and return what to go on with: yours if it is, else `exact`.
 
-    Args:
-        yours, exact: tensors or numbers; with `inputs`, two functions, which are compared on these.
+    Both are tensors or numbers; with `inputs`, functions, which are compared on these.
     """
     right = torch.as_tensor(exact(*inputs) if inputs else exact)
     try:
@@ -86,10 +83,8 @@ def draw_strokes(strokes):
 def picture_equations(rows, signed=()):
     """Draw equations, one below the other, with pictures in the place of symbols.
 
-    Args:
-        rows: for each equation, a list of texts and of pairs: a symbol, and its picture
-            (1, 1, 28, 28). All are gray from -1 to 1, except those of `signed`.
-        signed: pictures that are blue, white and red, for negative, zero and positive.
+    A row is a list of texts, and of pairs: a symbol, and its picture (1, 1, 28, 28). Pictures are
+    gray from -1 to 1, those of `signed` blue, white and red: negative, zero and positive.
     """
     figure, axes = plt.subplots(figsize=(8.5, 1.9 * len(rows)), layout="constrained")
     axes.axis("off")
@@ -101,9 +96,9 @@ def picture_equations(rows, signed=()):
                 left += 2
                 continue
             symbol, picture = item
-            is_signed = any(picture is each for each in signed)
-            limit = picture.abs().max() if is_signed else 1
-            cmap = "bwr" if is_signed else "gray"
+            cmap, limit = "gray", 1
+            if any(picture is each for each in signed):
+                cmap, limit = "bwr", picture.abs().max()
             extent = left, left + 1.5, bottom, bottom + 1.5
             axes.imshow(picture[0, 0], extent=extent, cmap=cmap, vmin=-limit, vmax=limit)
             axes.text(left + 0.75, bottom + 1.57, symbol, ha="center", fontsize=13)
@@ -126,21 +121,17 @@ def play(figures):
 
 
 def film(rows, gradients, times):
-    """Show a film of rows of images, and the length of the gradient, a frame for each step.
+    """Show a film of rows of images, and the length of the gradient, a frame for each t of `times`.
 
-    Args:
-        rows: name -> a list of images (N, 1, 28, 28) in [-1, 1], one for each step.
-        gradients: a list of gradients, from blue, negative, over white to red. Each frame has its
-            own scale of colours, since the lengths differ by orders of magnitude.
-        times: the t of each step.
+    `rows` has the images of all steps, name -> a list of (N, 1, 28, 28) in [-1, 1]. Gradients are
+    blue, white and red, with a scale of each frame: the lengths differ by orders of magnitude.
     """
     lengths = [grad.flatten(1).norm(dim=1).mean() for grad in gradients]
-    names = [*rows, "gradient"]
 
     def pictures():
         for k, t in enumerate(times):
             figure = plt.figure(figsize=(11, 3.5), dpi=64, layout="constrained")
-            mosaic = [[name, "length"] for name in names]
+            mosaic = [[name, "length"] for name in (*rows, "gradient")]
             panels = figure.subplot_mosaic(mosaic, width_ratios=(3.4, 1))
             length = panels.pop("length")
             for name, images in rows.items():

@@ -2,6 +2,7 @@
 
 Of the lines between `# blank: HINT` and `# end`, only the name stays that the last one sets: None.
 What the text below a cell says of its result, up to a heading or a bold question, is folded.
+A cell that is named as a check is folded too: Jupyter opens it at a click.
 """
 
 import re
@@ -25,6 +26,8 @@ def student_copy(notebook):
         if cell.cell_type == "code":
             cell.source = BLANK.sub(r"\1\3 = None  # your code: \2", cell.source)
             cell.outputs, cell.execution_count = [], None
+            if cell.source.startswith("# The check"):
+                cell.metadata = {"jupyter": {"source_hidden": True}}
             continue
         cell.source = LINK.sub("](../", cell.source)  # a copy lies one folder deeper
         if before and before.cell_type == "code":
