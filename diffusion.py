@@ -153,9 +153,12 @@ def simple_loss(eps_theta, eps):
     return (eps_theta - eps).square().mean(dim=(1, 2, 3))
 
 
-def validation_noise(shape):
-    """t (N,), spread evenly over 0 .. 999, and eps (N, C, H, W): the same at every call."""
-    n = shape[0]
+def validation_times(n):
+    """t (N,), spread evenly over 0 .. 999, in an order that is the same at every call."""
     t = torch.arange(n) * NUM_TRAIN_TIMESTEPS // n
-    t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
-    return t, torch.randn(shape, generator=generator(VALIDATION_SEED, "validation", 1))
+    return t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
+
+
+def validation_noise(shape):
+    """eps of a shape, the same at every call."""
+    return torch.randn(shape, generator=generator(VALIDATION_SEED, "validation", 1))

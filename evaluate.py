@@ -19,7 +19,15 @@ from pathlib import Path
 
 from evaluation.judge import load_judge
 from evaluation.measures import COMPARED, Scores, balanced_parts, nearest_distances, readings
-from evaluation.report import VERSIONS, as_text, cell, described, read_rows, write_rows
+from evaluation.report import (
+    VERSIONS,
+    as_text,
+    cell,
+    check_new_table,
+    described,
+    read_rows,
+    write_rows,
+)
 from evaluation.rows import add_row_flags, real_row, sample_rows, unique
 from mnist import check_same_dataset, read_dataset
 from support import cli
@@ -36,10 +44,10 @@ def parse_args(argv):
     add("--resume", action="store_true", help="continue the file of --csv")
     args = parser.parse_args(argv)
     require(args.csv or not args.resume, "argument --resume: only with --csv")
-    if args.csv:
+    if args.resume:
         check_outputs(args.csv)
-        remedy = "continue it with --resume, or name another file"
-        require(args.resume or not args.csv.exists(), f"{args.csv} exists: {remedy}")
+    elif args.csv:
+        check_new_table(args.csv, "continue it with --resume, or name another file")
     return args
 
 
@@ -107,8 +115,11 @@ def main(argv=None):
     done = rows_of_file(args.csv, rows) if args.resume else []
     reference = judge, real, dataset.splits["train"][0]
     drawn_before = [row for row in rows[: len(done)] if row.sampled]
-    first = measure_row(drawn_before[0], *reference)[0] if drawn_before else None  # once more
-    for row in rows[len(done) :]:
+    left = rows[len(done) :]
+    first = None  # the scores that changes are from: of an old row, they are measured once more
+    if drawn_before and any(row.sampled for row in left):
+        first, _ = measure_row(drawn_before[0], *reference)
+    for row in left:
         scores, columns = measure_row(row, *reference)
         if row.sampled and first:
             columns |= scores.changes_from(first)

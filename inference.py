@@ -54,8 +54,10 @@ def add_sampling_flags(parser, nargs=None):
 def parse_window(text):
     """An argparse type: "250-750" as (250, 750)."""
     found = re.fullmatch(r"(\d+)-(\d+)", text)
-    low, high = map(int, found.groups()) if found else (0, 0)
-    require(low < high <= NUM_TRAIN_TIMESTEPS, f"{text} is not LOW-HIGH, 0 <= LOW < HIGH <= 1000")
+    wanted = f"{text} is not LOW-HIGH, 0 <= LOW < HIGH <= 1000"
+    require(found, wanted)
+    low, high = map(int, found.groups())
+    require(low < high <= NUM_TRAIN_TIMESTEPS, wanted)
     return low, high
 
 

@@ -17,7 +17,13 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 
 from classifier import Classifier
-from diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULE, add_noise, validation_noise
+from diffusion import (
+    NUM_TRAIN_TIMESTEPS,
+    SCHEDULE,
+    add_noise,
+    validation_noise,
+    validation_times,
+)
 from mnist import add_data_flags, training_data
 from support import cli
 from support.files import output_folder, provenance, save_checkpoint
@@ -50,8 +56,7 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
 
     The noise is the same at every call.
     """
-    _, eps = validation_noise(x_0.shape)
-    x_t = add_noise(x_0, eps, t)
+    x_t = add_noise(x_0, validation_noise(x_0.shape), t)
     probabilities = []
     for part in torch.arange(len(x_0)).split(batch_size):
         logits = classifier(x_t[part].to(device), t[part].to(device))
@@ -61,7 +66,7 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
 
 def validate(run, classifier, images, labels):
     """Accuracy and mean confidence in each band of t, as a line and as a dict."""
-    t, _ = validation_noise(images.shape)
+    t = validation_times(len(images))
     p = predict_noised(classifier, images, t, run.args.device)
     confidence, prediction = p.max(dim=1)
     correct = (prediction == labels).float()

@@ -22,6 +22,7 @@ from diffusion import (
     make_unet,
     simple_loss,
     validation_noise,
+    validation_times,
 )
 from guidance import sample
 from mnist import add_data_flags, training_data
@@ -122,7 +123,7 @@ def make_optimizers(unet, lr, steps):
 @torch.no_grad()
 def validation_loss(unet, images, batch_size=250):
     """L_simple of images (N, C, H, W) over uniform t, with the same t and noise at every call."""
-    t, eps = validation_noise(images.shape)
+    t, eps = validation_times(len(images)), validation_noise(images.shape)
     x_t = add_noise(images, eps, t)
     total = 0.0
     for part in torch.arange(len(images)).split(batch_size):

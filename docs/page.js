@@ -338,9 +338,10 @@ function showStop(number) {
 }
 
 function showPlace() {
+  const stops = all(".stop");
   all("#dots button").forEach((dot, k) => {
     dot.setAttribute("aria-current", k === stop);
-    dot.textContent = all(".stop")[k].querySelector(".right") ? "✓" : all(".stop")[k].querySelector(".wrong") ? "✗" : k + 1;
+    dot.textContent = stops[k].querySelector(".right") ? "✓" : stops[k].querySelector(".wrong") ? "✗" : k + 1;
   });
   const right = all(".guess .right").length;
   const questions = all(".guess").length;

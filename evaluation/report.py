@@ -14,8 +14,8 @@ import diffusers
 import torch
 
 from support.cli import ROOT, ArgumentParser, one_line_errors
-from support.errors import UserError
-from support.files import atomic_write
+from support.errors import UserError, require
+from support.files import atomic_write, check_outputs
 
 VERSIONS = {"torch": torch.__version__, "diffusers": diffusers.__version__}  # columns
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
@@ -32,6 +32,12 @@ def as_text(value):
 def described(settings):
     """Settings in words, without hashes."""
     return ", ".join(as_text(value) for name, value in settings.items() if "sha256" not in name)
+
+
+def check_new_table(path, remedy="name another file"):
+    """Raises UserError if a file of rows cannot be written, or is there already."""
+    check_outputs(path)
+    require(not path.exists(), f"{path} exists: {remedy}")
 
 
 def read_rows(path):

@@ -16,12 +16,11 @@ from torch import nn
 from tqdm import trange
 
 from evaluation.measures import accuracy_row
-from evaluation.report import VERSIONS, cell, described, write_rows
+from evaluation.report import VERSIONS, cell, check_new_table, described, write_rows
 from evaluation.rows import add_row_flags, real_row, sample_rows
 from mnist import from_uint8, read_dataset
 from support import cli
 from support.errors import require
-from support.files import check_outputs
 from support.streams import batch_indices, generator
 
 SEEDS = (0, 1, 2)
@@ -59,8 +58,7 @@ def main(argv=None):
     add_row_flags(parser, n=10_000)
     args = parser.parse_args(argv)
     if args.csv:
-        check_outputs(args.csv)
-        require(not args.csv.exists(), f"{args.csv} exists: name another file")
+        check_new_table(args.csv)
     dataset = read_dataset(args)
     num_classes = len(dataset.info["classes"])
     real_images, real_labels = (part.to(args.device) for part in dataset.load(args.split))
