@@ -51,7 +51,7 @@ let goal = null; // the timestep to play to, after a click ahead on the line
 let runs = 0; // how many were begun
 let asked = null; // the button of the tour whose answer is awaited
 let term = null; // of the equation, lit by the tour
-let column = 5; // whose sum stands beside the equation
+let column = 5; // whose step is drawn large
 
 // --- settings: in the controls, and in the address ---
 
@@ -142,6 +142,7 @@ function restart() {
   plainSettings = needed;
   dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => noisyDrawing(seeds, Math.round(share * from))) : [];
   $("same").textContent = fromDrawing ? "your drawing, same noise" : "the same noise";
+  $("origin").textContent = fromDrawing ? ": from your drawing" : "; ring: the guide is over half sure";
   $("time").step = 1000 / steps;
   rewind();
 }
@@ -215,15 +216,14 @@ function show() {
   all("#x_t > span").forEach((tile, k) => tile.classList.toggle("sure", sees(k)));
   drawImages($("plain"), plainFrames[shown].x_0 ?? plainFrames[shown].x_t, grey);
   $("grad").classList.toggle("unused", s === 0);
-  $("unused").hidden = s !== 0;
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
   $("clock").value = atEnd() ? "t = 0" : `t = ${t}, s = ${inWords(s)}`;
   if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
   document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1 && settings.digit === "0 to 9");
-  $("paths").style.setProperty("--clear", Math.min(1, 0.3 + 2.5 * Math.sqrt(abar(Math.max(t, 0)))));
+  $("stage").style.setProperty("--clear", Math.min(1, 0.3 + 2.5 * Math.sqrt(abar(Math.max(t, 0)))));
   namePlay();
-  showSum();
+  showStep();
 }
 
 /** A scale in six characters at most. */
@@ -239,21 +239,23 @@ function clearest() {
   return pushed.reduce((best, frame) => (distance(frame) < distance(best) ? frame : best), pushed[0] ?? frames[shown - 1]);
 }
 
-/** The guided x_0 of a column: by DDPM (15), that of the model alone, plus s (1 - abar_t) / sqrt(abar_t) grad. */
-function showSum() {
-  const { t, s, x_0, grad } = atEnd() ? clearest() : frames[shown];
+/** One step of a column. By DDPM (15), the guided x_0 is that of the model alone, plus s (1 - abar_t) / sqrt(abar_t) grad. */
+function showStep() {
+  const { t, s, x_t, x_0, grad, p } = atEnd() ? clearest() : frames[shown];
   const pixels = (values) => values.slice(784 * column, 784 * (column + 1));
   const factor = (s * (1 - abar(t))) / Math.sqrt(abar(t));
   const [together, push] = [pixels(x_0), pixels(grad).map((value) => factor * value)];
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
-  $("when").textContent = atEnd() ? `at t = ${t}, where the push shows.` : `at t = ${t}.`;
+  $("when").textContent = atEnd() && s > 0 ? `looking back to t = ${t}` : `at t = ${t}`;
   $("scale-now").textContent = `strength ${inWords(s).padEnd(6, "\u2007")}`; // spaces as wide as a digit
   $("level-now").textContent = `noise ${Math.sqrt(1 - abar(t)).toFixed(2)}`;
-  const [left, middle, right] = all("#sum canvas");
-  drawImage(left, together, grey);
-  drawImage(middle, alone, grey);
-  drawImage(right, push, wanted(1));
+  const [image, model, guide, sum] = all("#parts figure canvas");
+  drawImage(image, pixels(x_t), grey);
+  drawImage(model, alone, grey);
+  drawImage(guide, push, wanted(1));
+  drawImage(sum, together, grey);
+  drawBars($("bars"), p.subarray(10 * column), [digits()[column]]);
   for (const row of all(".tiles")) [...row.children].forEach((tile, k) => tile.classList.toggle("chosen", k === column));
 }
 
@@ -300,7 +302,7 @@ function listenToPlaying() {
   for (const row of all(".tiles")) row.addEventListener("click", (event) => {
     if (shown < 0) return;
     column = Math.max(0, [...row.children].indexOf(event.target.closest("span")));
-    showSum();
+    showStep();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown >= 0 && show());
 }
@@ -309,7 +311,7 @@ function listenToPlaying() {
 
 /** Light up what is being changed, and the row of images that shows it. */
 function lightUp(name) {
-  for (const part of all("#equation [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === name);
+  for (const part of all("#machine [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === name);
 }
 
 /** When the pointer leaves: light up what has the focus, or what the tour lit. */
@@ -440,7 +442,7 @@ function chooseTab(name) {
 
 function chooseRow(row) {
   main.dataset.row = row;
-  $("row").value = row;
+  controls.row.value = row;
 }
 
 function listen() {
@@ -463,7 +465,7 @@ function listen() {
   });
   document.querySelector("math").addEventListener("pointerleave", lightBack);
   for (const tab of all("#tabs button")) tab.addEventListener("click", () => chooseTab(tab.dataset.tab));
-  $("row").addEventListener("input", () => chooseRow($("row").value));
+  $("rows").addEventListener("input", () => chooseRow(controls.row.value));
   $("finish").addEventListener("click", () => {
     const { seed, from } = settings;
     setAll(""); // so that it is a digit, whatever was tried before

@@ -161,8 +161,9 @@ def test_tour(page, stop):
         page.click("#next")
         assert page.locator("#drawing").evaluate("(node) => node === document.activeElement")
     if stop == 2:
-        tiles = page.locator("#sum canvas, #x_0 > :nth-child(6) canvas")
-        guided, together, alone, _ = tiles.evaluate_all("(all) => all.map((c) => c.toDataURL())")
+        tiles = page.locator("#x_0 > :nth-child(6) canvas, #parts figure canvas")
+        urls = tiles.evaluate_all("(all) => all.map((c) => c.toDataURL())")
+        guided, _, alone, _, together = urls
         assert together == guided != alone
         page.click("#play")
         page.get_by_text("done: the guide accepts 10 of 10").wait_for()
@@ -191,7 +192,7 @@ def test_every_control_and_link(page):
     page.click("#all summary")
     page.click("#defaults")
     data = "[...new FormData(document.getElementById('settings'))]"
-    settings = f"Object.fromEntries({data}.filter(([name]) => !name.startsWith('guess')))"
+    settings = f"Object.fromEntries({data}.filter(([name]) => !/guess|row/.test(name)))"
     before = page.evaluate(settings)
     for name in ("pause", "steps", "told", "sampler", "second", "from"):
         page.select_option(f"#{name}", index=0 if name == "steps" else 1)
@@ -206,6 +207,7 @@ def test_every_control_and_link(page):
     assert page.inner_text("#clock") == "t = 899, s = 0.00"  # not in the window
     page.press("#time", "ArrowLeft")
     assert page.inner_text("#clock") == "t = 999, s = 0.00"
+    page.get_by_role("radio", name="Guide wants").check()
     page.hover(".row[data-row=grad]")
     assert page.locator("math .lit mtext").text_content() == "what the guide wants"
     page.click("#noise")
