@@ -83,7 +83,6 @@ function showSettings() {
   for (const [name, possible] of Object.entries(VALUES)) controls[name].value = possible.indexOf(settings[name]);
   const { w, g, low, high, digit } = settings;
   $("w-value").value = w.toLocaleString("en");
-  $("w-word").textContent = w === 0 ? "no guide" : w >= 1000 ? "too much" : w >= 25 ? "bolder" : "";
   $("g-value").value = g;
   $("window-value").value = `${low} ≤ t < ${high}`;
   const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
@@ -142,7 +141,9 @@ function restart() {
   plainSettings = needed;
   dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => noisyDrawing(seeds, Math.round(share * from))) : [];
   $("same").textContent = fromDrawing ? "your drawing, same noise" : "the same noise";
-  $("origin").textContent = fromDrawing ? ": from your drawing" : "; ring: the guide is over half sure";
+  $("origin").innerHTML = fromDrawing ? "; <b class='orange'>from your drawing</b>" : "; ring: the guide is over half sure";
+  $("turned").textContent = second === "none" ? "with the guide" : "turned around";
+  $("x_0").classList.toggle("turned", second !== "none");
   $("time").step = 1000 / steps;
   rewind();
 }
@@ -155,6 +156,7 @@ function rewind() {
 
 function play(yes) {
   playing = yes;
+  document.body.classList.toggle("playing", yes);
   goal = null;
   namePlay();
   $("status").textContent = fromDrawing ? "your drawing, under noise" : "";
@@ -205,7 +207,6 @@ function show() {
   const gradient = grad ?? frames[shown - 1].grad; // at the end there is no new one
   const largest = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
   document.body.classList.remove("empty");
-  document.body.classList.toggle("ended", atEnd());
   drawImages($("x_t"), x_t, grey);
   drawImages($("x_0"), x_0 ?? x_t, grey);
   all("#grad canvas").forEach((canvas, k) => { // its own scale of colours, unless it is very short
@@ -218,10 +219,9 @@ function show() {
   $("grad").classList.toggle("unused", s === 0);
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
-  $("clock").value = atEnd() ? "t = 0" : `t = ${t}, s = ${inWords(s)}`;
+  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise level</small> t = ${t} <small>strength</small> s = ${inWords(s)}`;
   if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
   document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1 && settings.digit === "0 to 9");
-  $("stage").style.setProperty("--clear", Math.min(1, 0.3 + 2.5 * Math.sqrt(abar(Math.max(t, 0)))));
   namePlay();
   showStep();
 }
@@ -248,7 +248,8 @@ function showStep() {
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
   $("when").textContent = atEnd() && s > 0 ? `looking back to t = ${t}` : `at t = ${t}`;
-  $("scale-now").textContent = `strength ${inWords(s).padEnd(6, "\u2007")}`; // spaces as wide as a digit
+  const spare = "\u2007".repeat((6 - inWords(s).length) / 2); // spaces as wide as a digit: the line stays in its place
+  $("scale-now").textContent = `${spare}strength ${inWords(s)}${spare}`;
   $("level-now").textContent = `noise ${Math.sqrt(1 - abar(t)).toFixed(2)}`;
   const [image, model, guide, sum] = all("#parts figure canvas");
   drawImage(image, pixels(x_t), grey);
@@ -347,7 +348,7 @@ function showPlace() {
   });
   const right = all(".guess .right").length;
   const questions = all(".guess").length;
-  $("place").textContent = stop === questions ? `${right} of ${questions} right` : `${stop + 1} of ${questions}${right ? `, ${right} right` : ""}`;
+  $("place").textContent = stop === questions ? (right ? `${right} of ${questions} right` : "") : `${stop + 1} of ${questions}${right ? `, ${right} right` : ""}`;
 }
 
 /** Run what a button of the tour asks. */
@@ -368,6 +369,7 @@ function answer() {
   if (!asked) return;
   const [buttons, answers] = ["button", ".answer"].map((kind) => [...asked.closest(".stop").querySelectorAll(kind)]);
   answers[buttons.indexOf(asked)].hidden = false;
+  keep(answers[buttons.indexOf(asked)], asked.innerText);
   const guess = asked.closest(".stop").querySelector(".guess :checked");
   if (guess && "settles" in asked.dataset) {
     const right = guess.value === "1";
@@ -378,6 +380,19 @@ function answer() {
   showPlace();
   if ("settles" in asked.dataset && asked.closest(".here")) $("next").classList.add("main");
   asked = null;
+}
+
+/** The images in sight stay above an answer, small, to be compared with those of the other buttons. */
+function keep(answer, name) {
+  answer.parentElement.querySelector(`.strip[data-name="${name}"]`)?.remove(); // that of an earlier run
+  const strip = document.createElement("p");
+  strip.className = "strip ink";
+  strip.dataset.name = name;
+  for (const tile of all("#x_t canvas")) {
+    strip.append(document.createElement("canvas"));
+    drawImage(strip.lastChild, tile.getContext("2d").getImageData(0, 0, 28, 28).data.filter((_, i) => i % 4 === 0), (level) => [level, level, level, 255]);
+  }
+  answer.before(strip);
 }
 
 function listenToTour() {
@@ -452,6 +467,7 @@ function listen() {
     lightUp(event.target.closest("[data-term]").dataset.term);
     readControls(event.target.name);
     if (event.target.name === "from" && !fromDrawing) return; // there is no drawing yet to begin with
+    if (event.target.name === "second") chooseRow("x_0"); // which is turned around
     begin();
   });
   for (const control of all("form [data-term]:not(button)")) {
