@@ -32,7 +32,7 @@ const VALUES = { // name of a control, also in a link -> what it can be set to
   from: range(20, 50).map((t) => 999 - t),
 };
 const DEFAULTS = { digit: "0 to 9", w: 1, g: 24, low: 0, high: 1000, told: "t", sampler: "sde-dpmsolver++" };
-Object.assign(DEFAULTS, { steps: 20, seed: 0, second: "none", pause: "end", from: 449 });
+Object.assign(DEFAULTS, { steps: 20, seed: 4, second: "none", pause: "end", from: 449 });
 
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
@@ -87,11 +87,11 @@ function showSettings() {
   $("window-value").value = `${low} ≤ t < ${high}`;
   const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
   const names = changed().map(([name]) => name).filter((name) => folded.includes(name));
-  const words = names.map((name) => ({ low: "guided from", high: "guided to", told: "guide’s t", pause: "stop" })[name] ?? name);
+  const words = names.map((name) => ({ g: "growth", low: "guided from", high: "guided to", told: "guide’s t", pause: "stop" })[name] ?? name);
   $("changed").textContent = words.length ? `changed: ${words.join(", ")}` : "";
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
-  all("#x_t > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
+  all("#x_0 > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
 }
 
 function writeAddress() {
@@ -141,9 +141,9 @@ function restart() {
   plainSettings = needed;
   dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => noisyDrawing(seeds, Math.round(share * from))) : [];
   $("same").textContent = fromDrawing ? "your drawing, same noise" : "the same noise";
-  $("origin").innerHTML = fromDrawing ? "; <b class='orange'>from your drawing</b>" : "; ring: the guide is over half sure";
+  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : "ring: guide over half sure";
   $("turned").textContent = second === "none" ? "with the guide" : "turned around";
-  $("x_0").classList.toggle("turned", second !== "none");
+  $("x_t").classList.toggle("turned", second !== "none");
   $("time").step = 1000 / steps;
   rewind();
 }
@@ -171,10 +171,10 @@ function namePlay() {
 /** The next frame: computed, unless it is known already. */
 function step() {
   if (dissolving.length > 0) {
-    for (const tile of all("#x_t > .sure")) tile.classList.remove("sure");
+    for (const tile of all("#x_0 > .sure")) tile.classList.remove("sure");
     $("clock").value = "";
     document.body.classList.add("empty"); // what the other rows show is the last run
-    return drawImages($("x_t"), dissolving.shift(), grey);
+    return drawImages($("x_0"), dissolving.shift(), grey);
   }
   shown += 1;
   if (shown === frames.length) {
@@ -187,7 +187,7 @@ function step() {
   if (stop || atEnd() || (goal !== null && t <= goal)) play(false);
   show();
   if (runs === 1 && playing) $("status").textContent = t > 750 ? "almost pure noise: the guide only hints" : t > 250 ? "the digits take shape" : "now the strokes get sharp";
-  if (stop) $("status").innerHTML = "<b>stopped: Play goes on</b>";
+  if (stop) $("status").innerHTML = "<b>stopped: press Play</b>";
   if (stop || atEnd()) answer();
 }
 
@@ -214,12 +214,12 @@ function show() {
     drawImage(canvas, own, wanted(Math.max(largest / 20, ...own.map(Math.abs))));
   });
   drawBars($("reads"), p, digits());
-  all("#x_t > span").forEach((tile, k) => tile.classList.toggle("sure", sees(k)));
+  all("#x_0 > span").forEach((tile, k) => tile.classList.toggle("sure", sees(k)));
   drawImages($("plain"), plainFrames[shown].x_0 ?? plainFrames[shown].x_t, grey);
   $("grad").classList.toggle("unused", s === 0);
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
-  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise level</small> t = ${t} <small>strength</small> s = ${inWords(s)}`;
+  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t} <small>strength</small> s = ${inWords(s)}`;
   if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
   document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1 && settings.digit === "0 to 9");
   namePlay();
@@ -247,7 +247,12 @@ function showStep() {
   const [together, push] = [pixels(x_0), pixels(grad).map((value) => factor * value)];
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
-  $("when").textContent = atEnd() && s > 0 ? `looking back to t = ${t}` : `at t = ${t}`;
+  const back = atEnd() && s > 0; // to where the push can be seen
+  $("when").textContent = `${back ? "looking back to" : "at"} t = ${t}`;
+  if (back) $("line").style.setProperty("--look", (999 - t) / 1000);
+  else $("line").style.removeProperty("--look");
+  $("push").textContent = s === 0 ? "silent" : "the push";
+  document.body.classList.toggle("silent", s === 0);
   const spare = "\u2007".repeat((6 - inWords(s).length) / 2); // spaces as wide as a digit: the line stays in its place
   $("scale-now").textContent = `${spare}strength ${inWords(s)}${spare}`;
   $("level-now").textContent = `noise ${Math.sqrt(1 - abar(t)).toFixed(2)}`;
@@ -331,6 +336,8 @@ let stop = 0; // the step of the tour in sight
 function showStop(number) {
   const stops = all(".stop");
   stop = number;
+  if (term !== null) $("defaults").click(); // what the last step has set
+  chooseRow("plain");
   clearLook();
   lightUp(null);
   stops.forEach((node, k) => node.classList.toggle("here", k === stop));
@@ -358,7 +365,7 @@ function run(button) {
   clearLook();
   term = button.dataset.term;
   lightUp(term);
-  if (button.dataset.row !== "x_t") chooseRow(button.dataset.row); // that one is always there
+  chooseRow(button.dataset.row);
   document.querySelector(`.row[data-row="${button.dataset.row}"]`).classList.add("look");
   asked = button;
   begin();
@@ -466,8 +473,8 @@ function listen() {
     if (!(event.target.name in VALUES)) return;
     lightUp(event.target.closest("[data-term]").dataset.term);
     readControls(event.target.name);
+    if (event.target.name === "second") chooseRow("x_t"); // which is turned around
     if (event.target.name === "from" && !fromDrawing) return; // there is no drawing yet to begin with
-    if (event.target.name === "second") chooseRow("x_0"); // which is turned around
     begin();
   });
   for (const control of all("form [data-term]:not(button)")) {
@@ -535,7 +542,7 @@ async function start() {
   showDrawing();
   listenToTour();
   const noise = image_seeds(settings.seed, COLUMNS).flatMap((seed) => [...new Noise(seed).image()]);
-  drawImages($("x_t"), Float32Array.from(noise), grey); // where every run begins
+  drawImages($("x_0"), Float32Array.from(noise), grey); // where every run begins
   networks = await loadNetworks();
   const hashes = Object.entries(networks.sha256).map(([name, hash]) => `${name} ${hash}`);
   $("weights").textContent = `The weights, rounded to float16, of these files (SHA-256): ${hashes.join(", ")}`;
