@@ -208,18 +208,20 @@ function show() {
   const largest = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
   document.body.classList.remove("empty");
   drawImages($("x_t"), x_t, grey);
-  drawImages($("x_0"), x_0 ?? x_t, grey);
+  const isFirst = shown === 0; // then both rows show the noise that they begin with
+  drawImages($("x_0"), isFirst ? x_t : (x_0 ?? x_t), grey);
   all("#grad canvas").forEach((canvas, k) => { // its own scale of colours, unless it is very short
     const own = gradient.slice(784 * k, 784 * (k + 1));
     drawImage(canvas, own, wanted(Math.max(largest / 20, ...own.map(Math.abs))));
   });
   drawBars($("reads"), p, digits());
   all("#x_0 > span").forEach((tile, k) => tile.classList.toggle("sure", sees(k)));
-  drawImages($("plain"), plainFrames[shown].x_0 ?? plainFrames[shown].x_t, grey);
+  const free = plainFrames[shown];
+  drawImages($("plain"), isFirst ? free.x_t : (free.x_0 ?? free.x_t), grey);
   $("grad").classList.toggle("unused", s === 0);
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
-  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t} <small>strength</small> s = ${inWords(s)}`;
+  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t}<span class="wide"> <small>strength</small> s = ${inWords(s)}</span>`;
   if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
   document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1 && settings.digit === "0 to 9");
   namePlay();
@@ -248,7 +250,7 @@ function showStep() {
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
   const back = atEnd() && s > 0; // to where the push can be seen
-  $("when").textContent = `${back ? "looking back to" : "at"} t = ${t}`;
+  $("when").textContent = `${back ? "looking back to" : "at"} t = ${t}${back ? " (▲)" : ""}`;
   if (back) $("line").style.setProperty("--look", (999 - t) / 1000);
   else $("line").style.removeProperty("--look");
   $("push").textContent = s === 0 ? "silent" : "the push";
@@ -351,7 +353,7 @@ function showPlace() {
   const stops = all(".stop");
   all("#dots button").forEach((dot, k) => {
     dot.setAttribute("aria-current", k === stop);
-    dot.textContent = stops[k].querySelector(".right") ? "✓" : stops[k].querySelector(".wrong") ? "✗" : k + 1;
+    dot.textContent = stops[k].querySelector(".right") ? "✓" : stops[k].querySelector(".wrong") ? "○" : k + 1;
   });
   const right = all(".guess .right").length;
   const questions = all(".guess").length;
@@ -404,6 +406,7 @@ function keep(answer, name) {
 
 function listenToTour() {
   for (const button of all("#tour [data-run]")) button.addEventListener("click", () => run(button));
+  for (const guess of all(".guess input")) guess.addEventListener("change", () => run(guess.closest(".stop").querySelector("[data-run]")));
   all(".guess").forEach((_, k) => {
     const dot = document.createElement("button");
     dot.type = "button";
@@ -494,6 +497,7 @@ function listen() {
     setAll(""); // so that it is a digit, whatever was tried before
     Object.assign(settings, { seed, from });
     fromDrawing = true;
+    for (const node of all(".here .answer")) node.hidden = true; // it tells of another run
     clearLook();
     lightUp("start");
     chooseRow("plain");
