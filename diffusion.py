@@ -22,6 +22,7 @@ SCHEDULE = {  # DDPM, section 4
 ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
 END = -1  # the time after the last step, where no noise is left
 VALIDATION_SEED = 1
+UNet = UNet2DModel  # the class of all U-Nets here; its `sample` is eps
 SAMPLERS = {  # name -> the order of its step, and whether the step adds fresh noise
     "ddpm": (1, True),  # DDPM Algorithm 2, with the variance beta_tilde_t; DDIM at eta = 1
     "ddim": (1, False),  # Song et al. 2021, at eta = 0
@@ -128,7 +129,7 @@ def make_unet(shape, num_class_embeds=None):
     `num_class_embeds` is for a U-Net that is given labels too, of classifier-free guidance.
     """
     channels, size, _ = shape
-    return UNet2DModel(
+    return UNet(
         sample_size=size,
         in_channels=channels,
         out_channels=channels,
@@ -143,9 +144,9 @@ def make_unet(shape, num_class_embeds=None):
     )
 
 
-def load_unet(path, device="cpu"):
-    """The U-Net of a checkpoint of train_ddpm.py, in eval mode. Raises UserError."""
-    return load_checkpoint(path, UNet2DModel, SCHEDULE, "train_ddpm.py", device)
+def load_unet(path, device="cpu", made_by="train_ddpm.py"):
+    """The U-Net of a checkpoint that a script has made, in eval mode. Raises UserError."""
+    return load_checkpoint(path, UNet, SCHEDULE, made_by, device)
 
 
 def simple_loss(eps_theta, eps):

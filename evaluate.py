@@ -31,9 +31,8 @@ from evaluation.report import (
 from evaluation.rows import add_row_flags, real_row, sample_rows, unique
 from mnist import check_same_dataset, read_dataset
 from support import cli
-from support.cli import MODELS
 from support.errors import require
-from support.files import check_outputs, sha256
+from support.files import MODELS, check_outputs, sha256
 
 
 def parse_args(argv):
@@ -89,13 +88,14 @@ def measure_row(row, judge, real, train_images):
     return scores, columns
 
 
-def rows_of_file(path, rows):
+def rows_of_file(path, rows, machine):
     """The rows that are in a file. Raises UserError if they are not the first of those wanted."""
     done = read_rows(path) if path.exists() else []
-    other = f"--resume: {path} has rows of other settings or weights; name another file"
+    other = f"--resume: {path} has rows of other settings, weights or versions; name another file"
     require(len(done) <= len(rows), other)
     for found, row in zip(done, rows):
-        require(all(found.get(k) == as_text(v) for k, v in row.settings.items()), other)
+        wanted = row.settings | machine
+        require(all(found.get(k) == as_text(v) for k, v in wanted.items()), other)
     print(f"--resume: {len(done)} of {len(rows)} rows are taken from {path}")
     return done
 
@@ -104,15 +104,15 @@ def rows_of_file(path, rows):
 def main(argv=None):
     args = parse_args(argv)
     dataset = read_dataset(args)
-    judge_path = args.judge / "judge.pth"
-    judge = load_judge(args.judge, args.device)
-    check_same_dataset(judge.dataset, dataset.info, judge_path)
+    judge = load_judge(args.judge / "judge.pth", args.device)
+    check_same_dataset(judge.dataset, dataset.info, judge.path)
     samples = sample_rows(args, dataset)
     sizes = {row.settings["n"] for row in samples}
     real, others = real_images(judge, dataset, args.split, sizes)
-    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": sha256(judge_path)}
+    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": sha256(judge.path)}
     rows = [row._replace(settings=row.settings | shared) for row in unique(others + samples)]
-    done = rows_of_file(args.csv, rows) if args.resume else []
+    machine = VERSIONS | {"device": args.device}
+    done = rows_of_file(args.csv, rows, machine) if args.resume else []
     reference = judge, real, dataset.splits["train"][0]
     drawn_before = [row for row in rows[: len(done)] if row.sampled]
     left = rows[len(done) :]
@@ -121,11 +121,10 @@ def main(argv=None):
         first, _ = measure_row(drawn_before[0], *reference)
     for row in left:
         scores, columns = measure_row(row, *reference)
-        if row.sampled and first:
-            columns |= scores.changes_from(first)
-        elif row.sampled:
-            first = scores
-        done.append(row.settings | columns | VERSIONS | {"device": args.device})
+        if row.sampled:
+            columns |= scores.changes_from(first) if first else {}
+            first = first or scores
+        done.append(row.settings | columns | machine)
         main_columns = [name for name in ("accuracy", *COMPARED) if name in columns]
         shown = [f"{name} {cell(columns, name)}" for name in main_columns]
         print(f"{described(row.settings)}\n    {'  '.join(shown)}")

@@ -36,9 +36,10 @@ FAR_OUTSIDE = 10  # a pixel of a sample leaves [-1, 1] by little, unless the gui
 
 
 def guided_noise(unet, log_p, x_t, t, y, s):
-    """eps_hat of ADM (14), scaled by s: (B, C, H, W). At s = 0 or without a guide, it is eps.
+    """eps_hat of ADM (14), scaled by s: (B, C, H, W).
 
-    As in openai/guided-diffusion, the x_0 that eps predicts is clipped before eps is guided.
+    As in openai/guided-diffusion, the x_0 that eps predicts is clipped before eps is guided. At s =
+    0 or without a guide, this clipped eps is all.
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
@@ -68,6 +69,7 @@ def guide_gradient(log_p, x_t, t, y):
         x_t = x_t.detach().requires_grad_()
         log_p_y = log_p(x_t, t, y)  # (B,)
         require(log_p_y.shape == t.shape, f"the guide returned {tuple(log_p_y.shape)}, not (B,)")
+        require(log_p_y.requires_grad, "the guide has no gradient in x_t: is it under no_grad?")
         [grad] = torch.autograd.grad(log_p_y.sum(), x_t)
     require(grad.isfinite().all(), "the gradient of the guide is not finite")
     return grad
@@ -102,7 +104,7 @@ def reverse_process(predict_noise, x_t, y, rngs, sampler=SAMPLER, steps=STEPS, w
         x_0 = predicted_x_0(x_t, t, eps_hat)
         if watch:
             watch(t, x_t, x_0)
-        z = gaussian_noise(x_t.shape[1:], rngs).to(x_t.device)
+        z = gaussian_noise(x_t.shape[1:], rngs).to(x_t.device)  # not used by all
         x_t = sampler_step(sampler, x_t, x_0, t, u, previous, z)
         previous = t, x_0
     return x_t
@@ -126,6 +128,8 @@ def sample(
     """Draw an image for each seed: `reverse_process`, guided, in batches.
 
     Args:
+        unet: (x_t, t) -> eps, as `sample` of a UNet2DModel; with its `device`, and the shape of its
+            images in `config.in_channels` and `config.sample_size`.
         log_p: the guide, see `guided_noise`; None draws unguided.
         y: what is asked for, as log_p takes it: (N, ...), such as digits (N,); or None.
         seeds: N whole numbers, such as range(N). All noise of an image comes from its own seed.
@@ -147,6 +151,7 @@ def sample(
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
     shape = unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
     low, high = window
+    require(0 <= low < high, f"window is {window}, not (low, high) with 0 <= low < high")
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
     images = []
     with tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None) as bar:

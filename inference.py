@@ -16,20 +16,19 @@ from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, load_unet, sampling_timeste
 from guidance import BATCH_SIZE, GUIDANCE_SCALE, SAMPLER, SCALE_GROWTH, STEPS, WINDOW, sample
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
-from support.cli import MODELS
 from support.errors import require
-from support.files import check_outputs, output_folder, provenance
+from support.files import MODELS, check_outputs, output_folder, provenance
 from support.streams import image_seeds
 
 MAX_SHOWN = 20  # images of a digit in a picture
+SAMPLING = ("guidance_scale", "scale_growth", "window", "sampler", "steps")  # flags of `sample`
 
 
 def load_models(folder=MODELS, device="cpu"):
     """The U-Net and the guide of a folder. Raises UserError."""
     unet = load_unet(Path(folder, "ddpm_unet.pth"), device)
-    path = Path(folder, "classifier.pth")
-    classifier = load_classifier(path, device)
-    check_same_dataset(classifier.dataset, unet.dataset, path)
+    classifier = load_classifier(Path(folder, "classifier.pth"), device)
+    check_same_dataset(classifier.dataset, unet.dataset, classifier.path)
     return unet, classifier
 
 
@@ -84,27 +83,26 @@ def main(argv=None):
     output = args.output or output_folder(args.models) / "guided_output.png"
     outputs = [path for path in (output, args.npz, args.gif) if path]
     check_outputs(*outputs)
-    scales = args.guidance_scale
-    if max(scales) > 0:
+    if max(args.guidance_scale) > 0:
         unet, classifier = load_models(args.models, args.device)
-        log_p, names = classifier.log_p, ["ddpm_unet.pth", "classifier.pth"]
+        log_p, paths = classifier.log_p, [unet.path, classifier.path]
     else:
         unet = load_unet(args.models / "ddpm_unet.pth", args.device)
-        log_p, names = None, ["ddpm_unet.pth"]
+        log_p, paths = None, [unet.path]
     digits = class_numbers(args.digits, unet.dataset["classes"])
     y = torch.tensor(digits).repeat_interleave(args.num_samples)
     seeds = image_seeds(args.seed, y.tolist())
     print(f"reads {args.models}; device: {args.device}", flush=True)
 
-    flags = ("scale_growth", "window", "sampler", "steps", "batch_size")
-    settings = {flag: getattr(args, flag) for flag in flags}
+    settings = {flag: getattr(args, flag) for flag in (*SAMPLING, "batch_size")}
+    scales = settings.pop("guidance_scale")
     rows, film = [], pictures.Film(sampling_timesteps(args.steps))
     for number, scale in enumerate(scales, start=1):
         watch = film.add if args.gif and number == len(scales) else None
         rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
 
     settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
-    made_from = provenance([args.models / name for name in names], seed=args.seed, **settings)
+    made_from = provenance(paths, seed=args.seed, **settings)
     shown = torch.arange(len(y)) % args.num_samples < MAX_SHOWN  # (N,)
     columns = min(args.num_samples, MAX_SHOWN)
     if columns == 1:  # one image of each digit: all in one row

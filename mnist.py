@@ -11,9 +11,9 @@ import torch
 from torchvision import datasets, transforms
 from torchvision.transforms.functional import pil_to_tensor
 
-from support.cli import ROOT, number
+from support.cli import number
 from support.errors import UserError, require
-from support.files import check_outputs, load_tensors
+from support.files import ROOT, check_outputs, load_tensors
 from support.streams import generator
 
 DATA = ROOT / "data"
@@ -47,6 +47,7 @@ class Dataset:
 
     def __init__(self, name="mnist", size=None):
         kind = name if name in TORCHVISION else "folder"
+        require(size is None or kind == "folder", f"--size is for folders of images, not {name}")
         try:
             if kind == "folder":
                 self.splits, classes = read_folder(Path(name), size)

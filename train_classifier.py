@@ -39,11 +39,11 @@ MAX_T = NUM_TRAIN_TIMESTEPS - 1
 T_BANDS = ((0, 1000), (0, 100), (100, 300), (300, 500), (500, 1000))
 
 
-def train(run, classifier, max_t=MAX_T):
-    """Minimise the cross-entropy of noised images, with t up to `max_t`."""
-    device = next(classifier.parameters()).device
+def train(run, classifier):
+    """Minimise the cross-entropy of noised images, with t up to --max-t."""
+    device = run.args.device
     for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
-        t = torch.randint(max_t + 1, (len(x_0),), generator=rng)  # (B,)
+        t = torch.randint(run.args.max_t + 1, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
         logits = classifier(x_t.to(device), t.to(device))  # (B, K)
@@ -51,11 +51,12 @@ def train(run, classifier, max_t=MAX_T):
 
 
 @torch.no_grad()
-def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
+def predict_noised(classifier, x_0, t, batch_size=500):
     """p(y | x_t, t) of images x_0 (N, C, H, W) noised to t (N,): (N, K), on the CPU.
 
     The noise is the same at every call.
     """
+    device = next(classifier.parameters()).device
     x_t = add_noise(x_0, validation_noise(x_0.shape), t)
     probabilities = []
     for part in torch.arange(len(x_0)).split(batch_size):
@@ -67,7 +68,7 @@ def predict_noised(classifier, x_0, t, device="cpu", batch_size=500):
 def validate(run, classifier, images, labels):
     """Accuracy and mean confidence in each band of t, as a line and as a dict."""
     t = validation_times(len(images))
-    p = predict_noised(classifier, images, t, run.args.device)
+    p = predict_noised(classifier, images, t)
     confidence, prediction = p.max(dim=1)
     correct = (prediction == labels).float()
     bands, words = {}, []
@@ -80,14 +81,14 @@ def validate(run, classifier, images, labels):
     return {"validation": bands}
 
 
-def plot_accuracy(classifier, images, labels, device):
+def plot_accuracy(classifier, images, labels):
     """Accuracy on noised images against t, with a line for chance: a matplotlib figure."""
     import matplotlib.pyplot as plt  # here, since a script starts faster without it
 
     timesteps = [*range(0, NUM_TRAIN_TIMESTEPS, 100), NUM_TRAIN_TIMESTEPS - 1]
     accuracy = []
     for t in timesteps:
-        probabilities = predict_noised(classifier, images, torch.full((len(images),), t), device)
+        probabilities = predict_noised(classifier, images, torch.full((len(images),), t))
         accuracy.append((probabilities.argmax(dim=1) == labels).float().mean().item())
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot(timesteps, accuracy, marker=".", label="classifier")
@@ -119,22 +120,15 @@ def main(argv=None):
     warmup = min(WARMUP_STEPS, args.steps // 2)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
 
-    run = Run(
-        "classifier",
-        checkpoint,
-        args,
-        dataset,
-        network=classifier,
-        optimizers=[optimizer],
-        lr_schedulers=[lr_scheduler],
-        validate=lambda run: validate(run, classifier, images, labels),
-        more_settings={"max_t": args.max_t},
-    )
-    with run:
-        train(run, classifier, args.max_t)
-        save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
-        plotted = plot_accuracy(classifier, images, labels, args.device)
-        save_figure(figure, plotted, provenance([checkpoint], **run.settings))
+    def validation(run):
+        return validate(run, classifier, images, labels)
+
+    run = Run("classifier", checkpoint, args, dataset, classifier, [lr_scheduler], validation)
+    train(run, classifier)
+    save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
+    plotted = plot_accuracy(classifier, images, labels)
+    save_figure(figure, plotted, provenance([checkpoint], **run.settings))
+    run.remove_state()
     print(f"{checkpoint} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")
 
 

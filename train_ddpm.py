@@ -42,44 +42,37 @@ EMA_DECAY = 0.998
 NUM_VALIDATION_IMAGES = 1_000
 
 
-def train(run, predict, device):
-    """DDPM Algorithm 1, with the noise of a batch predicted by `predict(x_t, t, y, rng)`.
+def no_label(y, rng):
+    """What our U-Net is told of the labels y (B,): nothing."""
+    return None
 
-    Labels y (B,) are for a U-Net that takes them; rng is the random stream of the step.
-    """
-    in_bfloat16 = run.settings["precision"] == "bfloat16"
+
+def train(run, unet, told=no_label):
+    """DDPM Algorithm 1. A U-Net that takes labels is given `told(y, rng)` of those of a batch."""
+    device = run.args.device
+    in_bfloat16 = run.args.precision == "bfloat16"
     for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
         t = torch.randint(NUM_TRAIN_TIMESTEPS, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
-            eps_theta = predict(x_t.to(device), t.to(device), y.to(device), rng)
+            eps_theta = unet(x_t.to(device), t.to(device), told(y.to(device), rng)).sample
         run.descend(simple_loss(eps_theta, eps.to(device)).mean())  # DDPM (14)
 
 
-def train_unet(args, dataset, checkpoint, unet, predict, validate):
+def train_unet(args, dataset, checkpoint, unet, validate, told=no_label):
     """Train a U-Net, and write the moving average of its weights: the finished `Run`.
 
-    For `predict` see `train`, and for the others `Run`.
+    For `told` see `train`, and for the others `Run`.
     """
     unet.to(args.device)
-    optimizers, lr_schedulers = make_optimizers(unet, args.lr, args.steps)
-    run = Run(
-        "U-Net",
-        checkpoint,
-        args,
-        dataset,
-        network=unet,
-        optimizers=optimizers,
-        lr_schedulers=lr_schedulers,
-        ema=EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True),
-        validate=validate,
-        more_settings={"precision": args.precision},
-    )
-    with run:
-        train(run, predict, args.device)
-        run.ema.copy_to(unet.parameters())
-        save_checkpoint(checkpoint, unet.eval(), SCHEDULE, dataset.info, run.summary())
+    lr_schedulers = make_optimizers(unet, args.lr, args.steps)
+    ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
+    run = Run("U-Net", checkpoint, args, dataset, unet, lr_schedulers, validate, ema)
+    train(run, unet, told)
+    ema.copy_to(unet.parameters())
+    save_checkpoint(checkpoint, unet.eval(), SCHEDULE, dataset.info, run.summary())
+    run.remove_state()
     return run
 
 
@@ -105,7 +98,7 @@ def make_optimizers(unet, lr, steps):
     """Muon for the kernels of the convolutions between the first and the last; AdamW otherwise.
 
     Returns:
-        two lists: both optimizers, and the schedules of their learning rates.
+        the schedules of the learning rates of both optimizers, which they hold: a list.
     """
     kernels, rest = [], []
     for name, parameter in unet.named_parameters():
@@ -115,9 +108,8 @@ def make_optimizers(unet, lr, steps):
             rest.append(parameter)
     muon = ConvMuon(kernels, lr=lr, weight_decay=MUON_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
-    optimizers = [muon, adamw]
     warmup = min(WARMUP_STEPS, steps // 2)
-    return optimizers, [get_linear_schedule_with_warmup(each, warmup, steps) for each in optimizers]
+    return [get_linear_schedule_with_warmup(each, warmup, steps) for each in (muon, adamw)]
 
 
 @torch.no_grad()
@@ -181,9 +173,6 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = make_unet(dataset.info["shape"])
 
-    def predict(x_t, t, y, rng):
-        return unet(x_t, t).sample  # without the label y
-
     def validate(run):
         """The loss of validation images, and samples in the folder previews/."""
         loss = validation_loss(unet, validation)
@@ -193,7 +182,7 @@ def main(argv=None):
         save_grid(top / "previews" / f"step_{run.step:06d}.png", samples, 4, made_from)
         return {"validation_loss": loss}
 
-    run = train_unet(args, dataset, checkpoint, unet, predict, validate)
+    run = train_unet(args, dataset, checkpoint, unet, validate)
     made_from = provenance([checkpoint], **run.settings)
     save_figure(figure, plot_loss(run), made_from)
     seeds = image_seeds(0, [1] * 8)  # the noise of `python inference.py`

@@ -9,8 +9,7 @@ import re
 
 import nbformat
 
-from support.cli import ROOT
-from support.files import atomic_write
+from support.files import ROOT, atomic_write
 
 BLANK = re.compile(r"^( *)# blank: (.*)\n(?:.*\n)*? *(\w+) = .*\n\1# end$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#|[1-6]_)")  # to a file that is no notebook of the course

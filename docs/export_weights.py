@@ -11,8 +11,8 @@ import json
 import numpy as np
 
 from inference import load_models
-from support.cli import MODELS, ROOT, ArgumentParser, one_line_errors
-from support.files import atomic_write, sha256
+from support.cli import ArgumentParser, one_line_errors
+from support.files import MODELS, ROOT, atomic_write, sha256
 
 
 def for_tensorflow(name, weights):

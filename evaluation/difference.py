@@ -17,24 +17,24 @@ MIDDLE = 500  # of all timesteps
 
 def difference(unet, log_p, x_t, t, y, s):
     """Our U-Net, and the difference in the place of the classifier's term."""
-    rival = load_rival(device=x_t.device)
+    rival = load_rival(unet.path.parent, x_t.device)
     eps = clipped_noise(x_t, t, unet(x_t, t).sample)
     return eps + s * (rival(x_t, t, y).sample - without_label(rival, x_t, t).sample)
 
 
 def on_rival(unet, log_p, x_t, t, y, s):
     """The rival's U-Net without label, and the classifier's term."""
-    rival = functools.partial(without_label, load_rival(device=x_t.device))
+    rival = functools.partial(without_label, load_rival(unet.path.parent, x_t.device))
     return guided_noise(rival, log_p, x_t, t, y, s)
 
 
 def difference_late(unet, log_p, x_t, t, y, s):
     """Our U-Net; the classifier's term at t >= 500, the difference below."""
-    term = guided_noise if t >= MIDDLE else difference
-    return term(unet, log_p, x_t, t, y, s)
+    variant = guided_noise if t >= MIDDLE else difference
+    return variant(unet, log_p, x_t, t, y, s)
 
 
 def difference_early(unet, log_p, x_t, t, y, s):
     """Our U-Net; the difference at t >= 500, the classifier's term below."""
-    term = difference if t >= MIDDLE else guided_noise
-    return term(unet, log_p, x_t, t, y, s)
+    variant = difference if t >= MIDDLE else guided_noise
+    return variant(unet, log_p, x_t, t, y, s)

@@ -7,7 +7,6 @@ Writes models/judge.pth; with --models DIR, DIR/judge.pth. Test accuracy is only
 """
 
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +16,7 @@ from torchvision.transforms import InterpolationMode, RandomAffine
 
 from mnist import add_data_flags, from_uint8, training_data
 from support import cli
-from support.cli import MODELS
-from support.files import load_checkpoint, save_checkpoint
+from support.files import MODELS, load_checkpoint, save_checkpoint
 from support.training import Run
 
 STEPS = 5_148  # twelve epochs
@@ -70,9 +68,8 @@ def block(in_channels, out_channels, size):
     return convolution, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
-def load_judge(folder=MODELS, device="cpu"):
-    """The judge of a folder, in eval mode. Raises UserError."""
-    path = Path(folder, "judge.pth")
+def load_judge(path=MODELS / "judge.pth", device="cpu"):
+    """The judge of a checkpoint, in eval mode. Raises UserError."""
     return load_checkpoint(path, Judge, None, "-m evaluation.judge", device)
 
 
@@ -112,25 +109,17 @@ def main(argv=None):
         return {"validation_accuracy": accuracy}
 
     run = Run(
-        "judge",
-        checkpoint,
-        args,
-        dataset,
-        network=judge,
-        optimizers=[optimizer],
-        lr_schedulers=[lr_scheduler],
-        validate=validate,
-        max_grad_norm=math.inf,
+        "judge", checkpoint, args, dataset, judge, [lr_scheduler], validate, max_grad_norm=math.inf
     )
-    with run:
-        for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
-            torch.manual_seed(rng.initial_seed() % 2**32)  # for AUGMENT and dropout
-            logits = judge(AUGMENT(x_0).to(args.device))
-            y = y.to(args.device)
-            run.descend(F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING))
-        test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"])
-        summary = run.summary() | {"test_accuracy": test_accuracy}
-        save_checkpoint(checkpoint, judge, None, dataset.info, summary)
+    for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
+        torch.manual_seed(rng.initial_seed() % 2**32)  # for AUGMENT and dropout
+        logits = judge(AUGMENT(x_0).to(args.device))
+        y = y.to(args.device)
+        run.descend(F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING))
+    test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"])
+    summary = run.summary() | {"test_accuracy": test_accuracy}
+    save_checkpoint(checkpoint, judge, None, dataset.info, summary)
+    run.remove_state()
     print(f"{checkpoint}: {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
 
 

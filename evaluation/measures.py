@@ -46,7 +46,7 @@ class Scores:
         row = accuracy_row(self.correct)
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
-            highest = math.inf if name == "frechet" else 1  # all are 0 or more
+            highest = 1 if name in ("precision", "recall") else math.inf  # all are 0 or more
             low, high = max(value - half_width, 0), min(value + half_width, highest)
             row |= with_interval(name, value, low, high)
         return row
@@ -106,11 +106,11 @@ def over_halves(samples, real):
     }
 
 
-def random_half(readings, rng):
+def random_half(whole, rng):
     """A random half of each class, of `Readings`."""
-    order = torch.randperm(len(readings.labels), generator=rng)
-    by_class = order[readings.labels[order].argsort(stable=True)]  # in random order within a class
-    return Readings(*(values[by_class[::2]] for values in readings))
+    order = torch.randperm(len(whole.labels), generator=rng)
+    by_class = order[whole.labels[order].argsort(stable=True)]  # in random order within a class
+    return Readings(*(values[by_class[::2]] for values in whole))
 
 
 def mcnemar(only_this, only_first):

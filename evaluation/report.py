@@ -13,9 +13,9 @@ import re
 import diffusers
 import torch
 
-from support.cli import ROOT, ArgumentParser, one_line_errors
+from support.cli import ArgumentParser, one_line_errors
 from support.errors import UserError, require
-from support.files import atomic_write, check_outputs
+from support.files import ROOT, atomic_write, check_outputs
 
 VERSIONS = {"torch": torch.__version__, "diffusers": diffusers.__version__}  # columns
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")

@@ -14,14 +14,12 @@ import functools
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 
 import train_ddpm
-from diffusion import SCHEDULE, clipped_noise, make_unet
+from diffusion import clipped_noise, load_unet, make_unet
 from mnist import training_data
 from support import cli
-from support.cli import MODELS
-from support.files import load_checkpoint
+from support.files import MODELS
 
 CHECKPOINT = "rival_classifier_free.pth"
 STEPS = 6_600
@@ -52,8 +50,7 @@ def without_label(unet, x_t, t):
 @functools.cache
 def load_rival(folder=MODELS, device="cpu"):
     """The U-Net of classifier-free guidance, of a folder, in eval mode. Raises UserError."""
-    path = Path(folder, CHECKPOINT)
-    return load_checkpoint(path, UNet2DModel, SCHEDULE, "-m evaluation.rivals", device)
+    return load_unet(Path(folder, CHECKPOINT), device, "-m evaluation.rivals")
 
 
 @cli.one_line_errors
@@ -66,16 +63,16 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     unet = make_unet(dataset.info["shape"], num_class_embeds=no_label + 1)
 
-    def predict(x_t, t, y, rng):
+    def told(y, rng):
         """Algorithm 1 of the paper: some labels are dropped."""
         dropped = torch.rand(len(y), generator=rng) < DROPPED
-        return unet(x_t, t, y.masked_fill(dropped.to(y.device), no_label)).sample
+        return y.masked_fill(dropped.to(y.device), no_label)
 
     def validate(run):
         run.log(f"loss {run.recent_loss():.4f}")
         return {}
 
-    run = train_ddpm.train_unet(args, dataset, checkpoint, unet, predict, validate)
+    run = train_ddpm.train_unet(args, dataset, checkpoint, unet, validate, told)
     print(f"{checkpoint}: {args.steps} steps in {run.elapsed():.0f} s")
 
 

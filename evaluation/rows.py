@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import runpy
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -16,20 +17,18 @@ from PIL import Image
 from classifier import load_classifier
 from diffusion import load_unet
 from evaluation.exact_guide import ExactGuide
-from evaluation.rivals import CHECKPOINT, classifier_free, load_rival
+from evaluation.rivals import classifier_free, load_rival
 from evaluation.variants import VARIANTS
 from guidance import sample
-from inference import add_sampling_flags
+from inference import SAMPLING, add_sampling_flags
 from mnist import add_data_flags, check_same_dataset
 from support import cli
-from support.cli import MODELS
 from support.errors import UserError, require
-from support.files import sha256
+from support.files import MODELS, sha256
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
-SAMPLING = ("sampler", "steps", "guidance_scale", "scale_growth", "window")  # flags of `sample`
-SETTINGS = ("models", "variant", "guide", *SAMPLING)
+SETTINGS = ("models", "variant", "guide", *SAMPLING)  # the last ones change fastest
 LEAST_IMAGES = 100
 # each network is loaded once, and each FILE.py run once, for all rows
 unet_of_file = functools.cache(load_unet)
@@ -131,15 +130,14 @@ def sampled_row(settings, args, dataset):
     if variant is None:
         variant_file, variant = find_function(settings["variant"])
     if variant is classifier_free:  # it has its own U-Net, no guide, and a constant scale
-        unet_file, unet = folder / CHECKPOINT, load_rival(folder, args.device)
+        unet = load_rival(folder, args.device)
         guide_file, log_p = None, None
         settings = settings | {"guide": "-", "scale_growth": 0.0}
     else:
-        unet_file = folder / "ddpm_unet.pth"
-        unet = unet_of_file(unet_file, args.device)
+        unet = unet_of_file(folder / "ddpm_unet.pth", args.device)
         guide_file, log_p = find_guide(settings["guide"], folder, dataset, args.device)
-    check_same_dataset(unet.dataset, dataset.info, unet_file)
-    files = {"U-Net": unet_file, "guide": guide_file, "variant": variant_file}
+    check_same_dataset(unet.dataset, dataset.info, unet.path)
+    files = {"U-Net": unet.path, "guide": guide_file, "variant": variant_file}
     hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
     sampling = {name: settings[name] for name in SAMPLING}
 
@@ -157,6 +155,8 @@ def find_guide(name, folder, dataset, device):
     if ".py:" in name:
         return find_function(name)
     path = folder / "classifier.pth" if name == "classifier" else Path(name)
+    known = "write classifier, exact, FILE.pth or FILE.py:NAME"
+    require(path.suffix == ".pth", f"--guide {name}: {known}")
     classifier = load_classifier(path, device)
     check_same_dataset(classifier.dataset, dataset.info, path)
     return path, classifier.log_p
@@ -166,7 +166,8 @@ def find_function(text):
     """The file and the function of FILE.py:NAME. Raises UserError if there is none."""
     path, _, name = text.rpartition(":")
     known = f"write FILE.py:NAME, or for --variant one of {', '.join(VARIANTS)}"
-    require(Path(path).is_file(), f"{text}: there is no file {path!r}; {known}")
+    require(Path(path).is_file(), f"{text}: there is no such file; {known}")
+    sys.path.insert(0, str(Path(path).resolve().parent))  # as for `python FILE.py`
     function = run_file(path).get(name)
     require(callable(function), f"{text}: {path} has no function {name!r}")
     return Path(path), function

@@ -18,8 +18,7 @@ from guidance import SCALE_GROWTH
 from inference import load_models
 from mnist import load_mnist
 from support import cli
-from support.cli import MODELS, ROOT
-from support.files import check_outputs, provenance
+from support.files import MODELS, ROOT, check_outputs, provenance
 from support.pictures import save_figure
 from support.streams import generator
 

@@ -52,6 +52,12 @@ def trained_on(images, labels, num_classes, seed):
     return network.eval().requires_grad_(False)
 
 
+def check_usable(name, images, labels):
+    """Raises UserError if a network cannot be trained on them."""
+    require(len(images) >= BATCH_SIZE, f"{name}: {len(images)}, and a batch has {BATCH_SIZE}")
+    require(labels is not None, f"{name} has no labels: write them as arr_1")
+
+
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
@@ -67,12 +73,12 @@ def main(argv=None):
     rows = [real_row("training images", train_split, some), *sample_rows(args, dataset)]
     shared = {"seed": args.seed, "against": args.split, "training_steps": STEPS}
     shared |= {**VERSIONS, "device": args.device}
+    for row in rows:
+        if not row.sampled:  # it draws nothing, so it can be checked before the first training
+            check_usable(row.settings["images"], *row.draw())
     done = []
     for row in rows:
         images, labels = row.draw()
-        name = row.settings["images"]
-        require(len(images) >= BATCH_SIZE, f"{name}: {len(images)}, and a batch has {BATCH_SIZE}")
-        require(labels is not None, f"{name} has no labels: write them as arr_1")
         images, labels = from_uint8(images).to(args.device), labels.to(args.device)
         for seed in SEEDS:
             network = trained_on(images, labels, num_classes, seed)

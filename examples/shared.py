@@ -7,8 +7,8 @@ import torch
 
 from evaluation.judge import judge_images, load_judge
 from inference import load_models
-from support.cli import MODELS, ROOT, ArgumentParser, one_line_errors
-from support.files import provenance
+from support.cli import ArgumentParser, one_line_errors
+from support.files import MODELS, ROOT, provenance
 from support.pictures import save_labelled_grid, to_uint8
 
 NUM_SHOWN = 20  # images of a row

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes everything that ships, in this order: bash results/make.sh networks pictures tables
+# Makes what ships, but the notebooks and docs/preview.png (see CONTRIBUTING.md), in this order: bash results/make.sh networks pictures tables
 # On two cores, the networks take 75 minutes, the pictures 5 minutes, the tables several hours.
 # Later parts depend on earlier ones. Each part can be run alone.
 set -euo pipefail

@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 
 from support.errors import UserError, require
-
-ROOT = Path(__file__).resolve().parent.parent  # of the repository
-MODELS = ROOT / "models"
+from support.files import MODELS
 
 
 def one_line_errors(main):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from support.cli import MODELS, ROOT
 from support.errors import UserError, require
+
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
+MODELS = ROOT / "models"
 
 
 @contextlib.contextmanager
@@ -35,6 +37,9 @@ def atomic_write(path):
 
 def check_outputs(*paths):
     """Raises UserError, before the work starts, if an output cannot be written. Makes nothing."""
+    require(
+        len(set(paths)) == len(paths), f"two outputs have one name: {', '.join(map(str, paths))}"
+    )
     for path in paths:
         require(not path.is_dir(), f"cannot write {path}: it is a folder; name a file")
         there = next(parent for parent in path.parents if parent.exists())
@@ -85,8 +90,9 @@ def save_checkpoint(path, network, schedule, dataset, training):
 def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     """Rebuild a network from its checkpoint: in eval mode, without gradients of its parameters.
 
-    `network.dataset` is that of `save_checkpoint`. Raises UserError, which names the script
-    `made_by`, if the file is missing, damaged, or of another class or schedule (None: any).
+    `network.dataset` is that of `save_checkpoint`, `network.path` the file. Raises UserError, which
+    names the script `made_by`, if the file is missing, damaged, or of another class or schedule
+    (None: any).
     """
     name = network_class.__name__
     folder = Path(path).parent
@@ -94,14 +100,14 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     if folder.resolve() == MODELS:
         remedy = "restore it with `git checkout -- models`"
     content = load_tensors(path, remedy)
-    same_schedule = schedule is None or content.get("schedule") == schedule
-    require(same_schedule, f"{path} was trained on another noise schedule: {remedy}")
     try:
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])
-        network.dataset = content["dataset"]
+        network.dataset, network.path = content["dataset"], Path(path)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} does not fit the {name} of this code: {remedy}") from error
+    same_schedule = schedule is None or content.get("schedule") == schedule
+    require(same_schedule, f"{path} was trained on another noise schedule: {remedy}")
     return network.eval().requires_grad_(False).to(device)
 
 

@@ -7,7 +7,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,17 +21,19 @@ from support.streams import batch_indices, generator
 
 SAVE_EVERY = 200  # steps
 MIN_VALIDATE_EVERY = 400  # steps; an epoch, if that is longer
+OTHER_FLAGS = ("models", "device", "resume", "dataset", "size")  # a data set is known by its info
 
 
 @dataclass
 class Run:
     """Iterates over the batches of a training, from the first one that is not done yet.
 
-        with Run("classifier", checkpoint, args, dataset, network=..., ...) as run:
-            for x_0, y, rng in run:
-                ...
-                run.descend(loss)
-            ...  # write the results; then the state file is removed
+        run = Run("classifier", checkpoint, args, dataset, network, ...)
+        for x_0, y, rng in run:
+            ...
+            run.descend(loss)
+        ...  # write the results
+        run.remove_state()
 
     `step` counts the steps that are done, `losses` has a float for each, and `history` a dict for
     each validation: after every epoch, or 400 steps if that is longer, and after the last step.
@@ -42,12 +44,10 @@ class Run:
     args: argparse.Namespace  # the flags of `support.cli.add_training_flags`
     dataset: object  # load("train") gives images (N, C, H, W) and labels (N,); `info` is a dict
     network: torch.nn.Module
-    optimizers: list
-    lr_schedulers: list
+    lr_schedulers: list  # of the learning rates; they hold the optimizers
     validate: Callable  # run -> a dict of plain values, with the network in eval mode, averaged
     ema: EMAModel | None = None  # the average of the network's parameters
     max_grad_norm: float = 1.0  # longer gradients are clipped to this length
-    more_settings: dict = field(default_factory=dict)  # on which the weights depend, too
 
     def __post_init__(self):
         args = self.args
@@ -55,9 +55,9 @@ class Run:
         n = len(self.images)
         require(args.batch_size <= n, f"--batch-size {args.batch_size}: there are {n} images")
         self.validate_every = max(n // args.batch_size, MIN_VALIDATE_EVERY)
-        flags = ("steps", "batch_size", "lr", "seed")
-        self.settings = {flag: getattr(args, flag) for flag in flags}
-        self.settings |= {"dataset": self.dataset.info, **self.more_settings}
+        self.settings = {flag: v for flag, v in vars(args).items() if flag not in OTHER_FLAGS}
+        self.settings["dataset"] = self.dataset.info
+        self.optimizers = [schedule.optimizer for schedule in self.lr_schedulers]
         self.parts = [self.network, *self.optimizers, *self.lr_schedulers]  # that have a state
         if self.ema:
             self.parts.append(self.ema)
@@ -69,13 +69,6 @@ class Run:
         else:
             stopped = f"{self.state_path} is the state of a stopped training"
             require(not self.state_path.exists(), f"{stopped}: use --resume, or delete it")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is None:
-            self.state_path.unlink(missing_ok=True)
 
     def __iter__(self):
         """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
@@ -147,6 +140,10 @@ class Run:
             "parts": [part.state_dict() for part in self.parts],
         }
         save_tensors(self.state_path, state)
+
+    def remove_state(self):
+        """Remove the state file, when all that the training makes is written."""
+        self.state_path.unlink(missing_ok=True)
 
     def load(self):
         """Go on from the state file. Raises UserError if it does not fit the flags."""

@@ -53,6 +53,7 @@ class FakeUnet:
 
     device = torch.device("cpu")
     config = SimpleNamespace(in_channels=1, sample_size=28)
+    path = ROOT / "models" / "ddpm_unet.pth"
 
     def __init__(self, eps):
         self.eps = eps

@@ -41,6 +41,7 @@ def test_an_output_that_cannot_be_written(fails, tmp_path):
     assert f"cannot write {file / 'o.png'}" in error and file.read_text() == "before"
     error = fails(inference.main, *flags, "--npz", folder)
     assert f"cannot write {folder}: it is a folder; name a file" in error
+    assert "two outputs have one name" in fails(inference.main, "--output", "x", "--gif", "x")
     assert set(tmp_path.iterdir()) == {file, folder}  # and no new folder
 
 

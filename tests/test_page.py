@@ -62,7 +62,7 @@ def page():
         context.on("weberror", lambda error: problems.append(str(error.error)))
         page = context.new_page()
         page.goto("index.html")
-        page.locator("#clock", has_text="t = 999").wait_for()  # with reduced motion it waits for Play
+        page.locator("#clock", has_text="t = 999").wait_for()  # with reduced motion, for Play
         yield page
     server.shutdown()
     assert not problems

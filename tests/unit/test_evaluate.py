@@ -77,9 +77,9 @@ def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
     assert real["variant"] == "-" and column(table, "images") == ["samples"] * 4
     shared = {"sampler": "ddpm", "scale_growth": 7, "window": (0, 500)}
     shared["variant"] = VARIANTS["without_root"]
-    for row, call, (steps, scale) in zip(table, asked, product((5, 3), (2, 0.5)), strict=True):
+    for row, call, (scale, steps) in zip(table, asked, product((2, 0.5), (5, 3)), strict=True):
         settings = " ".join(row[name] for name in (*SETTINGS[1:], "n", "seed"))
-        assert settings == f"without_root classifier ddpm {steps} {scale} 7 0-500 100 3"
+        assert settings == f"without_root classifier {scale} 7 0-500 ddpm {steps} 100 3"
         assert call.kwargs == {**shared, "steps": steps, "guidance_scale": scale}
         _, _, y, seeds = call.args
         assert seeds == image_seeds(3, y.tolist()) and torch.bincount(y).tolist() == [10] * 10
@@ -114,8 +114,9 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path, few_images
     assert (row["guide"], row["scale_growth"]) == ("-", "0")
 
     assert "has no function 'other'" in refused("--guide", f"{own}:other")
-    assert "there is no file" in refused("--guide", "none.py:log_p")
+    assert "there is no such file" in refused("--guide", "none.py:log_p")
     assert "or for --variant one of guided_noise" in refused("--variant", "none")
+    assert "write classifier, exact, FILE.pth or" in refused("--guide", "own.py")
 
 
 def test_a_guide_of_another_data_set_is_refused(refused, tmp_path, few_images):
@@ -150,13 +151,15 @@ def test_changes_are_from_the_first_row_that_is_drawn(three):
 
 
 def test_a_table_is_not_overwritten_nor_mixed_with_other_rows(refused, three):
-    """With --resume neither: not by another seed, other weights, or where fewer are wanted."""
-    text, other_weights = three.read_text(), three.with_name("y.csv")
+    """With --resume neither: not by another seed, other weights or versions, or fewer rows."""
+    text, other_weights, other_torch = three.read_text(), *map(three.with_name, ("y.csv", "z.csv"))
+    other_torch.write_text(text.replace(torch.__version__, "1.0"))
     assert f"{three} exists: continue it with --resume" in refused("--csv", three)
     other_weights.write_text(text.replace(sha256(WEIGHTS["classifier"]), 64 * "0"))
-    for path, flags in ((three, [*SCALES, "--seed", 3]), (other_weights, SCALES), (three, [])):
+    cases = [(three, [*SCALES, "--seed", 3]), (three, []), (other_weights, SCALES)]
+    for path, flags in [*cases, (other_torch, SCALES)]:
         error = refused("--csv", path, "--resume", *flags)
-        assert f"{path} has rows of other settings or weights; name another file" in error
+        assert f"{path} has rows of other settings, weights or versions; name another file" in error
     assert three.read_text() == text
 
 
@@ -226,7 +229,8 @@ def test_training_on_samples_tells_good_from_wrong(tmp_path, monkeypatch, fails,
     """
     for name, value in {"SEEDS": (0,), "STEPS": 60, "WARMUP_STEPS": 5, "BATCH_SIZE": 32}.items():
         monkeypatch.setattr(train_on_samples, name, value)
-    right, wrong, table = (str(tmp_path / name) for name in ("right.npz", "wrong.npz", "x.csv"))
+    files = ("right.npz", "wrong.npz", "x.csv", "y.csv")
+    right, wrong, table, other = (str(tmp_path / name) for name in files)
     images, labels = few_images.load("train")
     save_npz(right, images, labels)
     save_npz(wrong, images, (labels + 1) % 10)
@@ -236,7 +240,8 @@ def test_training_on_samples_tells_good_from_wrong(tmp_path, monkeypatch, fails,
     assert min(of_real, of_right) > 0.6 and of_wrong < 0.2
     assert "exists: name another file" in fails(train_on_samples.main, *flags)
     np.savez(right, np.zeros((100, 28, 28), np.uint8))
-    assert "has no labels" in fails(train_on_samples.main, "--samples", right)
+    assert "has no labels" in fails(train_on_samples.main, "--samples", right, "--csv", other)
+    assert not Path(other).exists()  # nothing was trained
 
 
 def test_the_exact_guide_knows_a_training_image(few_images):

@@ -8,8 +8,17 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from evaluation import measures
-from evaluation.measures import COMPARED, Readings, Scores, balanced_parts, frechet_distance
-from evaluation.measures import measure, nearest_distances, share, wilson_interval
+from evaluation.measures import (
+    COMPARED,
+    Readings,
+    Scores,
+    balanced_parts,
+    frechet_distance,
+    measure,
+    nearest_distances,
+    share,
+    wilson_interval,
+)
 from support.errors import UserError
 
 

@@ -73,10 +73,12 @@ def test_the_noise_is_clipped_and_then_guided_by_adm_equation_14():
 WRONG_ARGUMENTS = {  # what is said -> what is wrong
     "sampler 'dpm' is not one of ddpm, ddim": {"sampler": "dpm"},
     "steps is 0": {"steps": 0},
+    "window is (700, 200)": {"window": (700, 200)},
     "a guide needs y": {"y": None},
     "y is for 2 images, but there are 3 seeds": {"seeds": range(3)},
     "y has values from 3 to 11; classes are 0 .. 9": {"y": [3, 11]},
     "returned (2, 10)": {"log_p": lambda x_t, t, y: x_t.flatten(1)[:, :10]},
+    "the guide has no gradient in x_t": {"log_p": lambda x_t, t, y: t / 1000},
     "guide is not finite": {"log_p": lambda x_t, t, y: x_t.sum(dim=(1, 2, 3)) * torch.nan},
     "samples are not finite": {"unet": FakeUnet(lambda x_t, t: x_t * torch.nan), "log_p": None},
 }

@@ -40,23 +40,15 @@ LABELS = torch.arange(64) % 2
 IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, 1, 28, 28)  # gray: -.5 or .5
 GRAY = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
 FLAGS = {"batch_size": 16, "seed": 0, "lr": 0.01, "resume": False, "precision": "float32"}
-FLAGS["device"] = torch.device("cpu")
+FLAGS |= {"device": torch.device("cpu"), "max_t": 500}
 
 
 def new_run(purpose, folder, network):
     """A training of three steps by plain gradient descent."""
     sgd = torch.optim.SGD(network.parameters(), lr=0.1)
-    return Run(
-        purpose,
-        folder / "w.pth",
-        SimpleNamespace(**FLAGS, steps=3),
-        GRAY,
-        network=network,
-        optimizers=[sgd],
-        lr_schedulers=[LambdaLR(sgd, lambda step: 1)],
-        validate=lambda run: {},
-        more_settings={"precision": "float32"},
-    )
+    schedules = [LambdaLR(sgd, lambda step: 1)]
+    flags = SimpleNamespace(**FLAGS, steps=3)
+    return Run(purpose, folder / "w.pth", flags, GRAY, network, schedules, lambda run: {})
 
 
 def batch_by_hand(purpose, step, max_t=999):
@@ -69,11 +61,16 @@ def batch_by_hand(purpose, step, max_t=999):
 
 def test_the_unet_is_trained_to_predict_eps(tmp_path):
     """Three steps of SGD by hand, for eps_theta = a x_t."""
-    network = nn.Linear(1, 1, bias=False)
+
+    class Multiple(nn.Linear):
+        def forward(self, x_t, t, class_labels):
+            assert class_labels is None
+            return SimpleNamespace(sample=self.weight * x_t)
+
+    network = Multiple(1, 1, bias=False)
     a = network.weight.item()
-    with new_run("U-Net", tmp_path, network) as run:
-        predict = lambda x_t, t, y, rng: network.weight * x_t  # noqa: E731
-        train_ddpm.train(run, predict, torch.device("cpu"))
+    run = new_run("U-Net", tmp_path, network)
+    train_ddpm.train(run, network)
     for step in range(3):
         x_t, _, eps, _ = batch_by_hand("U-Net", step)
         error = a * x_t - eps
@@ -90,8 +87,8 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
     network = OfMeanAndT(2, 2)
     x_t, t, _, y = batch_by_hand("classifier", 0, max_t=500)
     loss = F.cross_entropy(network(x_t, t), y).item()
-    with new_run("classifier", tmp_path, network) as run:
-        train_classifier.train(run, network, max_t=500)
+    run = new_run("classifier", tmp_path, network)
+    train_classifier.train(run, network)
     assert run.losses[0] == pytest.approx(loss) and run.lr_schedulers[0].last_epoch == 3
 
 
@@ -104,14 +101,14 @@ def test_validations_and_the_checkpoint_see_the_average_of_all_steps(tmp_path, m
         kernels.append(unet.conv_in.weight.detach().clone())
         return {}
 
-    def predict(x_t, t, y, rng):
-        look_at(own)
-        return unet(x_t, t).sample
-
     monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 4)
     monkeypatch.setattr(train_ddpm, "save_checkpoint", lambda *content: look_at(kept))
     flags, path = SimpleNamespace(**FLAGS, steps=6), tmp_path / "w.pth"
-    run = train_ddpm.train_unet(flags, GRAY, path, unet, predict, lambda run: look_at(averaged))
+
+    def told(y, rng):
+        look_at(own)
+
+    run = train_ddpm.train_unet(flags, GRAY, path, unet, lambda run: look_at(averaged), told)
     by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
     for kernel in own[1:5]:  # after each of the first four steps
         by_hand.step([nn.Parameter(kernel)])
@@ -124,13 +121,13 @@ def test_validations_and_the_checkpoint_see_the_average_of_all_steps(tmp_path, m
 def test_every_parameter_of_the_unet_is_trained():
     """Kernels too, which Muon gets as matrices that share their memory."""
     unet = make_unet((3, 32, 32))
-    optimizers, _ = train_ddpm.make_optimizers(unet, lr=1e-3, steps=100)
+    schedules = train_ddpm.make_optimizers(unet, lr=1e-3, steps=100)
     before = [parameter.clone() for parameter in unet.parameters()]
     for parameter in unet.parameters():
         parameter.grad = torch.randn_like(parameter)
-    for optimizer in optimizers:
-        optimizer.param_groups[0]["lr"] = 1e-3  # it is 0 before the first step
-        optimizer.step()
+    for schedule in schedules:
+        schedule.optimizer.param_groups[0]["lr"] = 1e-3  # it is 0 before the first step
+        schedule.optimizer.step()
     assert not any(map(torch.equal, before, unet.parameters()))
 
 

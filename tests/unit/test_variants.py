@@ -7,8 +7,15 @@ import torch
 from conftest import FakeUnet
 from diffusers import DDPMScheduler
 
-from diffusion import END, SCHEDULE, abar, clipped_noise, predicted_x_0
-from diffusion import sampler_step, sampling_timesteps
+from diffusion import (
+    END,
+    SCHEDULE,
+    abar,
+    clipped_noise,
+    predicted_x_0,
+    sampler_step,
+    sampling_timesteps,
+)
 from evaluation import difference, saturation
 from evaluation.variants import VARIANTS
 from guidance import guided_noise
@@ -115,7 +122,7 @@ def test_the_guide_and_the_unet_are_exchanged_for_those_of_the_rival(monkeypatch
         return SimpleNamespace(sample=0.1 * x_t * y.view(-1, 1, 1, 1))
 
     rival.config = SimpleNamespace(num_class_embeds=11)
-    monkeypatch.setattr(difference, "load_rival", lambda device: rival)
+    monkeypatch.setattr(difference, "load_rival", lambda folder, device: rival)
     x_t = torch.randn(3, *IMAGE_SHAPE)
     for t in torch.tensor([400, 500]):
         own, change = by_hand(x_t, t, 2.0)
