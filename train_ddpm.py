@@ -66,7 +66,7 @@ def train_unet(args, dataset, checkpoint, unet, validate, told=no_label):
     For `told` see `train`, and for the others `Run`.
     """
     unet.to(args.device)
-    lr_schedulers = make_optimizers(unet, args.lr, args.steps)
+    lr_schedulers = make_lr_schedulers(unet, args.lr, args.steps)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
     run = Run("U-Net", checkpoint, args, dataset, unet, lr_schedulers, validate, ema)
     train(run, unet, told)
@@ -94,8 +94,8 @@ class ConvMuon(torch.optim.Muon):
         super().step(closure)
 
 
-def make_optimizers(unet, lr, steps):
-    """Muon for the kernels of the convolutions between the first and the last; AdamW otherwise.
+def make_lr_schedulers(unet, lr, steps):
+    """Muon for the kernels of convolutions between the first and the last; AdamW for all else.
 
     Returns:
         the schedules of the learning rates of both optimizers, which they hold: a list.

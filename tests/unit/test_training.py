@@ -121,7 +121,7 @@ def test_validations_and_the_checkpoint_see_the_average_of_all_steps(tmp_path, m
 def test_every_parameter_of_the_unet_is_trained():
     """Kernels too, which Muon gets as matrices that share their memory."""
     unet = make_unet((3, 32, 32))
-    schedules = train_ddpm.make_optimizers(unet, lr=1e-3, steps=100)
+    schedules = train_ddpm.make_lr_schedulers(unet, lr=1e-3, steps=100)
     before = [parameter.clone() for parameter in unet.parameters()]
     for parameter in unet.parameters():
         parameter.grad = torch.randn_like(parameter)
