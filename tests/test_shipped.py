@@ -26,11 +26,11 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "results/README.md", ROOT / "t
 
 def test_guided_samples_are_the_digits_asked_for_and_vary_like_real_ones():
     unet, classifier = inference.load_models()
-    y = torch.arange(10).repeat_interleave(10)
+    y = torch.arange(10).repeat_interleave(5)
     seeds = image_seeds(0, y.tolist())
     guided = sample(unet, classifier.log_p, y, seeds)
     unguided = sample(unet, None, None, seeds)
-    assert (read(guided) == y).sum() >= 95 and (read(unguided) == y).sum() <= 25
+    assert (read(guided) == y).sum() >= 47 and (read(unguided) == y).sum() <= 13
     images, labels = load_mnist("validation")
     variances = []
     for x, digits in ((guided, y), (images, labels)):
