@@ -250,7 +250,7 @@ function showStep() {
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
   const back = atEnd() && s > 0; // to where the push can be seen
-  $("when").textContent = `${back ? "looking back to" : "at"} t = ${t}${back ? " (▲)" : ""}`;
+  $("when").innerHTML = back ? `looking back to t = ${t} <span class="wide">(▲)</span>` : `at t = ${t}`;
   if (back) $("line").style.setProperty("--look", (999 - t) / 1000);
   else $("line").style.removeProperty("--look");
   $("push").textContent = s === 0 ? "silent" : "the push";
