@@ -141,7 +141,7 @@ function restart() {
   plainSettings = needed;
   dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => noisyDrawing(seeds, Math.round(share * from))) : [];
   $("same").textContent = fromDrawing ? "your drawing, same noise" : "the same noise";
-  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : "ring: guide over half sure";
+  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : "ring: the guide sees the digit";
   $("turned").textContent = second === "none" ? "with the guide" : "turned around";
   $("x_t").classList.toggle("turned", second !== "none");
   $("time").step = 1000 / steps;
@@ -186,7 +186,7 @@ function step() {
   const stop = t >= settings.pause && settings.pause > u; // "end" is neither
   if (stop || atEnd() || (goal !== null && t <= goal)) play(false);
   show();
-  if (runs === 1 && playing) $("status").textContent = t > 750 ? "almost pure noise: the guide only hints" : t > 250 ? "the digits take shape" : "now the strokes get sharp";
+  if (runs === 1 && playing) $("status").textContent = t > 750 ? "almost pure noise" : t > 250 ? "the digits take shape" : "now the strokes get sharp";
   if (stop) $("status").innerHTML = "<b>stopped: press Play</b>";
   if (stop || atEnd()) answer();
 }
@@ -353,11 +353,12 @@ function showPlace() {
   const stops = all(".stop");
   all("#dots button").forEach((dot, k) => {
     dot.setAttribute("aria-current", k === stop);
-    dot.textContent = stops[k].querySelector(".right") ? "✓" : stops[k].querySelector(".wrong") ? "○" : k + 1;
+    dot.textContent = stops[k].querySelector(".right") ? "✓" : k + 1;
   });
   const right = all(".guess .right").length;
   const questions = all(".guess").length;
-  $("place").textContent = stop === questions ? (right ? `${right} of ${questions} right` : "") : `${stop + 1} of ${questions}${right ? `, ${right} right` : ""}`;
+  const answered = all(".guess .right, .guess .wrong").length;
+  $("place").textContent = stop === questions ? (answered ? `${right} of ${answered} right` : "") : `${stop + 1} of ${questions}${right ? `, ${right} right` : ""}`;
 }
 
 /** Run what a button of the tour asks. */
@@ -397,7 +398,7 @@ function keep(answer, name) {
   const strip = document.createElement("p");
   strip.className = "strip ink";
   strip.dataset.name = name;
-  for (const tile of all("#x_t canvas")) {
+  for (const tile of all("#x_0 canvas")) {
     strip.append(document.createElement("canvas"));
     drawImage(strip.lastChild, tile.getContext("2d").getImageData(0, 0, 28, 28).data.filter((_, i) => i % 4 === 0), (level) => [level, level, level, 255]);
   }
@@ -406,7 +407,7 @@ function keep(answer, name) {
 
 function listenToTour() {
   for (const button of all("#tour [data-run]")) button.addEventListener("click", () => run(button));
-  for (const guess of all(".guess input")) guess.addEventListener("change", () => run(guess.closest(".stop").querySelector("[data-run]")));
+  for (const guess of all(".guess input")) guess.addEventListener("change", () => run(guess.closest(".stop").querySelector("[data-settles]")));
   all(".guess").forEach((_, k) => {
     const dot = document.createElement("button");
     dot.type = "button";
