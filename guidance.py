@@ -6,6 +6,7 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant, ou
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
 
+import functools
 import warnings
 from itertools import pairwise
 
@@ -48,25 +49,21 @@ def guided_noise(unet, log_p, x_t, t, y, s):
     """
     with torch.no_grad():
         eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    return eps + guidance_term(log_p, x_t, t, y, s)  # ADM (14), scaled by s
-
-
-def guidance_term(log_p, x_t, t, y, s):
-    """- s sqrt(1 - abar_t) grad log p(y | x_t, t), as x_t; 0 at s = 0 or without a guide."""
     if s == 0 or log_p is None:
-        return 0
-    grad = guide_gradient(log_p, x_t, t.expand(len(x_t)), y)
-    return -s * (1 - abar(t)).sqrt() * grad
+        return eps
+    grad = guide_gradient(log_p, x_t, t, y)
+    return eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14), scaled by s
 
 
 def guide_gradient(log_p, x_t, t, y):
     """grad_{x_t} log p(y | x_t, t), taken at x_t as in ADM Algorithm 2: (B, C, H, W).
 
     The gradient of the sum is the batch of gradients: log p of an image depends on no other image.
-    Raises UserError if the guide returns anything but a number per image, or no finite gradient.
+    t is () or (B,), and the guide gets it as (B,). Raises UserError if the guide returns anything
+    but a number per image, or has no finite gradient.
     """
     with torch.enable_grad():
-        x_t = x_t.detach().requires_grad_()
+        x_t, t = x_t.detach().requires_grad_(), t.expand(len(x_t))
         log_p_y = log_p(x_t, t, y)  # (B,)
         require(log_p_y.shape == t.shape, f"the guide returned {tuple(log_p_y.shape)}, not (B,)")
         require(log_p_y.requires_grad, "the guide has no gradient in x_t: is it under no_grad?")
@@ -87,20 +84,20 @@ def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
     return guidance_scale * (1 + scale_growth * snr(t).item())
 
 
-def reverse_process(predict_noise, x_t, y, rngs, sampler=SAMPLER, steps=STEPS, watch=None):
-    """x_0 from pure noise: DDPM Algorithm 2, or the same loop with another sampler's step.
+def reverse_process(predict_noise, x_t, rngs, sampler, times, watch=None):
+    """x_0 from x_t: DDPM Algorithm 2, or the same loop with another sampler's step.
 
     Args:
-        predict_noise: (x_t, t, y) -> eps_hat (B, C, H, W), for a timestep t () of all images.
-        x_t: pure noise (B, C, H, W). y: what is asked for, (B, ...) or None.
+        predict_noise: (x_t, t) -> eps_hat (B, C, H, W), for a timestep t () of all images.
+        x_t: images (B, C, H, W) at the first of the times, such as pure noise.
         rngs: B generators, of the fresh noise of each image.
-        sampler: one of `diffusion.SAMPLERS`. steps: 1 .. 1000.
+        sampler: one of `diffusion.SAMPLERS`.
+        times: falling timesteps, such as `sampling_timesteps(20)`, and `END`.
         watch: called at each step with t, x_t and the x_0 predicted from it, or None.
     """
-    times = torch.tensor([*sampling_timesteps(steps), END], device=x_t.device)
     previous = None  # t and x_0 of the step before
-    for t, u in pairwise(times):  # u is the next, less noisy timestep
-        eps_hat = predict_noise(x_t, t, y).detach()
+    for t, u in pairwise(torch.as_tensor(times, device=x_t.device)):  # u is the next timestep
+        eps_hat = predict_noise(x_t, t).detach()
         x_0 = predicted_x_0(x_t, t, eps_hat)
         if watch:
             watch(t, x_t, x_0)
@@ -136,7 +133,7 @@ def sample(
         guidance_scale, scale_growth: w and g of `scale_at`.
         window: (low, high), to guide at low <= t < high only.
         variant: what predicts the noise instead of `guided_noise`, with the same arguments.
-        sampler, steps, watch: as in `reverse_process`, `watch` for each batch.
+        steps: 1 .. 1000, of equal length. sampler, watch: as in `reverse_process`, for each batch.
 
     Returns:
         images: (N, C, H, W) in [-1, 1].
@@ -150,6 +147,7 @@ def sample(
         y = torch.as_tensor(y, device=unet.device)
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
     shape = unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
+    times = [*sampling_timesteps(steps), END]
     low, high = window
     require(0 <= low < high, f"window is {window}, not (low, high) with 0 <= low < high")
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
@@ -162,10 +160,10 @@ def sample(
             return variant(unet, log_p, x_t, t, y, s)
 
         for batch in batches:
-            y_batch = None if y is None else y[batch]
+            predict = functools.partial(predict_noise, y=None if y is None else y[batch])
             rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
             x_T = gaussian_noise(shape, rngs).to(unet.device)
-            x_0 = reverse_process(predict_noise, x_T, y_batch, rngs, sampler, steps, watch)
+            x_0 = reverse_process(predict, x_T, rngs, sampler, times, watch)
             images.append(x_0.cpu())
     images = torch.cat(images)
     require(images.isfinite().all(), "the samples are not finite: use a lower guidance scale")

@@ -13,7 +13,7 @@ from support.files import ROOT, atomic_write
 
 BLANK = re.compile(r"^( *)# blank: (.*)\n(?:.*\n)*? *(\w+) = .*\n\1# end$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#|[1-6]_)")  # to a file that is no notebook of the course
-RESULT = re.compile(r"\A(?!<details>|## |\*\*)(.+?)\s*(?=^## |^\*\*|\Z)", re.DOTALL | re.MULTILINE)
+RESULT = re.compile(r"\A(?!<details>|## |\*\*)(.+?)\s*(?=\n\n## |\n\n\*\*|\Z)\n*", re.DOTALL)
 FOLDED = "<details><summary>What we see</summary>\n\n\\1\n</details>\n\n"
 
 

@@ -98,16 +98,11 @@ function snr(t) {
 
 /** eps_hat of ADM (14), scaled by s, and the gradient, which the page shows even where s is 0. */
 function guided_noise(unet, log_p, x_t, t, y, s) {
-  const eps = clipped_noise(x_t, t, unet(x_t, tf.fill([x_t.shape[0]], t)));
-  const { term, grad } = guidance_term(log_p, x_t, t, y, s);
-  return { eps_hat: tf.add(eps, term), grad };
-}
-
-/** - s sqrt(1 - abar_t) grad log p(y | x_t, t), as x_t, and the gradient; 0 and null without a guide. */
-function guidance_term(log_p, x_t, t, y, s) {
-  if (log_p === null) return { term: 0, grad: null };
-  const grad = guide_gradient(log_p, x_t, tf.fill([x_t.shape[0]], t), y);
-  return { term: tf.mul(grad, -s * Math.sqrt(1 - abar(t))), grad };
+  const times = tf.fill([x_t.shape[0]], t);
+  const eps = clipped_noise(x_t, t, unet(x_t, times));
+  if (log_p === null) return { eps_hat: eps, grad: null };
+  const grad = guide_gradient(log_p, x_t, times, y);
+  return { eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t)))), grad };
 }
 
 /** grad log p(y | x_t, t), taken at x_t: as x_t. The guide log_p is (x_t, t (B,), y (B,)) -> (B,). */
@@ -123,12 +118,12 @@ function scale_at(t, guidance_scale, scale_growth) {
 /**
  * DDPM Algorithm 2, or the same loop with another sampler's step; one step per `next()`.
  *
- * @param predict_noise (x_t, t, y) -> {eps_hat, grad, s}.
- * @param x_t pure noise, B times 784 numbers. @param y digits (B). @param rngs B times `Noise`.
+ * @param predict_noise (x_t, t) -> {eps_hat, grad, s}.
+ * @param x_t pure noise, B times 784 numbers. @param rngs B times `Noise`.
  * @param times of the sampler; the last one is `END`.
  * Yields {t, u, s, x_t, x_0, grad} of each step from t to u, and at last {t: END, x_t}.
  */
-function* reverse_process(predict_noise, x_t, y, rngs, sampler, times) {
+function* reverse_process(predict_noise, x_t, rngs, sampler, times) {
   const shape = [rngs.length, 28, 28, 1];
   let previous = null; // t and x_0 of the step before
   for (let k = 0; times[k] !== END; k++) {
@@ -136,7 +131,7 @@ function* reverse_process(predict_noise, x_t, y, rngs, sampler, times) {
     const frame = { t, u, x_t };
     tf.tidy(() => {
       const x = tf.tensor(x_t, shape);
-      const { eps_hat, grad, s } = predict_noise(x, t, tf.tensor(y, [y.length], "int32"));
+      const { eps_hat, grad, s } = predict_noise(x, t);
       const x_0 = predicted_x_0(x, t, eps_hat);
       const before = previous && [previous[0], tf.tensor(previous[1], shape)];
       x_t = sampler_step(sampler, x, x_0, t, u, before, gaussian_noise(rngs)).dataSync();
@@ -159,9 +154,9 @@ function* reverse_process(predict_noise, x_t, y, rngs, sampler, times) {
 export function* sample(unet, log_p, y, seeds, options) {
   const { guidance_scale = 1, scale_growth = 24, window: [low, high] = [0, NUM_TRAIN_TIMESTEPS] } = options;
   const { sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
-  const predict_noise = (x_t, t, y) => {
+  const predict_noise = (x_t, t) => {
     const s = low <= t && t < high ? scale_at(t, guidance_scale, scale_growth) : 0;
-    return { s, ...guided_noise(unet, log_p, x_t, t, y, s) };
+    return { s, ...guided_noise(unet, log_p, x_t, t, tf.tensor(y, [y.length], "int32"), s) };
   };
   const rngs = seeds.map((seed) => new Noise(seed));
   const times = [...sampling_timesteps(steps), END].filter((t) => !start || t <= start.t);
@@ -169,7 +164,7 @@ export function* sample(unet, log_p, y, seeds, options) {
     const eps = gaussian_noise(rngs);
     return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, times[0]) : eps).dataSync();
   });
-  yield* reverse_process(predict_noise, x_T, y, rngs, sampler, times);
+  yield* reverse_process(predict_noise, x_T, rngs, sampler, times);
 }
 
 // --- noise that is the same on every machine: in the place of support/streams.py ---

@@ -9,7 +9,7 @@ import torch
 
 from diffusion import abar, clipped_noise, predicted_x_0
 from evaluation.rivals import classifier_free
-from guidance import guidance_term, guided_noise
+from guidance import guide_gradient, guided_noise
 
 
 def without_root(unet, log_p, x_t, t, y, s):
@@ -20,7 +20,8 @@ def without_root(unet, log_p, x_t, t, y, s):
 def clip_after_tilt(unet, log_p, x_t, t, y, s):
     """The predicted x_0 is clipped after it is guided, which is what diffusers' schedulers do."""
     eps = unet(x_t, t).sample
-    return clipped_noise(x_t, t, eps + guidance_term(log_p, x_t, t, y, s))
+    grad = guide_gradient(log_p, x_t, t, y)
+    return clipped_noise(x_t, t, eps - s * (1 - abar(t)).sqrt() * grad)
 
 
 def projected(unet, log_p, x_t, t, y, s):
@@ -30,7 +31,7 @@ def projected(unet, log_p, x_t, t, y, s):
     cannot brighten the image as a whole. Their limit on the change, and momentum, are left out.
     """
     eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    change = guidance_term(log_p, x_t, t, y, s)
+    change = -s * (1 - abar(t)).sqrt() * guide_gradient(log_p, x_t, t, y)
     image = predicted_x_0(x_t, t, eps) + 1
     along = (change * image).sum(dim=(1, 2, 3), keepdim=True)
     length = image.square().sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-9)

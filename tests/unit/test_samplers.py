@@ -6,7 +6,8 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 import diffusion
 import guidance
-from diffusion import ALPHAS_CUMPROD, SAMPLERS, SCHEDULE, abar, predicted_x_0, sampling_timesteps
+from diffusion import ALPHAS_CUMPROD, END, SAMPLERS, SCHEDULE, abar, predicted_x_0
+from diffusion import sampling_timesteps
 
 MULTISTEP = {  # -> its algorithm and order in diffusers
     "ddim": ("dpmsolver++", 1),  # of first order, it is DDIM for any list of timesteps
@@ -44,7 +45,7 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
     module = type(scheduler).__module__
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *args, **settings: next(theirs))
 
-    def eps_of(x_t, t, y=None):
+    def eps_of(x_t, t):
         """That of pixels N(0, 0.1), and something that is not linear."""
         variance = 0.1 * abar(t) + 1 - abar(t)
         return (1 - abar(t)).sqrt() * x_t / variance + 0.01 * (3 * x_t).sin()
@@ -54,7 +55,8 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
     def watch(t, x_t, x_0):
         seen.append((x_t, x_0))
 
-    images = guidance.reverse_process(eps_of, next(ours), None, None, sampler, steps, watch)
+    times = [*sampling_timesteps(steps), END]
+    images = guidance.reverse_process(eps_of, next(ours), None, sampler, times, watch)
     x_t = next(theirs)
     for t, (our_x_t, our_x_0) in zip(scheduler.timesteps, seen, strict=True):
         torch.testing.assert_close(our_x_t, x_t, atol=4e-6, rtol=0)
