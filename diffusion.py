@@ -23,12 +23,6 @@ ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
 END = -1  # the time after the last step, where no noise is left
 VALIDATION_SEED = 1
 UNet = UNet2DModel  # the class of all U-Nets here; its `sample` is eps
-SAMPLERS = {  # name -> the order of its step, and whether the step adds fresh noise
-    "ddpm": (1, True),  # DDPM Algorithm 2, with the variance beta_tilde_t; DDIM at eta = 1
-    "ddim": (1, False),  # Song et al. 2021, at eta = 0
-    "sde-dpmsolver++": (2, True),  # Lu et al. 2022, multistep
-    "dpmsolver++": (2, False),
-}
 
 
 def sampling_timesteps(num_steps):
@@ -76,13 +70,15 @@ def sampler_step(sampler, x_t, x_0, t, u, previous, z):
     All are (B, C, H, W). The last u is `END`, and there x_u is x_0. `previous` is t and x_0 of the
     step before, or None in the first step.
     """
-    order, is_random = SAMPLERS[sampler]
+    make_x_u, order = SAMPLERS[sampler]
     if order == 2 and previous is not None and u != END:  # at END, lambda is infinite
         x_0 = extrapolated(x_0, t, u, previous)
-    if is_random:
-        return posterior(x_t, x_0, t, u, z)
-    eps = implied_noise(x_t, t, x_0)  # by now, x_0 may be extrapolated
-    return add_noise(x_0, eps, u)  # DDPM (4) at u
+    return make_x_u(x_t, x_0, t, u, z)
+
+
+def same_noise(x_t, x_0, t, u, z):
+    """x_u with the noise that is in x_t if x_0 is its image: DDPM (4) at u. z is not used."""
+    return add_noise(x_0, implied_noise(x_t, t, x_0), u)
 
 
 def posterior(x_t, x_0, t, u, z):
@@ -97,6 +93,14 @@ def posterior(x_t, x_0, t, u, z):
     of_x_t = (a / b).sqrt() * (1 - b) / (1 - a)
     variance = (1 - b) / (1 - a) * (1 - a / b)  # beta_tilde_t
     return of_x_0 * x_0 + of_x_t * x_t + variance.sqrt() * z
+
+
+SAMPLERS = {  # name -> what makes x_u, and the order: at 2, x_0 is extrapolated first
+    "ddpm": (posterior, 1),  # DDPM Algorithm 2, with the variance beta_tilde_t; DDIM at eta = 1
+    "ddim": (same_noise, 1),  # Song et al. 2021, at eta = 0
+    "sde-dpmsolver++": (posterior, 2),  # Lu et al. 2022, multistep
+    "dpmsolver++": (same_noise, 2),
+}
 
 
 def extrapolated(x_0, t, u, previous):

@@ -40,7 +40,8 @@ def guided_noise(unet, log_p, x_t, t, y, s):
     """eps_hat of ADM (14), scaled by s: (B, C, H, W).
 
     As in openai/guided-diffusion, the x_0 that eps predicts is clipped before eps is guided. At s =
-    0 or without a guide, this clipped eps is all.
+    0 or without a guide, this clipped eps is all. ADM gives (14) for DDIM; with the step of `ddpm`,
+    it is their Algorithm 1 at another scale (tests/unit/test_variants.py).
 
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).

@@ -13,11 +13,11 @@ for (let t = 0; t < NUM_TRAIN_TIMESTEPS; t++) {
   const beta = BETA_START + ((BETA_END - BETA_START) * t) / (NUM_TRAIN_TIMESTEPS - 1);
   ALPHAS_CUMPROD.push((ALPHAS_CUMPROD[t - 1] ?? 1) * (1 - beta));
 }
-export const SAMPLERS = { // name -> the order of its step, and whether the step adds fresh noise
-  "sde-dpmsolver++": [2, true],
-  "dpmsolver++": [2, false],
-  ddim: [1, false],
-  ddpm: [1, true],
+export const SAMPLERS = { // name -> what makes x_u, and the order: at 2, x_0 is extrapolated first
+  "sde-dpmsolver++": [posterior, 2],
+  "dpmsolver++": [same_noise, 2],
+  ddim: [same_noise, 1],
+  ddpm: [posterior, 1],
 };
 
 // --- diffusion.py ---
@@ -61,11 +61,14 @@ function clipped_noise(x_t, t, eps) {
  * @param z fresh noise, as x_t.
  */
 function sampler_step(sampler, x_t, x_0, t, u, previous, z) {
-  const [order, is_random] = SAMPLERS[sampler];
+  const [make_x_u, order] = SAMPLERS[sampler];
   if (order === 2 && previous !== null && u !== END) x_0 = extrapolated(x_0, t, u, previous);
-  if (is_random) return posterior(x_t, x_0, t, u, z);
-  const eps = implied_noise(x_t, t, x_0); // by now, x_0 may be extrapolated
-  return add_noise(x_0, eps, u); // DDPM (4) at u
+  return make_x_u(x_t, x_0, t, u, z);
+}
+
+/** x_u with the noise that is in x_t if x_0 is its image: DDPM (4) at u. */
+function same_noise(x_t, x_0, t, u, z) {
+  return add_noise(x_0, implied_noise(x_t, t, x_0), u);
 }
 
 /** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6), (7). */

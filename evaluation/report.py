@@ -19,7 +19,8 @@ from support.files import ROOT, atomic_write, check_outputs
 
 VERSIONS = {"torch": torch.__version__, "diffusers": diffusers.__version__}  # columns
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
-TABLE = re.compile(r"(<!-- table (\S+): (.*) -->\n\|.*\n\|.*\n)(?:\|.*\n)*")
+HEADING = r"(?P<heading><!-- table (?P<file>\S+): (?P<columns>.*) -->\n\|.*\n\|.*\n)"
+TABLE = re.compile(HEADING + r"(?:\|.*\n)*")
 
 
 def as_text(value):
@@ -63,9 +64,11 @@ def page_with_tables(text):
     """The text of a page with its tables as in the CSV files. Raises UserError without a file."""
 
     def table(found):
-        rows, columns = read_rows(ROOT / "results" / found[2]), found[3].split()
-        lines = [" | ".join(cell(row, column) for column in columns) for row in rows]
-        return found[1] + "".join(f"| {line} |\n" for line in lines)
+        columns = found["columns"].split()
+        text = found["heading"]
+        for row in read_rows(ROOT / "results" / found["file"]):
+            text += f"| {' | '.join(cell(row, column) for column in columns)} |\n"
+        return text
 
     return TABLE.sub(table, text)
 

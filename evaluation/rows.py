@@ -74,7 +74,10 @@ def sample_rows(args, dataset):
 
 def unique(rows):
     """The rows without those that are asked for twice."""
-    return list({tuple(row.settings.items()): row for row in rows}.values())
+    kept = {}
+    for row in rows:
+        kept[tuple(row.settings.items())] = row
+    return list(kept.values())
 
 
 def real_row(name, split, index):
@@ -92,7 +95,8 @@ def file_row(path, info):
     labels = None
     try:
         if Path(path).is_dir():
-            mode, pngs = "RGB" if channels == 3 else "L", sorted(Path(path).glob("*.png"))
+            mode = "RGB" if channels == 3 else "L"
+            pngs = sorted(Path(path).glob("*.png"))
             images = np.stack([Image.open(png).convert(mode) for png in pngs])
         else:
             images = np.load(path)  # runs no code in the file

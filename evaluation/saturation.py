@@ -14,7 +14,7 @@ from diffusion import add_noise, snr
 from evaluation.exact_guide import ExactGuide
 from evaluation.measures import with_interval
 from evaluation.report import write_rows
-from guidance import SCALE_GROWTH
+from guidance import SCALE_GROWTH, guide_gradient
 from inference import load_models
 from mnist import load_mnist
 from support import cli
@@ -32,13 +32,16 @@ def compare(guides, x_t, t, y):
 
     The images x_t are (N, C, H, W), t is an int, y (N,): a dict of (N,).
     """
-    x_t = x_t.detach().requires_grad_()
-    ours, exact = (log_p(x_t, torch.full((len(y),), t), y) for log_p in guides)
-    sums = ours.sum(), exact.sum()  # their gradient is the batch of gradients
-    our_grad, exact_grad = (torch.autograd.grad(total, x_t)[0].flatten(1) for total in sums)
-    ratio = exact_grad.norm(dim=1) / our_grad.norm(dim=1)
-    cosine = F.cosine_similarity(our_grad, exact_grad)
-    return {"ours": ours.detach(), "exact": exact.detach(), "ratio": ratio, "cosine": cosine}
+    times = torch.full((len(y),), t)
+    ours, exact = guides
+    our_grad = guide_gradient(ours, x_t, times, y).flatten(1)
+    exact_grad = guide_gradient(exact, x_t, times, y).flatten(1)
+    return {
+        "ours": ours(x_t, times, y),
+        "exact": exact(x_t, times, y),
+        "ratio": exact_grad.norm(dim=1) / our_grad.norm(dim=1),
+        "cosine": F.cosine_similarity(our_grad, exact_grad),
+    }
 
 
 def quartiles(name, values):

@@ -24,7 +24,8 @@ def main(unet, classifier):
     rows = {}
     for w in (0, 0.25, 0.5, 0.75, 1):
         images = sample(unet, between, torch.full((N,), w), range(N), scale_growth=4)
-        digits, rows[f"w = {w}"] = read(images), images
+        rows[f"w = {w}"] = images
+        digits = read(images)
         print(f"w = {w}: read as 3: {share(digits == 3)}; as 8: {share(digits == 8)}")
     save_rows("two_digits", rows, scale_growth=4)
 
