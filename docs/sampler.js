@@ -22,7 +22,7 @@ export const SAMPLERS = { // name -> what makes x_u, and the order: at 2, x_0 is
 
 // --- diffusion.py ---
 
-/** The timesteps of every sampler, from 999 down to 1000 / num_steps - 1. */
+/** The timesteps of every sampler, from 999 down to 1000 / num_steps - 1; Python rounds halves to even, as at 16 steps. */
 function sampling_timesteps(num_steps) {
   const total = NUM_TRAIN_TIMESTEPS;
   return Array.from({ length: num_steps }, (_, i) => Math.round((total * (num_steps - i)) / num_steps) - 1);
