@@ -64,7 +64,8 @@ def guide_gradient(log_p, x_t, t, y):
     but a number per image, or has no finite gradient.
     """
     with torch.enable_grad():
-        x_t, t = x_t.detach().requires_grad_(), t.expand(len(x_t))
+        x_t = x_t.detach().requires_grad_()
+        t = t.expand(len(x_t))
         log_p_y = log_p(x_t, t, y)  # (B,)
         require(log_p_y.shape == t.shape, f"the guide returned {tuple(log_p_y.shape)}, not (B,)")
         require(log_p_y.requires_grad, "the guide has no gradient in x_t: is it under no_grad?")
@@ -141,16 +142,12 @@ def sample(
 
     Raises UserError if an argument or the guide is wrong, or an image is not finite.
     """
-    require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
-    require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
-    require(log_p is None or y is not None, "a guide needs y, what is asked for")
+    check_request(log_p, y, seeds, window, sampler, steps)
     if y is not None:
         y = torch.as_tensor(y, device=unet.device)
-        require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
     shape = unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
     times = [*sampling_timesteps(steps), END]
     low, high = window
-    require(0 <= low < high, f"window is {window}, not (low, high) with 0 <= low < high")
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
     images = []
     with tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None) as bar:
@@ -167,9 +164,28 @@ def sample(
             x_0 = reverse_process(predict, x_T, rngs, sampler, times, watch)
             images.append(x_0.cpu())
     images = torch.cat(images)
+    check_images(images)
+    return images.clamp(-1, 1)
+
+
+def check_request(log_p, y, seeds, window, sampler, steps):
+    """Raises UserError if `sample` cannot draw what is asked for."""
+    require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+    require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
+    low, high = window
+    require(0 <= low < high, f"window is {window}, not (low, high) with 0 <= low < high")
+    require(log_p is None or y is not None, "a guide needs y, what is asked for")
+    if y is not None:
+        require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")
+
+
+def check_images(images):
+    """Warns if a guide was so strong that pixels are far outside of [-1, 1].
+
+    Raises UserError if one is not finite.
+    """
     require(images.isfinite().all(), "the samples are not finite: use a lower guidance scale")
     largest = images.abs().max()
     if largest > FAR_OUTSIDE:
         message = f"pixels reach {largest:.2g} and are clipped to 1: use a lower guidance scale"
-        warnings.warn(message, stacklevel=2)
-    return images.clamp(-1, 1)
+        warnings.warn(message, stacklevel=3)

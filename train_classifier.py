@@ -39,11 +39,11 @@ MAX_T = NUM_TRAIN_TIMESTEPS - 1
 T_BANDS = ((0, 1000), (0, 100), (100, 300), (300, 500), (500, 1000))
 
 
-def train(run, classifier):
-    """Minimise the cross-entropy of noised images, with t up to --max-t."""
-    device = run.args.device
+def train(run, classifier, max_t=MAX_T):
+    """Minimise the cross-entropy of noised images, with t up to `max_t`."""
+    device = next(classifier.parameters()).device
     for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
-        t = torch.randint(run.args.max_t + 1, (len(x_0),), generator=rng)  # (B,)
+        t = torch.randint(max_t + 1, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
         x_t = add_noise(x_0, eps, t)  # DDPM (4)
         logits = classifier(x_t.to(device), t.to(device))  # (B, K)
@@ -103,8 +103,10 @@ def plot_accuracy(classifier, images, labels):
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
-    t = cli.number(int, 0, MAX_T)
-    parser.add_argument("--max-t", type=t, default=MAX_T, help="the highest t that it learns")
+    timestep = cli.number(int, 0, MAX_T)
+    parser.add_argument(
+        "--max-t", type=timestep, default=MAX_T, help="the highest t to learn"
+    )
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "classifier.pth"
@@ -123,8 +125,17 @@ def main(argv=None):
     def validation(run):
         return validate(run, classifier, images, labels)
 
-    run = Run("classifier", checkpoint, args, dataset, classifier, [lr_scheduler], validation)
-    train(run, classifier)
+    run = Run(
+        "classifier",
+        checkpoint,
+        cli.training_settings(args),
+        dataset,
+        classifier,
+        [lr_scheduler],
+        validation,
+        resume=args.resume,
+    )
+    train(run, classifier, args.max_t)
     save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
     plotted = plot_accuracy(classifier, images, labels)
     save_figure(figure, plotted, provenance([checkpoint], **run.settings))

@@ -49,8 +49,8 @@ def no_label(y, rng):
 
 def train(run, unet, told=no_label):
     """DDPM Algorithm 1. A U-Net that takes labels is given `told(y, rng)` of those of a batch."""
-    device = run.args.device
-    in_bfloat16 = run.args.precision == "bfloat16"
+    device = next(unet.parameters()).device
+    in_bfloat16 = run.settings["precision"] == "bfloat16"
     for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
         t = torch.randint(NUM_TRAIN_TIMESTEPS, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
@@ -68,7 +68,17 @@ def train_unet(args, dataset, checkpoint, unet, validate, told=no_label):
     unet.to(args.device)
     lr_schedulers = make_lr_schedulers(unet, args.lr, args.steps)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    run = Run("U-Net", checkpoint, args, dataset, unet, lr_schedulers, validate, ema)
+    run = Run(
+        "U-Net",
+        checkpoint,
+        cli.training_settings(args),
+        dataset,
+        unet,
+        lr_schedulers,
+        validate,
+        ema=ema,
+        resume=args.resume,
+    )
     train(run, unet, told)
     ema.copy_to(unet.parameters())
     save_checkpoint(checkpoint, unet.eval(), SCHEDULE, dataset.info, run.summary())

@@ -3,7 +3,7 @@
 import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
 import { guideOf, loadNetworks } from "./networks.js";
 import { drawBars, drawImage, drawImages, grey, makeTiles, wanted } from "./pictures.js";
-import { END, Noise, SAMPLERS, abar, add_noise, gaussian_noise, image_seeds, sample } from "./sampler.js";
+import { END, Noise, SAMPLERS, abar, add_noise, gaussian_noise, image_seeds, sample, scale_at } from "./sampler.js";
 
 // Where the repository is. GitHub Pages serves docs/ alone, elsewhere it is the folder above.
 const PAGES = location.hostname.match(/^(.+)\.github\.io$/);
@@ -91,6 +91,9 @@ function showSettings() {
   $("changed").textContent = words.length ? `changed: ${words.join(", ")}` : "";
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
+  const times = range(96, 10).map((k) => 999 - k).filter((t) => low <= t && t < high && w > 0);
+  const points = times.map((t) => `${1000 - t},${92 - 28 * Math.log10(scale_at(t, 1, g))}`); // up to 1,000 times w
+  $("strength").setAttribute("points", points.join(" "));
   all("#x_0 > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
 }
 
@@ -221,7 +224,7 @@ function show() {
   $("grad").classList.toggle("unused", s === 0);
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
-  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t}<span class="wide"> <small>strength</small> s = ${inWords(s)}</span>`;
+  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t}<span class="wide"> <small class="orange">strength</small> s = ${inWords(s)}</span>`;
   if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
   document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1 && settings.digit === "0 to 9");
   namePlay();

@@ -114,7 +114,7 @@ export function guide_gradient(log_p, x_t, t, y) {
 }
 
 /** s_t = w (1 + g abar_t / (1 - abar_t)). At growth 0 it is constant, as in ADM. */
-function scale_at(t, guidance_scale, scale_growth) {
+export function scale_at(t, guidance_scale, scale_growth) {
   return guidance_scale * (1 + scale_growth * snr(t));
 }
 

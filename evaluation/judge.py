@@ -109,7 +109,15 @@ def main(argv=None):
         return {"validation_accuracy": accuracy}
 
     run = Run(
-        "judge", checkpoint, args, dataset, judge, [lr_scheduler], validate, max_grad_norm=math.inf
+        "judge",
+        checkpoint,
+        cli.training_settings(args),
+        dataset,
+        judge,
+        [lr_scheduler],
+        validate,
+        max_grad_norm=math.inf,
+        resume=args.resume,
     )
     for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
         torch.manual_seed(rng.initial_seed() % 2**32)  # for AUGMENT and dropout

@@ -73,6 +73,12 @@ def add_run_flags(parser):
     add("--device", type=parse_device, default="auto", metavar="NAME", help=device_help)
 
 
+def training_settings(args):
+    """The flags on which the weights of a training depend, but its data set: a dict."""
+    others = ("models", "device", "resume", "dataset", "size")
+    return {flag: value for flag, value in vars(args).items() if flag not in others}
+
+
 def add_training_flags(parser, steps, batch_size, lr):
     """Flags of every training script, with the script's own defaults."""
     add = parser.add_argument

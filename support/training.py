@@ -3,7 +3,6 @@
 Random streams need no saving, since they depend on the seed and the step alone.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -21,14 +20,13 @@ from support.streams import batch_indices, generator
 
 SAVE_EVERY = 200  # steps
 MIN_VALIDATE_EVERY = 400  # steps; an epoch, if that is longer
-OTHER_FLAGS = ("models", "device", "resume", "dataset", "size")  # a data set is known by its info
 
 
 @dataclass
 class Run:
     """Iterates over the batches of a training, from the first one that is not done yet.
 
-        run = Run("classifier", checkpoint, args, dataset, network, ...)
+        run = Run("classifier", checkpoint, settings, dataset, network, ...)
         for x_0, y, rng in run:
             ...
             run.descend(loss)
@@ -41,30 +39,30 @@ class Run:
 
     purpose: str  # of the random streams, and the label of the progress bar
     checkpoint: Path  # what the training writes; the state is kept beside it
-    args: argparse.Namespace  # the flags of `support.cli.add_training_flags`
+    settings: dict  # on which the weights depend: steps, batch_size, seed, and others
     dataset: object  # load("train") gives images (N, C, H, W) and labels (N,); `info` is a dict
     network: torch.nn.Module
     lr_schedulers: list  # of the learning rates; they hold the optimizers
     validate: Callable  # run -> a dict of plain values, with the network in eval mode, averaged
     ema: EMAModel | None = None  # the average of the network's parameters
     max_grad_norm: float = 1.0  # longer gradients are clipped to this length
+    resume: bool = False  # go on from the state of a stopped training
 
     def __post_init__(self):
-        args = self.args
+        self.settings = {**self.settings, "dataset": self.dataset.info}
         self.images, self.labels = self.dataset.load("train")
-        n = len(self.images)
-        require(args.batch_size <= n, f"--batch-size {args.batch_size}: there are {n} images")
-        self.validate_every = max(n // args.batch_size, MIN_VALIDATE_EVERY)
-        self.settings = {flag: v for flag, v in vars(args).items() if flag not in OTHER_FLAGS}
-        self.settings["dataset"] = self.dataset.info
+        n, batch_size = len(self.images), self.settings["batch_size"]
+        require(batch_size <= n, f"--batch-size {batch_size}: there are {n} images")
+        self.validate_every = max(n // batch_size, MIN_VALIDATE_EVERY)
         self.optimizers = [schedule.optimizer for schedule in self.lr_schedulers]
         self.parts = [self.network, *self.optimizers, *self.lr_schedulers]  # that have a state
         if self.ema:
             self.parts.append(self.ema)
-        self.step, self.losses, self.history = 0, [], []
+        self.step = 0
+        self.losses, self.history = [], []
         self.start = time.monotonic()
         self.state_path = self.checkpoint.with_suffix(".state.pth")
-        if args.resume:
+        if self.resume:
             self.load()
         else:
             stopped = f"{self.state_path} is the state of a stopped training"
@@ -72,16 +70,16 @@ class Run:
 
     def __iter__(self):
         """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
-        args = self.args
-        with tqdm(total=args.steps, initial=self.step, desc=self.purpose, disable=None) as bar:
-            while self.step < args.steps:
-                index = batch_indices(len(self.images), args.batch_size, args.seed, self.step)
-                rng = generator(args.seed, self.purpose, self.step)
+        steps, batch_size, seed = (self.settings[k] for k in ("steps", "batch_size", "seed"))
+        with tqdm(total=steps, initial=self.step, desc=self.purpose, disable=None) as bar:
+            while self.step < steps:
+                index = batch_indices(len(self.images), batch_size, seed, self.step)
+                rng = generator(seed, self.purpose, self.step)
                 yield self.images[index], self.labels[index], rng
                 self.step += 1
                 bar.set_postfix(loss=f"{self.losses[-1]:.4f}", refresh=False)
                 bar.update()
-                if self.step % self.validate_every == 0 or self.step == args.steps:
+                if self.step % self.validate_every == 0 or self.step == steps:
                     self.add_validation()
                 if self.step % SAVE_EVERY == 0:
                     self.save()
@@ -151,8 +149,9 @@ class Run:
         other = f"{self.state_path} was made with other flags: {state.get('settings')}"
         require(state.get("settings") == self.settings, other)
         self.start -= state["seconds"]
-        self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
+        self.step = state["step"]
+        self.losses, self.history = state["losses"], state["history"]
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
         if self.ema:
-            self.ema.to(self.args.device)
+            self.ema.to(next(self.network.parameters()).device)

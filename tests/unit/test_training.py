@@ -40,15 +40,15 @@ LABELS = torch.arange(64) % 2
 IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, 1, 28, 28)  # gray: -.5 or .5
 GRAY = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
 FLAGS = {"batch_size": 16, "seed": 0, "lr": 0.01, "resume": False, "precision": "float32"}
-FLAGS |= {"device": torch.device("cpu"), "max_t": 500}
+FLAGS["device"] = torch.device("cpu")
 
 
 def new_run(purpose, folder, network):
     """A training of three steps by plain gradient descent."""
     sgd = torch.optim.SGD(network.parameters(), lr=0.1)
     schedules = [LambdaLR(sgd, lambda step: 1)]
-    flags = SimpleNamespace(**FLAGS, steps=3)
-    return Run(purpose, folder / "w.pth", flags, GRAY, network, schedules, lambda run: {})
+    settings = {"steps": 3, "batch_size": 16, "seed": 0, "precision": "float32"}
+    return Run(purpose, folder / "w.pth", settings, GRAY, network, schedules, lambda run: {})
 
 
 def batch_by_hand(purpose, step, max_t=999):
@@ -88,7 +88,7 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
     x_t, t, _, y = batch_by_hand("classifier", 0, max_t=500)
     loss = F.cross_entropy(network(x_t, t), y).item()
     run = new_run("classifier", tmp_path, network)
-    train_classifier.train(run, network)
+    train_classifier.train(run, network, max_t=500)
     assert run.losses[0] == pytest.approx(loss) and run.lr_schedulers[0].last_epoch == 3
 
 
