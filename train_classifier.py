@@ -104,9 +104,7 @@ def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     timestep = cli.number(int, 0, MAX_T)
-    parser.add_argument(
-        "--max-t", type=timestep, default=MAX_T, help="the highest t to learn"
-    )
+    parser.add_argument("--max-t", type=timestep, default=MAX_T, help="the highest t to learn")
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "classifier.pth"

@@ -13,7 +13,7 @@ from guidance import guide_gradient, guided_noise
 
 
 def without_root(unet, log_p, x_t, t, y, s):
-    """ADM (14) without sqrt(1 - abar_t), a common mistake: too strong at low noise."""
+    """ADM (14) without sqrt(1 - abar_t), a common mistake: stronger where noise is low."""
     return guided_noise(unet, log_p, x_t, t, y, s / (1 - abar(t)).sqrt())
 
 
