@@ -266,7 +266,7 @@ function showStep() {
   drawImage(model, alone, grey);
   drawImage(guide, push, wanted(1));
   drawImage(sum, together, grey);
-  drawBars($("bars"), p.subarray(10 * column), [digits()[column]]);
+  drawBars($("bars"), p.subarray(10 * column), [digits()[column]], true);
   for (const row of all(".tiles")) [...row.children].forEach((tile, k) => tile.classList.toggle("chosen", k === column));
 }
 

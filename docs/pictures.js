@@ -37,8 +37,8 @@ export function wanted(largest) {
 const style = getComputedStyle(document.documentElement);
 const rgb = (name) => style.getPropertyValue(name).match(/\w\w/g).map((hex) => parseInt(hex, 16));
 
-/** p (B, 10) as ten bars in each tile, orange for the digit asked for, above the likeliest digit. */
-export function drawBars(row, p, y) {
+/** p (B, 10) as ten bars in each tile, orange for the digit asked for, above the likeliest digit, or above all ten. */
+export function drawBars(row, p, y, all = false) {
   const colour = (digit, image) => style.getPropertyValue(digit === y[image] ? "--orange" : "--blue");
   row.querySelectorAll("canvas").forEach((canvas, image) => {
     const values = Array.from(p.subarray(10 * image, 10 * image + 10));
@@ -50,10 +50,15 @@ export function drawBars(row, p, y) {
       context.fillRect(5 + 16 * digit, 90 - 86 * value, 13, 2 + 86 * value);
     });
     canvas.title = `${likeliest}: ${Math.round(100 * values[likeliest])} %`;
-    if (values[likeliest] < 0.3) return; // it reads nothing yet
+    context.textAlign = "center";
+    for (let digit = 0; all && digit < 10; digit++) {
+      context.fillStyle = digit === y[image] ? colour(digit, image) : style.getPropertyValue("--quiet");
+      context.font = "600 16px system-ui, sans-serif";
+      context.fillText(digit, 11.5 + 16 * digit, 108);
+    }
+    if (all || values[likeliest] < 0.3) return; // it reads nothing yet
     context.fillStyle = colour(likeliest, image);
     context.font = "bold 36px system-ui, sans-serif";
-    context.textAlign = "center";
     context.fillText(likeliest, 84, 128);
   });
 }
