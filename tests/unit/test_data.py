@@ -50,6 +50,8 @@ def test_images_without_colours_have_one_channel_and_a_flag_scales_all(shapes):
     with pytest.raises(UserError, match="images should be square, .* with --size"):
         Dataset(shapes)
     assert Dataset(shapes, size=28).info["shape"] == [1, 28, 28]
+    with pytest.raises(UserError, match="--size is for folders of images, not mnist"):
+        Dataset(size=32)
 
 
 def test_classes_go_by_name_and_by_number():
