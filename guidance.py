@@ -158,7 +158,8 @@ def sample(
             return variant(unet, log_p, x_t, t, y, s)
 
         for batch in batches:
-            predict = functools.partial(predict_noise, y=None if y is None else y[batch])
+            y_batch = None if y is None else y[batch]
+            predict = functools.partial(predict_noise, y=y_batch)
             rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
             x_T = gaussian_noise(shape, rngs).to(unet.device)
             x_0 = reverse_process(predict, x_T, rngs, sampler, times, watch)

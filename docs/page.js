@@ -65,6 +65,15 @@ function setAll(link) {
   asked = null;
 }
 
+/** All settings as by default, and nothing drawn. */
+function reset() {
+  setAll("");
+  clearLook();
+  lightUp(null);
+  clear();
+  begin();
+}
+
 /** After a control was changed. What else the tour had set, but the digit and the scale, is as by default again. */
 function readControls(name) {
   const read = term === null ? Object.keys(VALUES) : ["digit", "w", name];
@@ -204,23 +213,24 @@ function verdict() {
   return runs === 1 ? "done: now pick a digit" : `done: the guide accepts ${right.length} of ${COLUMNS}. Do you?`;
 }
 
+/** What is expected at a frame; at first, the noise that all begins with, and at the end, the image. */
+const expected = ({ t, x_t, x_0 }) => (shown === 0 || t === END ? x_t : x_0);
+
 function show() {
-  const { t, x_t, x_0, grad, p } = frames[shown];
+  const { t, x_t, grad, p } = frames[shown];
   const s = frames[shown].s ?? frames[shown - 1].s; // at the end, the last one
   const gradient = grad ?? frames[shown - 1].grad; // at the end there is no new one
   const largest = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
   document.body.classList.remove("empty");
   drawImages($("x_t"), x_t, grey);
-  const isFirst = shown === 0; // then both rows show the noise that they begin with
-  drawImages($("x_0"), isFirst ? x_t : (x_0 ?? x_t), grey);
+  drawImages($("x_0"), expected(frames[shown]), grey);
   all("#grad canvas").forEach((canvas, k) => { // its own scale of colours, unless it is very short
     const own = gradient.slice(784 * k, 784 * (k + 1));
     drawImage(canvas, own, wanted(Math.max(largest / 20, ...own.map(Math.abs))));
   });
   drawBars($("reads"), p, digits());
   all("#x_0 > span").forEach((tile, k) => tile.classList.toggle("sure", sees(k)));
-  const free = plainFrames[shown];
-  drawImages($("plain"), isFirst ? free.x_t : (free.x_0 ?? free.x_t), grey);
+  drawImages($("plain"), expected(plainFrames[shown]), grey);
   $("grad").classList.toggle("unused", s === 0);
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
@@ -341,7 +351,7 @@ let stop = 0; // the step of the tour in sight
 function showStop(number) {
   const stops = all(".stop");
   stop = number;
-  if (term !== null) $("defaults").click(); // what the last step has set
+  if (term !== null) reset(); // what the last step has set
   chooseRow("plain");
   clearLook();
   lightUp(null);
@@ -402,8 +412,9 @@ function keep(answer, name) {
   strip.className = "strip ink";
   strip.dataset.name = name;
   for (const tile of all("#x_0 canvas")) {
-    strip.append(document.createElement("canvas"));
-    drawImage(strip.lastChild, tile.getContext("2d").getImageData(0, 0, 28, 28).data.filter((_, i) => i % 4 === 0), (level) => [level, level, level, 255]);
+    const copy = tile.cloneNode(); // without its picture
+    copy.getContext("2d").drawImage(tile, 0, 0);
+    strip.append(copy);
   }
   answer.before(strip);
 }
@@ -513,13 +524,7 @@ function listen() {
     readDrawing();
     if (wasUsed) restart();
   });
-  $("defaults").addEventListener("click", () => {
-    setAll("");
-    clearLook();
-    lightUp(null);
-    clear();
-    begin();
-  });
+  $("defaults").addEventListener("click", reset);
   window.addEventListener("hashchange", () => {
     setAll(location.hash.slice(1));
     clear();

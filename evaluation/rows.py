@@ -30,9 +30,7 @@ from support.streams import image_seeds
 
 SETTINGS = ("models", "variant", "guide", *SAMPLING)  # the last ones change fastest
 LEAST_IMAGES = 100
-# each network is loaded once, and each FILE.py run once, for all rows
-unet_of_file = functools.cache(load_unet)
-run_file = functools.cache(runpy.run_path)
+unet_of_file = functools.cache(load_unet)  # each network is loaded once, for all rows
 
 
 class Row(NamedTuple):
@@ -166,12 +164,18 @@ def find_guide(name, folder, dataset, device):
     return path, classifier.log_p
 
 
+@functools.cache
+def run_file(path):
+    """The names that a FILE.py defines: a dict. It can import its neighbours, as a script can."""
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    return runpy.run_path(path)
+
+
 def find_function(text):
     """The file and the function of FILE.py:NAME. Raises UserError if there is none."""
     path, _, name = text.rpartition(":")
     known = f"write FILE.py:NAME, or for --variant one of {', '.join(VARIANTS)}"
     require(Path(path).is_file(), f"{text}: there is no such file; {known}")
-    sys.path.insert(0, str(Path(path).resolve().parent))  # as for `python FILE.py`
     function = run_file(path).get(name)
     require(callable(function), f"{text}: {path} has no function {name!r}")
     return Path(path), function

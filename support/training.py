@@ -70,7 +70,9 @@ class Run:
 
     def __iter__(self):
         """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
-        steps, batch_size, seed = (self.settings[k] for k in ("steps", "batch_size", "seed"))
+        steps = self.settings["steps"]
+        batch_size = self.settings["batch_size"]
+        seed = self.settings["seed"]
         with tqdm(total=steps, initial=self.step, desc=self.purpose, disable=None) as bar:
             while self.step < steps:
                 index = batch_indices(len(self.images), batch_size, seed, self.step)

@@ -36,7 +36,7 @@ TOUR = [  # a step, and what one of its buttons promises: see `look`
     (4, lambda o: o.as_plain >= 8),
     (4, lambda o: o.right == 10),
     (4, lambda o: o.read == DIGITS and min(o.shares) > 0.9 and o.right < 10),
-    (5, lambda o: sum(share > 0.8 for share in o.shares) >= 3),
+    (5, lambda o: sorted(o.shares)[1] > 0.4 and sorted(o.shares)[-3] > 0.8),
     (5, lambda o: max(o.shares) < 0.3 and o.as_plain >= 7),
     (6, lambda o: 5 <= o.right <= 9),
     (6, lambda o: o.right == 10),
