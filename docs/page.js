@@ -262,6 +262,7 @@ function showStep() {
   const [together, push] = [pixels(x_0), pixels(grad).map((value) => factor * value)];
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
+  $("card").style.setProperty("--column", (column + 0.5) / COLUMNS); // what it points at
   const back = atEnd() && s > 0; // to where the push can be seen
   $("when").innerHTML = back ? `looking back to t = ${t} <span class="wide">(▲)</span>` : `at t = ${t}`;
   if (back) $("line").style.setProperty("--look", (999 - t) / 1000);
@@ -332,7 +333,7 @@ function listenToPlaying() {
 
 /** Light up what is being changed, and the row of images that shows it. */
 function lightUp(name) {
-  for (const part of all("#machine [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === name);
+  for (const part of all(":is(#machine, #equation) [data-term], .row[data-term]")) part.classList.toggle("lit", part.dataset.term === name);
 }
 
 /** When the pointer leaves: light up what has the focus, or what the tour lit. */

@@ -57,7 +57,7 @@ def page():
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
         context = browser.new_context(base_url=address, reduced_motion="reduce")
-        context.set_default_timeout(120_000)
+        context.set_default_timeout(25_000)
         context.on("console", lambda message: problems.append(message.text))
         context.on("weberror", lambda error: problems.append(str(error.error)))
         page = context.new_page()
@@ -147,6 +147,7 @@ def look(page):
 
 @pytest.mark.parametrize("stop", range(1, 7))
 def test_tour(page, stop):
+    page.click("#tabs [data-tab=tour]")
     while (place := int(page.inner_text("#place")[0])) != stop:
         page.click("#back" if place > stop else "#next")
     page.locator(".here .guess label:has([value='1'])").click()
@@ -173,9 +174,10 @@ def test_tour(page, stop):
 
 
 def test_a_drawing_becomes_all_ten_digits_until_the_tour_goes_on(page):
-    page.hover("#drawing", position={"x": 88, "y": 30})
+    page.click("#tabs [data-tab=draw]")
+    page.hover("#drawing", position={"x": 125, "y": 42})
     page.mouse.down()
-    page.hover("#drawing", position={"x": 88, "y": 145})
+    page.hover("#drawing", position={"x": 125, "y": 206})
     page.mouse.up()
     assert page.inner_text("#reading li:first-child b") == "1"
     page.click("#finish")
@@ -183,6 +185,7 @@ def test_a_drawing_becomes_all_ten_digits_until_the_tour_goes_on(page):
     assert look(page).right >= 8
     page.press("#time", "Home")
     assert page.inner_text("#clock").startswith("noise t = 449 ")
+    page.click("#tabs [data-tab=tour]")
     page.click("#back")
     page.click(".here [data-run]")
     assert "drawing" not in page.inner_text("#status") and page.locator("#finish").is_disabled()
@@ -191,6 +194,7 @@ def test_a_drawing_becomes_all_ten_digits_until_the_tour_goes_on(page):
 def test_every_control_and_link(page):
     page.click("#all summary")
     page.click("#defaults")
+    page.click("#tabs [data-tab=draw]")
     data = "[...new FormData(document.getElementById('settings'))]"
     settings = f"Object.fromEntries({data}.filter(([name]) => !/guess|row/.test(name)))"
     before = page.evaluate(settings)
