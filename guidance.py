@@ -1,7 +1,8 @@
 """Classifier guidance: the guided noise, and the reverse loop that draws with it.
 
 Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233), equation (14): at each step, the gradient of a
-classifier moves the predicted noise toward the digit y. ADM's s is constant, ours is `scale_at`.
+classifier moves the predicted noise toward the digit y. ADM's s is constant; by default, ours is
+`growing_scale`.
 
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
@@ -74,16 +75,28 @@ def guide_gradient(log_p, x_t, t, y):
     return grad
 
 
-def scale_at(t, guidance_scale, scale_growth=SCALE_GROWTH):
-    """s_t = w (1 + g abar_t / (1 - abar_t)): w in pure noise, and more as the noise falls.
+def growing_scale(w=GUIDANCE_SCALE, g=SCALE_GROWTH, window=WINDOW):
+    """s_t = w (1 + g abar_t / (1 - abar_t)), a function of t: w in pure noise, then more and more.
 
-    abar_t / (1 - abar_t) is the signal-to-noise ratio (SNR). At w = 1, g = 24, s is 1 at t = 999,
-    27 at 249, and 805 at 49, the last of 20 steps. At g = 0 it is constant, as in ADM.
+    Outside of the window, low <= t < high, it is 0. abar_t / (1 - abar_t) is the signal-to-noise
+    ratio (SNR). At w = 1, g = 24, s is 1 at t = 999, 27 at 249, and 805 at 49, the last of 20
+    steps. At g = 0 it is constant, as in ADM.
 
     By DDPM (15), the guide moves the predicted x_0 by s_t (1 - abar_t) / sqrt(abar_t) grad. With
     growth, this is w ((1 - abar_t) / sqrt(abar_t) + g sqrt(abar_t)) grad, and g w grad at the end.
+
+    Raises UserError unless the window is (low, high) with 0 <= low < high.
     """
-    return guidance_scale * (1 + scale_growth * snr(t).item())
+    low, high = window
+    require(0 <= low < high, f"window is {window}, not (low, high) with 0 <= low < high")
+
+    def scale_at(t):
+        return w * (1 + g * snr(t).item()) if low <= t < high else 0
+
+    return scale_at
+
+
+DEFAULT_SCALE = growing_scale()
 
 
 def reverse_process(predict_noise, x_t, rngs, sampler, times, watch=None):
@@ -115,9 +128,7 @@ def sample(
     y,
     seeds,
     *,
-    guidance_scale=GUIDANCE_SCALE,
-    scale_growth=SCALE_GROWTH,
-    window=WINDOW,
+    scale=DEFAULT_SCALE,
     sampler=SAMPLER,
     steps=STEPS,
     batch_size=BATCH_SIZE,
@@ -132,8 +143,7 @@ def sample(
         log_p: the guide, see `guided_noise`; None draws unguided.
         y: what is asked for, as log_p takes it: (N, ...), such as digits (N,); or None.
         seeds: N whole numbers, such as range(N). All noise of an image comes from its own seed.
-        guidance_scale, scale_growth: w and g of `scale_at`.
-        window: (low, high), to guide at low <= t < high only.
+        scale: s, a number as in ADM, or a function of the timestep, such as `growing_scale`'s.
         variant: what predicts the noise instead of `guided_noise`, with the same arguments.
         steps: 1 .. 1000, of equal length. sampler, watch: as in `reverse_process`, for each batch.
 
@@ -142,19 +152,18 @@ def sample(
 
     Raises UserError if an argument or the guide is wrong, or an image is not finite.
     """
-    check_request(log_p, y, seeds, window, sampler, steps)
+    check_request(log_p, y, seeds, sampler, steps)
     if y is not None:
         y = torch.as_tensor(y, device=unet.device)
     shape = unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
     times = [*sampling_timesteps(steps), END]
-    low, high = window
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
     images = []
     with tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None) as bar:
 
         def predict_noise(x_t, t, y):
             bar.update()
-            s = scale_at(t, guidance_scale, scale_growth) if low <= t < high else 0
+            s = scale(t) if callable(scale) else scale
             return variant(unet, log_p, x_t, t, y, s)
 
         for batch in batches:
@@ -169,12 +178,10 @@ def sample(
     return images.clamp(-1, 1)
 
 
-def check_request(log_p, y, seeds, window, sampler, steps):
+def check_request(log_p, y, seeds, sampler, steps):
     """Raises UserError if `sample` cannot draw what is asked for."""
     require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
     require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
-    low, high = window
-    require(0 <= low < high, f"window is {window}, not (low, high) with 0 <= low < high")
     require(log_p is None or y is not None, "a guide needs y, what is asked for")
     if y is not None:
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")

@@ -13,7 +13,16 @@ import torch
 
 from classifier import load_classifier
 from diffusion import NUM_TRAIN_TIMESTEPS, SAMPLERS, load_unet, sampling_timesteps
-from guidance import BATCH_SIZE, GUIDANCE_SCALE, SAMPLER, SCALE_GROWTH, STEPS, WINDOW, sample
+from guidance import (
+    BATCH_SIZE,
+    GUIDANCE_SCALE,
+    SAMPLER,
+    SCALE_GROWTH,
+    STEPS,
+    WINDOW,
+    growing_scale,
+    sample,
+)
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
 from support.errors import require
@@ -94,14 +103,26 @@ def main(argv=None):
     seeds = image_seeds(args.seed, y.tolist())
     print(f"reads {args.models}; device: {args.device}", flush=True)
 
-    settings = {flag: getattr(args, flag) for flag in (*SAMPLING, "batch_size")}
-    scales = settings.pop("guidance_scale")
+    scales = args.guidance_scale
     rows, film = [], pictures.Film(sampling_timesteps(args.steps))
     for number, scale in enumerate(scales, start=1):
         watch = film.add if args.gif and number == len(scales) else None
-        rows.append(sample(unet, log_p, y, seeds, guidance_scale=scale, watch=watch, **settings))
+        images = sample(
+            unet,
+            log_p,
+            y,
+            seeds,
+            scale=growing_scale(scale, args.scale_growth, args.window),
+            sampler=args.sampler,
+            steps=args.steps,
+            batch_size=args.batch_size,
+            watch=watch,
+        )
+        rows.append(images)
 
-    settings |= {"guidance_scale": scales, "digits": digits, "num_samples": args.num_samples}
+    recorded = ("scale_growth", "window", "sampler", "steps", "batch_size", "guidance_scale")
+    settings = {flag: getattr(args, flag) for flag in recorded}
+    settings |= {"digits": digits, "num_samples": args.num_samples}
     made_from = provenance(paths, seed=args.seed, **settings)
     shown = torch.arange(len(y)) % args.num_samples < MAX_SHOWN  # (N,)
     columns = min(args.num_samples, MAX_SHOWN)

@@ -3,7 +3,7 @@
 import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
 import { guideOf, loadNetworks } from "./networks.js";
 import { drawBars, drawImage, drawImages, grey, makeTiles, wanted } from "./pictures.js";
-import { END, Noise, SAMPLERS, abar, add_noise, gaussian_noise, image_seeds, sample, scale_at } from "./sampler.js";
+import { END, Noise, SAMPLERS, abar, add_noise, gaussian_noise, growing_scale, image_seeds, sample } from "./sampler.js";
 
 // Where the repository is. GitHub Pages serves docs/ alone, elsewhere it is the folder above.
 const PAGES = location.hostname.match(/^(.+)\.github\.io$/);
@@ -45,7 +45,7 @@ let guided, plain; // two runs of `sample`, from the same noise, with the guide 
 let frames, plainFrames; // what they yielded
 let plainSettings; // those that a run without the guide depends on
 let shown = -1; // the frame in sight
-let dissolving = []; // your drawing in more and more noise, to be seen before the first frame
+let dissolving = []; // timesteps of your drawing in more and more noise, to be seen before the first frame
 let playing = false;
 let goal = null; // the timestep to play to, after a click ahead on the line
 let runs = 0; // how many were begun
@@ -93,6 +93,7 @@ function showSettings() {
   const { w, g, low, high, digit } = settings;
   $("w-value").value = w.toLocaleString("en");
   $("g-value").value = g;
+  $("from-value").value = `t = ${settings.from}`;
   $("window-value").value = `${low} ≤ t < ${high}`;
   const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
   const names = changed().map(([name]) => name).filter((name) => folded.includes(name));
@@ -101,7 +102,7 @@ function showSettings() {
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
   const times = range(96, 10).map((k) => 999 - k).filter((t) => low <= t && t < high && w > 0);
-  const points = times.map((t) => `${1000 - t},${92 - 28 * Math.log10(scale_at(t, 1, g))}`); // up to 1,000 times w
+  const points = times.map((t) => `${1000 - t},${92 - 28 * Math.log10(growing_scale(1, g)(t))}`); // up to 1,000 times w
   $("strength").setAttribute("points", points.join(" "));
   all("#x_0 > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
 }
@@ -139,7 +140,7 @@ function read({ t, x_t }) {
 /** Two new runs, from noise or from your drawing. */
 function restart() {
   const { w, g, low, high, sampler, steps, seed, second, from } = settings;
-  const options = { guidance_scale: w, scale_growth: g, window: [low, high], sampler, steps };
+  const options = { scale: growing_scale(w, g, [low, high]), sampler, steps };
   if (fromDrawing) options.start = { x_0: drawing.slice(), t: from };
   const seeds = image_seeds(seed, COLUMNS);
   const guide = guideOf(networks, told(), second === "none" ? null : Number(second));
@@ -151,9 +152,9 @@ function restart() {
     plainFrames = [];
   }
   plainSettings = needed;
-  dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => noisyDrawing(seeds, Math.round(share * from))) : [];
-  $("same").textContent = fromDrawing ? "your drawing, same noise" : "the same noise";
-  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : "ring: the guide sees the digit";
+  dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => Math.round(share * from)) : [];
+  $("same").textContent = fromDrawing ? "your drawing" : "the same noise";
+  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : w > 0 ? "ring: the guide sees the digit" : "at scale 0: it is silent";
   $("turned").textContent = second === "none" ? "with the guide" : "turned around";
   $("x_t").classList.toggle("turned", second !== "none");
   $("time").step = 1000 / steps;
@@ -169,6 +170,7 @@ function rewind() {
 function play(yes) {
   playing = yes;
   document.body.classList.toggle("playing", yes);
+  if (yes) $("parts").classList.remove("in-order");
   goal = null;
   namePlay();
   $("status").textContent = fromDrawing ? "your drawing, under noise" : "";
@@ -186,7 +188,9 @@ function step() {
     for (const tile of all("#x_0 > .sure")) tile.classList.remove("sure");
     $("clock").value = "";
     document.body.classList.add("empty"); // what the other rows show is the last run
-    return drawImages($("x_0"), dissolving.shift(), grey);
+    const t = dissolving.shift();
+    $("time").value = 999 - t;
+    return drawImages($("x_0"), noisyDrawing(image_seeds(settings.seed, COLUMNS), t), grey);
   }
   shown += 1;
   if (shown === frames.length) {
@@ -264,10 +268,10 @@ function showStep() {
   $("column").textContent = digits()[column];
   $("card").style.setProperty("--column", (column + 0.5) / COLUMNS); // what it points at
   const back = atEnd() && s > 0; // to where the push can be seen
-  $("when").innerHTML = back ? `looking back to t = ${t} <span class="wide">(▲)</span>` : `at t = ${t}`;
+  $("when").innerHTML = back ? `looking back to t = ${t} <span class="wide">(▼)</span>` : `at t = ${t}`;
   if (back) $("line").style.setProperty("--look", (999 - t) / 1000);
   else $("line").style.removeProperty("--look");
-  $("push").textContent = s === 0 ? "silent" : "the push";
+  $("push").innerHTML = s === 0 ? "silent" : "push: <span class='orange'>more</span>, <span class='blue'>less ink</span>";
   document.body.classList.toggle("silent", s === 0);
   const spare = "\u2007".repeat((6 - inWords(s).length) / 2); // spaces as wide as a digit: the line stays in its place
   $("scale-now").textContent = `${spare}strength ${inWords(s)}${spare}`;
@@ -308,6 +312,10 @@ function listenToPlaying() {
     if (atEnd()) rewind();
     play(false);
     step();
+    for (const part of all("#parts > *")) part.style.animation = "none"; // again from the start
+    void $("parts").offsetWidth;
+    for (const part of all("#parts > *")) part.style.animation = "";
+    $("parts").classList.add("in-order");
   });
   $("time").addEventListener("input", () => { // look back at what was computed, or play ahead
     const t = 999 - $("time").value;
@@ -393,7 +401,7 @@ function answer() {
   if (!asked) return;
   const [buttons, answers] = ["button", ".answer"].map((kind) => [...asked.closest(".stop").querySelectorAll(kind)]);
   answers[buttons.indexOf(asked)].hidden = false;
-  keep(answers[buttons.indexOf(asked)], asked.innerText);
+  keep(asked);
   const guess = asked.closest(".stop").querySelector(".guess :checked");
   if (guess && "settles" in asked.dataset) {
     const right = guess.value === "1";
@@ -406,22 +414,19 @@ function answer() {
   asked = null;
 }
 
-/** The images in sight stay above an answer, small, to be compared with those of the other buttons. */
-function keep(answer, name) {
-  answer.parentElement.querySelector(`.strip[data-name="${name}"]`)?.remove(); // that of an earlier run
-  const strip = document.createElement("p");
-  strip.className = "strip ink";
-  strip.dataset.name = name;
-  for (const tile of all("#x_0 canvas")) {
+/** The images in sight stay beside the button, small, to be compared with those of the others. */
+function keep(button) {
+  const copies = all("#x_0 canvas").map((tile) => {
     const copy = tile.cloneNode(); // without its picture
     copy.getContext("2d").drawImage(tile, 0, 0);
-    strip.append(copy);
-  }
-  answer.before(strip);
+    return copy;
+  });
+  button.nextElementSibling.replaceChildren(...copies);
 }
 
 function listenToTour() {
   for (const button of all("#tour [data-run]")) button.addEventListener("click", () => run(button));
+  for (const strip of all(".strip")) strip.append(...range(COLUMNS).map(() => document.createElement("i"))); // to be filled
   for (const guess of all(".guess input")) guess.addEventListener("change", () => run(guess.closest(".stop").querySelector("[data-settles]")));
   all(".guess").forEach((_, k) => {
     const dot = document.createElement("button");
@@ -452,9 +457,10 @@ function noisyDrawing(seeds, t) {
 
 /** What the guide says of the drawing, with the noise of the seed. */
 function readDrawing() {
+  const seed = image_seeds(settings.seed, 1);
   const rows = isEmpty() ? [] : tf.tidy(() => {
     const x_0 = tf.tensor(drawing, [1, 28, 28, 1]);
-    const eps = gaussian_noise([new Noise(image_seeds(settings.seed, 1)[0])]);
+    const eps = gaussian_noise([new Noise(seed[0])]);
     return READING_TIMES.map((t) => tf.softmax(networks.logits(add_noise(x_0, eps, t), tf.fill([1], t))).dataSync());
   });
   $("reading").replaceChildren(...rows.map((p, k) => {
@@ -464,6 +470,8 @@ function readDrawing() {
     row.innerHTML = `t = ${READING_TIMES[k]} <b>${likeliest < 0.3 ? "?" : p.indexOf(likeliest)}</b>`;
     return row;
   }));
+  drawImage(document.querySelector("#noised canvas"), noisyDrawing(seed, settings.from), grey);
+  $("noised").hidden = isEmpty();
   $("finish").disabled = isEmpty();
   $("pad").classList.toggle("empty", isEmpty());
 }
@@ -493,7 +501,11 @@ function listen() {
     lightUp(event.target.closest("[data-term]").dataset.term);
     readControls(event.target.name);
     if (event.target.name === "second") chooseRow("x_t"); // which is turned around
-    if (event.target.name === "from" && !fromDrawing) return; // there is no drawing yet to begin with
+    if (event.target.name === "from" && !fromDrawing) { // it was not asked for yet
+      writeAddress();
+      showSettings();
+      return readDrawing();
+    }
     begin();
   });
   for (const control of all("form [data-term]:not(button)")) {

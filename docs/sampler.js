@@ -113,9 +113,9 @@ export function guide_gradient(log_p, x_t, t, y) {
   return tf.grad((x) => tf.sum(log_p(x, t, y)))(x_t);
 }
 
-/** s_t = w (1 + g abar_t / (1 - abar_t)). At growth 0 it is constant, as in ADM. */
-export function scale_at(t, guidance_scale, scale_growth) {
-  return guidance_scale * (1 + scale_growth * snr(t));
+/** s_t = w (1 + g abar_t / (1 - abar_t)), a function of t; 0 outside of the window. At g = 0 it is constant, as in ADM. */
+export function growing_scale(w = 1, g = 24, [low, high] = [0, NUM_TRAIN_TIMESTEPS]) {
+  return (t) => (low <= t && t < high ? w * (1 + g * snr(t)) : 0);
 }
 
 /**
@@ -151,14 +151,13 @@ function* reverse_process(predict_noise, x_t, rngs, sampler, times) {
  *
  * @param log_p the guide, see `guide_gradient`; null draws unguided.
  * @param y digits (B).
- * @param options {guidance_scale, scale_growth, window: [low, high], sampler, steps}; with `start`,
+ * @param options {scale: a function of t, sampler, steps}; with `start`,
  *   {x_0: 784 numbers, t}, it begins with this image, noised to t, instead of pure noise.
  */
 export function* sample(unet, log_p, y, seeds, options) {
-  const { guidance_scale = 1, scale_growth = 24, window: [low, high] = [0, NUM_TRAIN_TIMESTEPS] } = options;
-  const { sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
+  const { scale = growing_scale(), sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
   const predict_noise = (x_t, t) => {
-    const s = low <= t && t < high ? scale_at(t, guidance_scale, scale_growth) : 0;
+    const s = scale(t);
     return { s, ...guided_noise(unet, log_p, x_t, t, tf.tensor(y, [y.length], "int32"), s) };
   };
   const rngs = seeds.map((seed) => new Noise(seed));

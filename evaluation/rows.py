@@ -19,7 +19,7 @@ from diffusion import load_unet
 from evaluation.exact_guide import ExactGuide
 from evaluation.rivals import classifier_free, load_rival
 from evaluation.variants import VARIANTS
-from guidance import sample
+from guidance import growing_scale, sample
 from inference import SAMPLING, add_sampling_flags
 from mnist import add_data_flags, check_same_dataset
 from support import cli
@@ -141,7 +141,8 @@ def sampled_row(settings, args, dataset):
     check_same_dataset(unet.dataset, dataset.info, unet.path)
     files = {"U-Net": unet.path, "guide": guide_file, "variant": variant_file}
     hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
-    sampling = {name: settings[name] for name in SAMPLING}
+    w, g, window, sampler, steps = [settings[flag] for flag in SAMPLING]
+    sampling = {"scale": growing_scale(w, g, window), "sampler": sampler, "steps": steps}
 
     def draw():
         return to_uint8(sample(unet, log_p, y, seeds, variant=variant, **sampling)), y

@@ -3,7 +3,7 @@
     python -m examples.inpainting    # results/inpainting.png
 
 With the class's log p too, the sum is not exact at t > 0. The variance 1 - abar_t was chosen among
-four on 40 validation digits. A guide of pixels is steep: it needs a constant scale, scale_growth=0.
+four on 40 validation digits. A guide of pixels is steep: it needs a constant scale.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ def main(unet, classifier):
 
     rows = {"digit": x_0, "seen": x_0 * (torch.arange(28) < 14)[:, None]}
     for name, guide in {"no class": pixels, "with class": pixels_and_class}.items():
-        rows[name] = sample(unet, guide, torch.arange(N), range(N), scale_growth=0)
+        rows[name] = sample(unet, guide, torch.arange(N), range(N), scale=1)
         print(f"{name}: read as its label: {share(read(rows[name]) == labels)}")
     save_rows("inpainting", rows, labels.tolist(), scale_growth=0)
 

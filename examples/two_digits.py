@@ -10,7 +10,7 @@ import torch
 
 from evaluation.measures import share
 from examples.shared import example, read, save_rows
-from guidance import sample
+from guidance import growing_scale, sample
 
 N = 100
 
@@ -23,7 +23,8 @@ def main(unet, classifier):
 
     rows = {}
     for w in (0, 0.25, 0.5, 0.75, 1):
-        images = sample(unet, between, torch.full((N,), w), range(N), scale_growth=4)
+        scale = growing_scale(g=4)
+        images = sample(unet, between, torch.full((N,), w), range(N), scale=scale)
         rows[f"w = {w}"] = images
         digits = read(images)
         print(f"w = {w}: read as 3: {share(digits == 3)}; as 8: {share(digits == 8)}")

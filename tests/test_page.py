@@ -17,16 +17,15 @@ import guidance
 from docs.export_weights import export
 from examples.ambigram import both_ways
 from examples.shared import read
-from guidance import sample
+from guidance import growing_scale, sample
 from inference import load_models
 from mnist import load_mnist
 
 DIGITS = tuple(range(10))
 RUNS = [(None, None, {"sampler": name}) for name in guidance.SAMPLERS]  # told, second, options
-RUNS += [(None, None, {"window": [399, 799]})]  # both are timesteps of the run; only 399 is in it
-RUNS += [(0, None, {"scale_growth": 0}), (None, None, {"guidance_scale": 0})]
-# growth would magnify rounding errors
-RUNS += [(None, 9, {"guidance_scale": 2, "scale_growth": 0})]
+RUNS += [(None, None, {"scale": [1, 24, [399, 799]]})]  # only 399 is in the window
+RUNS += [(0, None, {"scale": [1, 0]}), (None, None, {"scale": [0]})]
+RUNS += [(None, 9, {"scale": [2, 0]})]  # growth would magnify rounding errors
 TOUR = [  # a step, and what one of its buttons promises: see `look`
     (1, lambda o: o.right <= 4 and torch.equal(o.images, o.plain)),
     (2, lambda o: 3 not in o.digits and max(o.shares) < 0.3 and o.wanted == [3] * 10),
@@ -57,7 +56,7 @@ def page():
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
         context = browser.new_context(base_url=address, reduced_motion="reduce")
-        context.set_default_timeout(25_000)
+        context.set_default_timeout(120_000)
         context.on("console", lambda message: problems.append(message.text))
         context.on("weberror", lambda error: problems.append(str(error.error)))
         page = context.new_page()
@@ -82,13 +81,13 @@ def test_weights_and_names_are_those_of_pytorch(tmp_path):
 @pytest.mark.parametrize("told, second, options", RUNS, ids=str)
 def test_every_step_equals_pytorch(page, monkeypatch, told, second, options):
     """Both networks, the gradient, and x_t at every step with the page's noise, up to the image."""
-    options = {"steps": 10} | options
+    options = {"steps": 10, "scale": []} | options
     code = """async ([told, second, options]) => {
         const S = {...await import('./sampler.js'), ...await import('./networks.js')};
         const networks = (window.networks ??= await S.loadNetworks());
         const seeds = S.image_seeds(5, 3), rngs = seeds.map((seed) => new S.Noise(seed));
-        const guide = options.guidance_scale !== 0 ? S.guideOf(networks, told, second) : null;
-        const run = S.sample(networks.unet, guide, [3, 1, 4], seeds, options);
+        const guide = S.guideOf(networks, told, second), scale = S.growing_scale(...options.scale);
+        const run = S.sample(networks.unet, guide, [3, 1, 4], seeds, {...options, scale});
         return [...run].map(({x_t}) => [x_t, S.gaussian_noise(rngs).dataSync()].map((a) => [...a]));
     }"""
     frames = torch.tensor(page.evaluate(code, [told, second, options])).view(-1, 2, 3, 1, 28, 28)
@@ -102,6 +101,7 @@ def test_every_step_equals_pytorch(page, monkeypatch, told, second, options):
     y = torch.tensor([3, 1, 4])
     if second is not None:
         guide, y = both_ways(guide), torch.stack([y, torch.full_like(y, second)], dim=1)
+    options |= {"scale": growing_scale(*options["scale"])}
     final = sample(unet, guide, y, range(3), watch=lambda t, x_t, x_0: seen.append(x_t), **options)
     frames[-1, 0].clamp_(-1, 1)  # as `sample` does
     assert_close(frames[:, 0], torch.stack([*seen, final]), atol=1e-3, rtol=0)
@@ -198,10 +198,10 @@ def test_every_control_and_link(page):
     data = "[...new FormData(document.getElementById('settings'))]"
     settings = f"Object.fromEntries({data}.filter(([name]) => !/guess|row/.test(name)))"
     before = page.evaluate(settings)
-    for name in ("pause", "steps", "told", "sampler", "second", "from"):
+    for name in ("pause", "steps", "told", "sampler", "second"):
         page.select_option(f"#{name}", index=0 if name == "steps" else 1)
     page.get_by_role("radio", name="7").check()
-    for name, value in {"w": "4", "g": "0", "low": "5", "high": "15", "seed": "42"}.items():
+    for name, value in {"w": "4", "g": "0", "low": "5", "high": "15", "seed": "42", "from": "10"}.items():
         page.fill(f"#{name}", value)
         assert page.locator("math .lit").count() == 1, name
     page.get_by_text("stopped: press Play").wait_for()

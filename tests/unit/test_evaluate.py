@@ -21,6 +21,7 @@ from evaluation.measures import COMPARED
 from evaluation.report import read_rows
 from evaluation.rows import SETTINGS
 from evaluation.variants import VARIANTS
+from guidance import growing_scale
 from support.files import save_checkpoint, sha256
 from support.pictures import save_npz
 from support.streams import image_seeds
@@ -75,12 +76,13 @@ def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
     assert real["images"] == "other half of the test set" and real["n"] == "100"
     assert validation["images"] == "validation images" and validation["against"] == "test"
     assert real["variant"] == "-" and column(table, "images") == ["samples"] * 4
-    shared = {"sampler": "ddpm", "scale_growth": 7, "window": (0, 500)}
-    shared["variant"] = VARIANTS["without_root"]
+    shared = {"sampler": "ddpm", "variant": VARIANTS["without_root"]}
     for row, call, (scale, steps) in zip(table, asked, product((2, 0.5), (5, 3)), strict=True):
         settings = " ".join(row[name] for name in (*SETTINGS[1:], "n", "seed"))
         assert settings == f"without_root classifier {scale} 7 0-500 ddpm {steps} 100 3"
-        assert call.kwargs == {**shared, "steps": steps, "guidance_scale": scale}
+        at, wanted = call.kwargs.pop("scale"), growing_scale(scale, 7, (0, 500))
+        assert [at(t) for t in (500, 499, 0)] == [wanted(t) for t in (500, 499, 0)]
+        assert call.kwargs == {**shared, "steps": steps}
         _, _, y, seeds = call.args
         assert seeds == image_seeds(3, y.tolist()) and torch.bincount(y).tolist() == [10] * 10
 

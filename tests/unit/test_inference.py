@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import inference
-from guidance import sample
+from guidance import growing_scale, sample
 from support import pictures
 from support.files import sha256
 from support.streams import image_seeds
@@ -39,7 +39,10 @@ def test_the_flags_reach_sample(draw, monkeypatch):
     draw("--digit", 4, 2, "--num-samples", 2, "--seed", 9, *flags)
     _, _, y, seeds = fake.call_args.args
     assert y.tolist() == [4, 4, 2, 2] and seeds == image_seeds(9, [4, 4, 2, 2])
-    assert fake.call_args.kwargs == {**settings, "window": (250, 750), "watch": None}
+    scale, wanted = fake.call_args.kwargs.pop("scale"), growing_scale(3, 5, (250, 750))
+    assert [scale(t) for t in (999, 749, 250, 0)] == [wanted(t) for t in (999, 749, 250, 0)]
+    others = {name: settings[name] for name in ("sampler", "steps", "batch_size")}
+    assert fake.call_args.kwargs == {**others, "watch": None}
 
 
 def test_a_row_for_each_digit_asked_for(draw, tmp_path):
@@ -69,9 +72,9 @@ def test_several_scales_make_a_row_each_and_the_last_one_is_kept(draw, tmp_path,
     y, steps = torch.tensor([4, 4, 7, 7]), []
     seeds = image_seeds(0, labels)
     unet, classifier = inference.load_models()
-    settings = {"guidance_scale": 2, "steps": 4, "watch": lambda t, *sides: steps.append(sides)}
+    settings = {"steps": 4, "watch": lambda t, *sides: steps.append(sides)}
     unguided = sample(unet, None, None, seeds, steps=4)
-    guided = sample(unet, classifier.log_p, y, seeds, **settings)
+    guided = sample(unet, classifier.log_p, y, seeds, scale=growing_scale(2), **settings)
     assert np.array_equal(images, pictures.to_uint8(guided)[:, 0])
     assert torch.equal(saved[1], torch.cat([unguided, guided]))
 

@@ -8,7 +8,7 @@ from conftest import FakeUnet
 
 from classifier import Classifier
 from diffusion import abar, add_noise
-from guidance import guide_gradient, guided_noise, sample
+from guidance import growing_scale, guide_gradient, guided_noise, sample
 from inference import load_models
 from support.errors import UserError
 from support.streams import gaussian_noise, image_seeds
@@ -73,7 +73,6 @@ def test_the_noise_is_clipped_and_then_guided_by_adm_equation_14():
 WRONG_ARGUMENTS = {  # what is said -> what is wrong
     "sampler 'dpm' is not one of ddpm, ddim": {"sampler": "dpm"},
     "steps is 0": {"steps": 0},
-    "window is (700, 200)": {"window": (700, 200)},
     "a guide needs y": {"y": None},
     "y is for 2 images, but there are 3 seeds": {"seeds": range(3)},
     "y has values from 3 to 11; classes are 0 .. 9": {"y": [3, 11]},
@@ -99,7 +98,7 @@ def test_a_guide_that_diverges_is_named():
         return -(x_t - x_t.flip(3)).square().sum(dim=(1, 2, 3)) / 2
 
     with pytest.warns(UserWarning, match="pixels reach .* use a lower guidance scale"):
-        sample(load_models()[0], symmetry, [0, 0], [0, 1], scale_growth=0)
+        sample(load_models()[0], symmetry, [0, 0], [0, 1], scale=1)
 
 
 def test_the_scale_grows_with_the_signal_to_noise_ratio_inside_the_window():
@@ -110,11 +109,13 @@ def test_the_scale_grows_with_the_signal_to_noise_ratio_inside_the_window():
         asked[int(t)] = s
         return x_t
 
-    settings = {"guidance_scale": 2, "scale_growth": 8, "window": (249, 749)}
-    sample(FakeUnet(None), None, None, [3], steps=4, variant=spy, **settings)
+    scale = growing_scale(2, 8, window=(249, 749))
+    sample(FakeUnet(None), None, None, [3], scale=scale, steps=4, variant=spy)
     snr = {t: abar(t).item() / (1 - abar(t).item()) for t in (499, 249)}
     expected = {999: 0, 749: 0, 499: 2 * (1 + 8 * snr[499]), 249: 2 * (1 + 8 * snr[249])}
     assert asked == pytest.approx(expected)
+    with pytest.raises(UserError, match=re.escape("window is (700, 200)")):
+        growing_scale(window=(700, 200))
 
 
 def test_the_noise_of_an_image_depends_on_seed_digit_and_number_alone():
@@ -165,6 +166,6 @@ def test_guidance_at_scale_1_draws_the_class_exactly():
     y, seeds, T = torch.arange(10), range(10), 999
     mu = MEANS.view(10, *IMAGE_SHAPE)
     exact = mu + SIGMA * (x_T_of(seeds) - abar(T).sqrt() * mu) / variance(T).sqrt()
-    settings = {"scale_growth": 0, "sampler": "dpmsolver++", "steps": 300}
+    settings = {"scale": 1, "sampler": "dpmsolver++", "steps": 300}
     images = sample(FakeUnet(exact_eps), exact_log_p, y, seeds, **settings)
     torch.testing.assert_close(images, exact, atol=0.005, rtol=0)
