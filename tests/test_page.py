@@ -201,7 +201,8 @@ def test_every_control_and_link(page):
     for name in ("pause", "steps", "told", "sampler", "second"):
         page.select_option(f"#{name}", index=0 if name == "steps" else 1)
     page.get_by_role("radio", name="7").check()
-    for name, value in {"w": "4", "g": "0", "low": "5", "high": "15", "seed": "42", "from": "10"}.items():
+    values = {"w": "4", "g": "0", "low": "5", "high": "15", "seed": "42", "from": "10"}
+    for name, value in values.items():
         page.fill(f"#{name}", value)
         assert page.locator("math .lit").count() == 1, name
     page.get_by_text("stopped: press Play").wait_for()
