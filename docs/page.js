@@ -95,7 +95,7 @@ function showSettings() {
   $("g-value").value = g;
   $("from-value").value = `t = ${settings.from}`;
   $("window-value").value = `${low} ≤ t < ${high}`;
-  const folded = ["g", "low", "high", "told", "sampler", "steps", "seed", "second", "pause"];
+  const folded = ["g", "low", "high", "told", "sampler", "steps", "second", "pause"];
   const names = changed().map(([name]) => name).filter((name) => folded.includes(name));
   const words = names.map((name) => ({ g: "growth", low: "guided from", high: "guided to", told: "guide’s t", pause: "stop" })[name] ?? name);
   $("changed").textContent = words.length ? `changed: ${words.join(", ")}` : "";
@@ -154,7 +154,7 @@ function restart() {
   plainSettings = needed;
   dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => Math.round(share * from)) : [];
   $("same").textContent = fromDrawing ? "your drawing" : "the same noise";
-  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : w > 0 ? "ring: the guide sees the digit" : "at scale 0: it is silent";
+  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : w > 0 ? "what it expects under the noise; ring: the guide sees the digit" : "at scale 0: it is silent";
   $("turned").textContent = second === "none" ? "with the guide" : "turned around";
   $("x_t").classList.toggle("turned", second !== "none");
   $("time").step = 1000 / steps;
@@ -202,7 +202,7 @@ function step() {
   const stop = t >= settings.pause && settings.pause > u; // "end" is neither
   if (stop || atEnd() || (goal !== null && t <= goal)) play(false);
   show();
-  if (runs === 1 && playing) $("status").textContent = t > 750 ? "almost pure noise" : t > 250 ? "the digits take shape" : "now the strokes get sharp";
+  if (runs === 1 && playing) $("status").textContent = t > 750 ? "noise, and what is expected in it" : t > 250 ? "the digits take shape" : "now the strokes get sharp";
   if (stop) $("status").innerHTML = "<b>stopped: press Play</b>";
   if (stop || atEnd()) answer();
 }
@@ -245,9 +245,9 @@ function show() {
   showStep();
 }
 
-/** A scale in six characters at most. */
+/** A scale in few characters. */
 function inWords(s) {
-  if (s >= 1e5) return `${(s / 1e6).toFixed(1)} M`;
+  if (s >= 1e5) return `${(s / 1e6).toFixed(1)} million`;
   return s >= 10 ? Math.round(s).toLocaleString("en") : s.toFixed(2);
 }
 
@@ -268,12 +268,15 @@ function showStep() {
   $("column").textContent = digits()[column];
   $("card").style.setProperty("--column", (column + 0.5) / COLUMNS); // what it points at
   const back = atEnd() && s > 0; // to where the push can be seen
-  $("when").innerHTML = back ? `looking back to t = ${t} <span class="wide">(▼)</span>` : `at t = ${t}`;
+  $("when").innerHTML = back ? `looking back to t = ${t} <span class="wide">(▼).</span>` : `at t = ${t}<span class="wide">.</span>`;
   if (back) $("line").style.setProperty("--look", (999 - t) / 1000);
   else $("line").style.removeProperty("--look");
-  $("push").innerHTML = s === 0 ? "silent" : "push: <span class='orange'>more</span>, <span class='blue'>less ink</span>";
+  const faint = Math.max(...push.map(Math.abs)) < 0.1;
+  $("push").innerHTML = s === 0 ? "silent" : faint ? "hardly any push" : "push: <span class='orange'>more</span>, <span class='blue'>less ink</span>";
+  $("sum").textContent = s === 0 ? "the same" : "with the push";
+  $("story").innerHTML = s === 0 ? "The guide is silent here. What the model expects is all." : story(p.subarray(10 * column), digits()[column], faint);
   document.body.classList.toggle("silent", s === 0);
-  const spare = "\u2007".repeat((6 - inWords(s).length) / 2); // spaces as wide as a digit: the line stays in its place
+  const spare = "\u2007".repeat(Math.max(0, 6 - inWords(s).length) / 2); // spaces as wide as a digit: the line stays in its place
   $("scale-now").textContent = `${spare}strength ${inWords(s)}${spare}`;
   $("level-now").textContent = `noise ${Math.sqrt(1 - abar(t)).toFixed(2)}`;
   const [image, model, guide, sum] = all("#parts figure canvas");
@@ -283,6 +286,15 @@ function showStep() {
   drawImage(sum, together, grey);
   drawBars($("bars"), p.subarray(10 * column), [digits()[column]], true);
   for (const row of all(".tiles")) [...row.children].forEach((tile, k) => tile.classList.toggle("chosen", k === column));
+}
+
+/** What the guide does at a step: it has read p(y | x_t) of all digits, and was asked for one. */
+function story(p, asked, faint) {
+  const read = p.subarray(0, 10).reduce((best, share, digit) => (share > p[best] ? digit : best), 0);
+  if (p[asked] > 0.5) return `The guide reads a <b>${read}</b>, as asked${faint ? ": it has nothing to push for." : ", and pushes a little more."}`;
+  const end = `${faint ? "but its push is short" : "so it adds ink where it is orange, and takes ink where it is blue"}.`;
+  if (p[read] < 0.3) return `The guide cannot read it yet, ${faint ? end : "and pushes toward what all digits of this kind share."}`;
+  return `The guide reads a <b>${read}</b>, ${end}`;
 }
 
 /** How long a frame is in sight. */
@@ -366,6 +378,7 @@ function showStop(number) {
   lightUp(null);
   stops.forEach((node, k) => node.classList.toggle("here", k === stop));
   showPlace();
+  sumUp();
   $("back").disabled = stop === 0;
   $("next").textContent = stop < stops.length - 1 ? "Next" : "Draw";
   $("next").classList.remove("main");
@@ -401,7 +414,7 @@ function answer() {
   if (!asked) return;
   const [buttons, answers] = ["button", ".answer"].map((kind) => [...asked.closest(".stop").querySelectorAll(kind)]);
   answers[buttons.indexOf(asked)].hidden = false;
-  keep(asked);
+  asked.nextElementSibling.replaceChildren(...copies(all("#x_0 canvas")));
   const guess = asked.closest(".stop").querySelector(".guess :checked");
   if (guess && "settles" in asked.dataset) {
     const right = guess.value === "1";
@@ -414,19 +427,26 @@ function answer() {
   asked = null;
 }
 
-/** The images in sight stay beside the button, small, to be compared with those of the others. */
-function keep(button) {
-  const copies = all("#x_0 canvas").map((tile) => {
+/** Copies of canvases, to be compared with later images. */
+function copies(tiles) {
+  return tiles.map((tile) => {
     const copy = tile.cloneNode(); // without its picture
     copy.getContext("2d").drawImage(tile, 0, 0);
     return copy;
   });
-  button.nextElementSibling.replaceChildren(...copies);
+}
+
+/** Beside each line of the last stop of the tour, the images that settled its question. */
+function sumUp() {
+  all(".stop li").forEach((line, k) => {
+    const tiles = all(".stop")[k].querySelectorAll("[data-settles] + .strip canvas");
+    line.querySelector(".strip").replaceChildren(...copies([...tiles]));
+  });
 }
 
 function listenToTour() {
   for (const button of all("#tour [data-run]")) button.addEventListener("click", () => run(button));
-  for (const strip of all(".strip")) strip.append(...range(COLUMNS).map(() => document.createElement("i"))); // to be filled
+  for (const strip of all(".run .strip")) strip.append(...range(COLUMNS).map(() => document.createElement("i"))); // to be filled
   for (const guess of all(".guess input")) guess.addEventListener("change", () => run(guess.closest(".stop").querySelector("[data-settles]")));
   all(".guess").forEach((_, k) => {
     const dot = document.createElement("button");
@@ -496,6 +516,7 @@ function chooseRow(row) {
 
 function listen() {
   $("settings").addEventListener("submit", (event) => event.preventDefault());
+  $("settings").addEventListener("focusin", lightBack);
   $("settings").addEventListener("input", (event) => {
     if (!(event.target.name in VALUES)) return;
     lightUp(event.target.closest("[data-term]").dataset.term);
@@ -510,7 +531,6 @@ function listen() {
   });
   for (const control of all("form [data-term]:not(button)")) {
     control.addEventListener("pointerenter", () => lightUp(control.dataset.term));
-    control.addEventListener("focusin", () => lightUp(control.dataset.term));
     control.addEventListener("pointerleave", lightBack);
   }
   for (const part of all("math [data-term]")) part.addEventListener("pointerover", (event) => {
