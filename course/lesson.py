@@ -12,6 +12,7 @@ from ipywidgets import FloatSlider, IntRangeSlider, IntSlider
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import pil_to_tensor
 
+from guidance import guide_gradient
 from support.pictures import grid_image
 
 
@@ -60,6 +61,17 @@ def check(name, yours, exact, inputs=None, tolerance=1e-4):
     opposite = (mine + right).abs().max().item() < tolerance
     print(f"{name}: wrong by up to {error:.2g}{', only the sign is wrong' if opposite else ''}")
     return exact
+
+
+def check_guide(name, yours, exact, inputs):
+    """As `check`, of two guides: it compares their gradients, since sampling takes nothing else."""
+
+    def gradient_of(log_p):
+        return lambda x_t, t, y: guide_gradient(log_p, x_t, t, y)
+
+    right = gradient_of(exact)
+    agreed = check(name, gradient_of(yours), right, inputs, tolerance=1e-2)
+    return exact if agreed is right else yours
 
 
 def slider(low, high, value, name):
