@@ -64,18 +64,6 @@ def clipped_noise(x_t, t, eps):
 # --- one sampling step, from t to the next, less noisy timestep u ---
 
 
-def sampler_step(sampler, x_t, x_0, t, u, previous, z):
-    """x_u, the images at the next timestep u, from x_t, the predicted x_0 and fresh noise z.
-
-    All are (B, C, H, W). The last u is `END`, and there x_u is x_0. `previous` is t and x_0 of the
-    step before, or None in the first step.
-    """
-    make_x_u, order = SAMPLERS[sampler]
-    if order == 2 and previous is not None and u != END:  # at END, lambda is infinite
-        x_0 = extrapolated(x_0, t, u, previous)
-    return make_x_u(x_t, x_0, t, u, z)
-
-
 def same_noise(x_t, x_0, t, u, z):
     """x_u with the noise that is in x_t if x_0 is its image: DDPM (4) at u. z is not used."""
     return add_noise(x_0, implied_noise(x_t, t, x_0), u)
@@ -84,14 +72,15 @@ def same_noise(x_t, x_0, t, u, z):
 def posterior(x_t, x_0, t, u, z):
     """A draw of q(x_u | x_t, x_0), with fresh noise z ~ N(0, I): DDPM (6), (7).
 
-    There u is t - 1; here it is any lower timestep, so alpha_t becomes a / b, and beta_t 1 - a / b.
-    With an extrapolated x_0, this is the step of SDE-DPM-Solver++ (2M), since (1 - a / b) / (1 - a)
-    is its 1 - exp(-2 h), with h = lambda_u - lambda_t of `half_log_snr`.
+    There u is t - 1; here it is any lower timestep, so alpha and beta are of all steps in between.
+    With an extrapolated x_0, this is the step of SDE-DPM-Solver++ (2M): beta / (1 - abar_t) is its
+    1 - exp(-2 h), with h = lambda_u - lambda_t of `half_log_snr`.
     """
-    a, b = abar(t), abar(u)
-    of_x_0 = b.sqrt() * (1 - a / b) / (1 - a)
-    of_x_t = (a / b).sqrt() * (1 - b) / (1 - a)
-    variance = (1 - b) / (1 - a) * (1 - a / b)  # beta_tilde_t
+    abar_t, abar_u = abar(t), abar(u)
+    alpha, beta = abar_t / abar_u, 1 - abar_t / abar_u
+    of_x_0 = abar_u.sqrt() * beta / (1 - abar_t)
+    of_x_t = alpha.sqrt() * (1 - abar_u) / (1 - abar_t)
+    variance = (1 - abar_u) / (1 - abar_t) * beta  # beta_tilde_t
     return of_x_0 * x_0 + of_x_t * x_t + variance.sqrt() * z
 
 
@@ -101,6 +90,19 @@ SAMPLERS = {  # name -> what makes x_u, and the order: at 2, x_0 is extrapolated
     "sde-dpmsolver++": (posterior, 2),  # Lu et al. 2022, multistep
     "dpmsolver++": (same_noise, 2),
 }
+
+
+def sampler_step(sampler, x_t, x_0, t, u, previous, z):
+    """x_u, the images at the next timestep u, from x_t, the predicted x_0 and fresh noise z.
+
+    All are (B, C, H, W). The last u is `END`, and there x_u is x_0. `previous` is t and x_0 of the
+    step before, or None in the first step. `sampler` is a name of `SAMPLERS`, or a pair as there.
+    """
+    make_x_u, order = SAMPLERS.get(sampler, sampler)  # a pair is what it is
+    assert order in (1, 2), f"the order of a sampler is 1 or 2, not {order}"
+    if order == 2 and previous is not None and u != END:  # at END, lambda is infinite
+        x_0 = extrapolated(x_0, t, u, previous)
+    return make_x_u(x_t, x_0, t, u, z)
 
 
 def extrapolated(x_0, t, u, previous):

@@ -7,7 +7,6 @@ classifier moves the predicted noise toward the digit y. ADM's s is constant; by
     eps_hat = eps(x_t, t) - s * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
 
-import functools
 import warnings
 from itertools import pairwise
 
@@ -47,7 +46,7 @@ def guided_noise(unet, log_p, x_t, t, y, s):
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
         log_p: the guide (x_t, t, y) -> log p(y | x_t, t) (B,), as `Classifier.log_p`; or None.
-        x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale.
+        x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale, a number.
     """
     with torch.no_grad():
         eps = clipped_noise(x_t, t, unet(x_t, t).sample)
@@ -106,7 +105,7 @@ def reverse_process(predict_noise, x_t, rngs, sampler, times, watch=None):
         predict_noise: (x_t, t) -> eps_hat (B, C, H, W), for a timestep t () of all images.
         x_t: images (B, C, H, W) at the first of the times, such as pure noise.
         rngs: B generators, of the fresh noise of each image.
-        sampler: one of `diffusion.SAMPLERS`.
+        sampler: a name of `diffusion.SAMPLERS`, or one of your own: a pair as there.
         times: falling timesteps, such as `sampling_timesteps(20)`, and `END`.
         watch: called at each step with t, x_t and the x_0 predicted from it, or None.
     """
@@ -158,21 +157,22 @@ def sample(
     shape = unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
     times = [*sampling_timesteps(steps), END]
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
-    images = []
-    with tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None) as bar:
+    bar = tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None)
 
-        def predict_noise(x_t, t, y):
+    def draw(y, seeds):
+        """A batch of images, each from the noise of its seed."""
+
+        def predict_noise(x_t, t):
             bar.update()
             s = scale(t) if callable(scale) else scale
             return variant(unet, log_p, x_t, t, y, s)
 
-        for batch in batches:
-            y_batch = None if y is None else y[batch]
-            predict = functools.partial(predict_noise, y=y_batch)
-            rngs = [torch.Generator().manual_seed(seed) for seed in seeds[batch]]
-            x_T = gaussian_noise(shape, rngs).to(unet.device)
-            x_0 = reverse_process(predict, x_T, rngs, sampler, times, watch)
-            images.append(x_0.cpu())
+        rngs = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        x_T = gaussian_noise(shape, rngs).to(unet.device)
+        return reverse_process(predict_noise, x_T, rngs, sampler, times, watch).cpu()
+
+    with bar:
+        images = [draw(None if y is None else y[batch], seeds[batch]) for batch in batches]
     images = torch.cat(images)
     check_images(images)
     return images.clamp(-1, 1)
@@ -180,8 +180,10 @@ def sample(
 
 def check_request(log_p, y, seeds, sampler, steps):
     """Raises UserError if `sample` cannot draw what is asked for."""
-    require(sampler in SAMPLERS, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+    known = sampler in SAMPLERS or isinstance(sampler, tuple)
+    require(known, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
     require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
+    require(len(seeds) > 0, "there are no seeds")
     require(log_p is None or y is not None, "a guide needs y, what is asked for")
     if y is not None:
         require(len(y) == len(seeds), f"y is for {len(y)} images, but there are {len(seeds)} seeds")

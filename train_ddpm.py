@@ -108,18 +108,16 @@ def make_lr_schedulers(unet, lr, steps):
     """Muon for the kernels of convolutions between the first and the last; AdamW for all else.
 
     Returns:
-        the schedules of the learning rates of both optimizers, which they hold: a list.
+        the schedules of the learning rates of the optimizers, which they hold: a list.
     """
-    kernels, rest = [], []
-    for name, parameter in unet.named_parameters():
-        if parameter.ndim == 4 and name not in ("conv_in.weight", "conv_out.weight"):
-            kernels.append(parameter)
-        else:
-            rest.append(parameter)
-    muon = ConvMuon(kernels, lr=lr, weight_decay=MUON_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
+    kernels = [parameter for parameter in unet.parameters() if parameter.ndim == 4][1:-1]
+    rest = [p for p in unet.parameters() if all(p is not kernel for kernel in kernels)]
+    optimizers = [torch.optim.AdamW(rest, lr=lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)]
+    if kernels:  # other networks may have none
+        muon = {"weight_decay": MUON_WEIGHT_DECAY, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers.insert(0, ConvMuon(kernels, lr=lr, **muon))
     warmup = min(WARMUP_STEPS, steps // 2)
-    return [get_linear_schedule_with_warmup(each, warmup, steps) for each in (muon, adamw)]
+    return [get_linear_schedule_with_warmup(each, warmup, steps) for each in optimizers]
 
 
 @torch.no_grad()

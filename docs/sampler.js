@@ -53,6 +53,21 @@ function clipped_noise(x_t, t, eps) {
   return implied_noise(x_t, t, tf.clipByValue(predicted_x_0(x_t, t, eps), -1, 1));
 }
 
+/** x_u with the noise that is in x_t if x_0 is its image: DDPM (4) at u. */
+function same_noise(x_t, x_0, t, u, z) {
+  return add_noise(x_0, implied_noise(x_t, t, x_0), u);
+}
+
+/** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6), (7). */
+function posterior(x_t, x_0, t, u, z) {
+  const [abar_t, abar_u] = [abar(t), abar(u)];
+  const [alpha, beta] = [abar_t / abar_u, 1 - abar_t / abar_u];
+  const of_x_0 = (Math.sqrt(abar_u) * beta) / (1 - abar_t);
+  const of_x_t = (Math.sqrt(alpha) * (1 - abar_u)) / (1 - abar_t);
+  const variance = ((1 - abar_u) / (1 - abar_t)) * beta; // beta_tilde_t
+  return tf.addN([tf.mul(x_0, of_x_0), tf.mul(x_t, of_x_t), tf.mul(z, Math.sqrt(variance))]);
+}
+
 /**
  * x_u, the images at the next timestep u.
  *
@@ -64,20 +79,6 @@ function sampler_step(sampler, x_t, x_0, t, u, previous, z) {
   const [make_x_u, order] = SAMPLERS[sampler];
   if (order === 2 && previous !== null && u !== END) x_0 = extrapolated(x_0, t, u, previous);
   return make_x_u(x_t, x_0, t, u, z);
-}
-
-/** x_u with the noise that is in x_t if x_0 is its image: DDPM (4) at u. */
-function same_noise(x_t, x_0, t, u, z) {
-  return add_noise(x_0, implied_noise(x_t, t, x_0), u);
-}
-
-/** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6), (7). */
-function posterior(x_t, x_0, t, u, z) {
-  const [a, b] = [abar(t), abar(u)];
-  const of_x_0 = (Math.sqrt(b) * (1 - a / b)) / (1 - a);
-  const of_x_t = (Math.sqrt(a / b) * (1 - b)) / (1 - a);
-  const variance = ((1 - b) / (1 - a)) * (1 - a / b); // beta_tilde_t
-  return tf.addN([tf.mul(x_0, of_x_0), tf.mul(x_t, of_x_t), tf.mul(z, Math.sqrt(variance))]);
 }
 
 /** x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. */

@@ -10,6 +10,13 @@ from mnist import from_uint8
 from support.errors import require
 from support.streams import generator
 
+BOUNDS = {  # of measures, so that no interval leaves them
+    "frechet": (0, math.inf),
+    "precision": (0, 1),
+    "recall": (0, 1),
+    "boldness": (0, 1),
+    "boldness_spread": (0, math.inf),
+}
 COMPARED = ("frechet", "precision", "recall")  # the change from the first row is told too
 NUM_NEIGHBOURS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 250  # their standard deviation is known to 4.5 %
@@ -18,19 +25,19 @@ CHUNK = 500  # points whose distances to all others are in memory
 
 
 class Readings(NamedTuple):
-    """What the judge reads in images."""
+    """Images, and what the judge reads in them."""
 
+    images: torch.Tensor  # (N, C, H, W), uint8
     features: torch.Tensor  # (N, D)
     prediction: torch.Tensor  # (N,)
     labels: torch.Tensor  # (N,), what they should show
-    boldness: torch.Tensor  # (N,), the mean pixel, 0 .. 1
 
 
 def readings(judge, images, labels):
     """`Readings` of uint8 images (N, C, H, W); without labels (N,), they are what is read."""
     features, prediction = judge_images(judge, images)
     labels = prediction if labels is None else labels
-    return Readings(features, prediction, labels, images.float().mean(dim=(1, 2, 3)) / 255)
+    return Readings(images, features, prediction, labels)
 
 
 class Scores:
@@ -46,8 +53,8 @@ class Scores:
         row = accuracy_row(self.correct)
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
-            highest = 1 if name in ("precision", "recall") else math.inf  # all are 0 or more
-            low, high = max(value - half_width, 0), min(value + half_width, highest)
+            lowest, highest = BOUNDS[name]
+            low, high = max(value - half_width, lowest), min(value + half_width, highest)
             row |= with_interval(name, value, low, high)
         return row
 
@@ -77,16 +84,17 @@ def measure(samples, real):
     """All measures of samples against real images, both `Readings`: name -> a number.
 
     Precision and recall are those of Kynkäänniemi et al. 2019: the share of samples on the manifold
-    of real images, and the share of real images on the manifold of samples. The spread is the
-    standard deviation of boldness within a class, as the judge reads it.
+    of real images, and the share of real images on the manifold of samples. Boldness is the mean
+    pixel, from 0 to 1, and its spread the standard deviation within a class, as the judge reads it.
     """
-    of_class = [samples.boldness[samples.prediction == y] for y in samples.prediction.unique()]
+    bold = samples.images.float().mean(dim=(1, 2, 3)) / 255  # (N,)
+    of_class = [bold[samples.prediction == y] for y in samples.prediction.unique()]
     variances = [boldness.var().item() for boldness in of_class if len(boldness) > 1]
     return {
         "frechet": frechet_distance(real.features, samples.features),
         "precision": covered(samples.features, real.features),
         "recall": covered(real.features, samples.features),
-        "boldness": samples.boldness.mean().item(),
+        "boldness": bold.mean().item(),
         "boldness_spread": torch.tensor(variances).mean().sqrt().item(),  # NaN if there is none
     }
 

@@ -107,7 +107,8 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} does not fit the {name} of this code: {remedy}") from error
     same_schedule = schedule is None or content.get("schedule") == schedule
-    require(same_schedule, f"{path} was trained on another noise schedule: {remedy}")
+    other = f"{path} was trained on another noise schedule"
+    require(same_schedule, f"{other}: make one with `python {made_by} --models DIR`")
     return network.eval().requires_grad_(False).to(device)
 
 

@@ -25,7 +25,8 @@ from support.errors import UserError
 def readings_of(features):
     """As if a judge had read everything right, of three digits."""
     labels = torch.arange(len(features)) % 3
-    return Readings(features, labels, labels, torch.rand(len(features)))
+    images = (255 * torch.rand(len(features), 1, 1, 1)).byte()
+    return Readings(images, features, labels, labels)
 
 
 def test_the_frechet_distance_is_that_of_its_formula():

@@ -73,6 +73,7 @@ def test_the_noise_is_clipped_and_then_guided_by_adm_equation_14():
 WRONG_ARGUMENTS = {  # what is said -> what is wrong
     "sampler 'dpm' is not one of ddpm, ddim": {"sampler": "dpm"},
     "steps is 0": {"steps": 0},
+    "there are no seeds": {"y": [], "seeds": []},
     "a guide needs y": {"y": None},
     "y is for 2 images, but there are 3 seeds": {"seeds": range(3)},
     "y has values from 3 to 11; classes are 0 .. 9": {"y": [3, 11]},
@@ -116,6 +117,14 @@ def test_the_scale_grows_with_the_signal_to_noise_ratio_inside_the_window():
     assert asked == pytest.approx(expected)
     with pytest.raises(UserError, match=re.escape("window is (700, 200)")):
         growing_scale(window=(700, 200))
+
+
+def test_a_sampler_may_be_a_pair_of_your_own():
+    """This one keeps the predicted image, which is that of the last step."""
+    seen = []
+    unet, own = FakeUnet(lambda x_t, t: 0.9 * x_t), (lambda x_t, x_0, t, u, z: x_0 / 2, 1)
+    image = sample(unet, None, None, [3], sampler=own, steps=3, watch=lambda *now: seen.append(now))
+    assert len(seen) == 3 and torch.equal(image, seen[-1][2] / 2)
 
 
 def test_the_noise_of_an_image_depends_on_seed_digit_and_number_alone():
