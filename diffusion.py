@@ -18,9 +18,9 @@ SCHEDULE = {  # DDPM, section 4
     "beta_schedule": "linear",
     "prediction_type": "epsilon",  # all code here takes the output of the U-Net for eps
 }
-# abar_t, the product of 1 - beta up to t: (1000,)
-ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
 END = -1  # the time after the last step, where no noise is left
+# abar_t, the product of 1 - beta up to t, for t = 0 .. 999; its last entry, at index END, is 1
+ALPHAS_CUMPROD = torch.cat([DDPMScheduler(**SCHEDULE).alphas_cumprod, torch.ones(1)])
 VALIDATION_SEED = 1
 UNet = UNet2DModel  # the class of all U-Nets here; its `sample` is eps
 
@@ -34,7 +34,7 @@ def sampling_timesteps(num_steps):
 def abar(t):
     """abar_t of timesteps t (B,): (B, 1, 1, 1), for images; of one timestep: (). 1 at `END`."""
     t = torch.as_tensor(t)
-    abar_t = torch.where(t == END, 1, ALPHAS_CUMPROD.to(t.device)[t.clamp(min=0)])
+    abar_t = ALPHAS_CUMPROD.to(t.device)[t]
     return abar_t[:, None, None, None] if t.ndim else abar_t
 
 

@@ -26,7 +26,7 @@ def make_theirs(sampler, steps, alphas_cumprod):
         settings |= {"final_sigmas_type": "zero", "lower_order_final": True}
         scheduler = DPMSolverMultistepScheduler(**SCHEDULE, **settings)
     scheduler.set_timesteps(timesteps=sampling_timesteps(steps))
-    scheduler.alphas_cumprod = alphas_cumprod
+    scheduler.alphas_cumprod = alphas_cumprod[:-1]
     abars = alphas_cumprod[scheduler.timesteps]
     scheduler.sigmas = torch.cat([((1 - abars) / abars).sqrt(), torch.zeros(1)])
     return scheduler
