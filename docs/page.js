@@ -214,6 +214,7 @@ const sees = (k) => frames[shown].p[10 * k + digits()[k]] > 0.5;
 function verdict() {
   if (told() !== null || settings.second !== "none") return "done: no noise is left";
   const right = range(COLUMNS).filter(sees);
+  if (fromDrawing) return `done: from your drawing, ${right.length} of ${COLUMNS} accepted`;
   return runs === 1 ? "done: now pick a digit" : `done: the guide accepts ${right.length} of ${COLUMNS}. Do you?`;
 }
 
@@ -293,6 +294,7 @@ function story(p, asked, faint) {
   const read = p.subarray(0, 10).reduce((best, share, digit) => (share > p[best] ? digit : best), 0);
   if (p[asked] > 0.5) return `The guide reads a <b>${read}</b>, as asked${faint ? ": it has nothing to push for." : ", and pushes a little more."}`;
   const end = `${faint ? "but its push is short" : "so it adds ink where it is orange, and takes ink where it is blue"}.`;
+  if (read === asked) return `The guide leans to a <b>${read}</b>, as asked, but is not sure: ${end.replace("so ", "")}`;
   if (p[read] < 0.3) return `The guide cannot read it yet, ${faint ? end : "and pushes toward what all digits of this kind share."}`;
   return `The guide reads a <b>${read}</b>, ${end}`;
 }
@@ -388,7 +390,7 @@ function showPlace() {
   const stops = all(".stop");
   all("#dots button").forEach((dot, k) => {
     dot.setAttribute("aria-current", k === stop);
-    dot.textContent = stops[k].querySelector(".right") ? "✓" : k + 1;
+    dot.textContent = stops[k].querySelector(".right") ? "✓" : stops[k].querySelector(".wrong") ? "✗" : k + 1;
   });
   const right = all(".guess .right").length;
   const questions = all(".guess").length;
@@ -506,6 +508,7 @@ function clear() {
 
 function chooseTab(name) {
   main.dataset.tab = name;
+  for (const row of all(".row.look")) row.classList.remove("look");
   for (const tab of all("#tabs button")) tab.setAttribute("aria-pressed", tab.dataset.tab === name);
 }
 

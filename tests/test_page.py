@@ -56,7 +56,7 @@ def page():
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
         context = browser.new_context(base_url=address, reduced_motion="reduce")
-        context.set_default_timeout(25_000)
+        context.set_default_timeout(120_000)
         context.on("console", lambda message: problems.append(message.text))
         context.on("weberror", lambda error: problems.append(str(error.error)))
         page = context.new_page()
