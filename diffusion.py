@@ -98,7 +98,9 @@ def sampler_step(sampler, x_t, x_0, t, u, previous, z):
     All are (B, C, H, W). The last u is `END`, and there x_u is x_0. `previous` is t and x_0 of the
     step before, or None in the first step. `sampler` is a name of `SAMPLERS`, or a pair as there.
     """
-    make_x_u, order = SAMPLERS.get(sampler, sampler)  # a pair is what it is
+    if isinstance(sampler, str):
+        sampler = SAMPLERS[sampler]
+    make_x_u, order = sampler
     assert order in (1, 2), f"the order of a sampler is 1 or 2, not {order}"
     if order == 2 and previous is not None and u != END:  # at END, lambda is infinite
         x_0 = extrapolated(x_0, t, u, previous)

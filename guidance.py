@@ -106,9 +106,10 @@ def reverse_process(predict_noise, x_t, rngs, sampler, times, watch=None):
         x_t: images (B, C, H, W) at the first of the times, such as pure noise.
         rngs: B generators, of the fresh noise of each image.
         sampler: a name of `diffusion.SAMPLERS`, or one of your own: a pair as there.
-        times: falling timesteps, such as `sampling_timesteps(20)`, and `END`.
+        times: falling timesteps, 999 or less, such as `sampling_timesteps(20)`, and `END`.
         watch: called at each step with t, x_t and the x_0 predicted from it, or None.
     """
+    assert times[0] < NUM_TRAIN_TIMESTEPS, f"t = {times[0]} is more than 999"
     previous = None  # t and x_0 of the step before
     for t, u in pairwise(torch.as_tensor(times, device=x_t.device)):  # u is the next timestep
         eps_hat = predict_noise(x_t, t).detach()
@@ -157,22 +158,20 @@ def sample(
     shape = unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
     times = [*sampling_timesteps(steps), END]
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
-    bar = tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None)
+    images = []
+    with tqdm(total=len(batches) * steps, desc="sampling", unit="call", disable=None) as bar:
+        for batch in batches:
+            y_batch = None if y is None else y[batch]
 
-    def draw(y, seeds):
-        """A batch of images, each from the noise of its seed."""
+            def predict_noise(x_t, t, y_batch=y_batch):
+                bar.update()
+                s = scale(t) if callable(scale) else scale
+                return variant(unet, log_p, x_t, t, y_batch, s)
 
-        def predict_noise(x_t, t):
-            bar.update()
-            s = scale(t) if callable(scale) else scale
-            return variant(unet, log_p, x_t, t, y, s)
-
-        rngs = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        x_T = gaussian_noise(shape, rngs).to(unet.device)
-        return reverse_process(predict_noise, x_T, rngs, sampler, times, watch).cpu()
-
-    with bar:
-        images = [draw(None if y is None else y[batch], seeds[batch]) for batch in batches]
+            rngs = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
+            x_T = gaussian_noise(shape, rngs).to(unet.device)
+            x_0 = reverse_process(predict_noise, x_T, rngs, sampler, times, watch)
+            images.append(x_0.cpu())
     images = torch.cat(images)
     check_images(images)
     return images.clamp(-1, 1)
@@ -180,8 +179,9 @@ def sample(
 
 def check_request(log_p, y, seeds, sampler, steps):
     """Raises UserError if `sample` cannot draw what is asked for."""
-    known = sampler in SAMPLERS or isinstance(sampler, tuple)
-    require(known, f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+    known = isinstance(sampler, tuple) or str(sampler) in SAMPLERS
+    names = ", ".join(SAMPLERS)
+    require(known, f"sampler {sampler!r} is not one of {names}, or a pair (function, order)")
     require(1 <= steps <= NUM_TRAIN_TIMESTEPS, f"steps is {steps}, not 1 .. {NUM_TRAIN_TIMESTEPS}")
     require(len(seeds) > 0, "there are no seeds")
     require(log_p is None or y is not None, "a guide needs y, what is asked for")

@@ -41,20 +41,29 @@ def load_models(folder=MODELS, device="cpu"):
     return unet, classifier
 
 
-def add_sampling_flags(parser, nargs=None):
-    """The flags of `sample`: several scales, and with nargs="+" several of the others too."""
+def add_sampling_flags(parser, nargs=None, own_functions=False):
+    """The flags of `sample`: several scales, and with nargs="+" several of the others too.
+
+    With `own_functions`, the scale and the sampler may also be FILE.py:NAME, left as text.
+    """
 
     def add(flag, value, help, nargs=nargs, **others):
         default = [value] if nargs else value
         parser.add_argument(flag, nargs=nargs, default=default, help=help, **others)
 
-    scale = cli.number(float, 0)
+    number = cli.number(float, 0)
+
+    def scale(text):
+        return text if own_functions and ".py:" in text else number(text)
+
     scale_help = "w, s in pure noise; 0: unguided; several: a row each, same noise"
     add("--guidance-scale", GUIDANCE_SCALE, scale_help, nargs="+", type=scale)
-    add("--scale-growth", SCALE_GROWTH, "g of s = w (1 + g SNR); 0: ADM's s, constant", type=scale)
+    add("--scale-growth", SCALE_GROWTH, "g of s = w (1 + g SNR); 0: ADM's s, constant", type=number)
     window_help = "guide at LOW <= t < HIGH only, such as 250-750"
     add("--window", WINDOW, window_help, type=parse_window, metavar="LOW-HIGH")
-    add("--sampler", SAMPLER, "how x_t becomes less noisy", choices=SAMPLERS)
+    samplers = None if own_functions else SAMPLERS
+    sampler_help = f"how x_t becomes less noisy: {', '.join(SAMPLERS)}"
+    add("--sampler", SAMPLER, sampler_help, choices=samplers, metavar="NAME")
     steps = cli.number(int, 1, NUM_TRAIN_TIMESTEPS)
     add("--steps", STEPS, "of the sampler, a call of the networks each", type=steps)
 

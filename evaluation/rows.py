@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from classifier import load_classifier
-from diffusion import load_unet
+from diffusion import SAMPLERS, load_unet
 from evaluation.exact_guide import ExactGuide
 from evaluation.rivals import classifier_free, load_rival
 from evaluation.variants import VARIANTS
@@ -43,7 +43,8 @@ class Row(NamedTuple):
 
 def add_row_flags(parser, n):
     """The flags of the rows, by default of n samples, and of the real images."""
-    group = parser.add_argument_group("several values make several rows")
+    title = "several values make several rows; a scale s(t) or sampler may be FILE.py:NAME, too"
+    group = parser.add_argument_group(title)
     add = group.add_argument
     names = f"forms of the guidance: {', '.join(VARIANTS)}, or FILE.py:NAME"
     guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), FILE.pth of a classifier, or exact"
@@ -51,7 +52,7 @@ def add_row_flags(parser, n):
     add("--models", nargs="+", default=[], metavar="DIR", help="folders of both networks")
     add("--variant", nargs="+", default=["guided_noise"], metavar="NAME", help=names)
     add("--guide", nargs="+", default=["classifier"], help=guides)
-    add_sampling_flags(group, nargs="+")
+    add_sampling_flags(group, nargs="+", own_functions=True)
     add("--samples", nargs="+", default=[], metavar="FILE", help=samples)
     add = parser.add_argument
     add("--n", type=cli.number(int, 100), default=n, help="samples, equally many of each class")
@@ -139,10 +140,14 @@ def sampled_row(settings, args, dataset):
         unet = unet_of_file(folder / "ddpm_unet.pth", args.device)
         guide_file, log_p = find_guide(settings["guide"], folder, dataset, args.device)
     check_same_dataset(unet.dataset, dataset.info, unet.path)
+    scale_file, scale = find_scale(settings)
+    if scale_file:
+        settings = settings | {"scale_growth": "-", "window": "-"}
+    sampler_file, sampler = find_sampler(settings["sampler"])
     files = {"U-Net": unet.path, "guide": guide_file, "variant": variant_file}
+    files |= {"scale": scale_file, "sampler": sampler_file}
     hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
-    w, g, window, sampler, steps = [settings[flag] for flag in SAMPLING]
-    sampling = {"scale": growing_scale(w, g, window), "sampler": sampler, "steps": steps}
+    sampling = {"scale": scale, "sampler": sampler, "steps": settings["steps"]}
 
     def draw():
         return to_uint8(sample(unet, log_p, y, seeds, variant=variant, **sampling)), y
@@ -165,6 +170,25 @@ def find_guide(name, folder, dataset, device):
     return path, classifier.log_p
 
 
+def find_scale(settings):
+    """The file of a scale s(t) that is FILE.py:NAME, or None, and the scale. Raises UserError."""
+    w = settings["guidance_scale"]
+    if isinstance(w, str):
+        return find_function(w)
+    return None, growing_scale(w, settings["scale_growth"], settings["window"])
+
+
+def find_sampler(name):
+    """The file of a sampler that is FILE.py:NAME, or None, and what `sample` takes for it.
+
+    In a file it is a function (x_t, x_0, t, u, z) -> x_u, of order 1. Raises UserError.
+    """
+    if name in SAMPLERS:
+        return None, name
+    file, function = find_function(name)
+    return file, (function, 1)
+
+
 @functools.cache
 def run_file(path):
     """The names that a FILE.py defines: a dict. It can import its neighbours, as a script can."""
@@ -175,7 +199,7 @@ def run_file(path):
 def find_function(text):
     """The file and the function of FILE.py:NAME. Raises UserError if there is none."""
     path, _, name = text.rpartition(":")
-    known = f"write FILE.py:NAME, or for --variant one of {', '.join(VARIANTS)}"
+    known = "write FILE.py:NAME, or a name of --help"
     require(Path(path).is_file(), f"{text}: there is no such file; {known}")
     function = run_file(path).get(name)
     require(callable(function), f"{text}: {path} has no function {name!r}")

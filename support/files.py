@@ -105,10 +105,11 @@ def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
         network.load_state_dict(content["state_dict"])
         network.dataset, network.path = content["dataset"], Path(path)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit the {name} of this code: {remedy}") from error
+        misfit = f"{path} does not fit the {name} of this code: if that is unchanged, {remedy}"
+        raise UserError(misfit) from error
     same_schedule = schedule is None or content.get("schedule") == schedule
-    other = f"{path} was trained on another noise schedule"
-    require(same_schedule, f"{other}: make one with `python {made_by} --models DIR`")
+    other = f"{path} was trained on another noise schedule than this code's"
+    require(same_schedule, f"{other}: if that is unchanged, {remedy}")
     return network.eval().requires_grad_(False).to(device)
 
 

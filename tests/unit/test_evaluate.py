@@ -110,6 +110,14 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path, few_images
     [_, row] = run(tmp_path / "own.csv", "--variant", f"{own}:log_p", "--guide", "exact")
     assert row["sha256 of variant"] == sha256(own) and "sha256 of guide" not in row
     assert asked[-1].kwargs["variant"](None, None, None) == 0
+    own.write_text("def five(t):\n    return 5\ndef keep(x_t, x_0, t, u, z):\n    return x_0")
+    again = shutil.copy(own, tmp_path / "again.py")  # a file is run once
+    flags = ["--guidance-scale", f"{again}:five", "--sampler", f"{again}:keep"]
+    [_, row] = run(tmp_path / "mine.csv", *flags)
+    assert row["sha256 of scale"] == row["sha256 of sampler"] == sha256(again)
+    assert (row["guidance_scale"], row["scale_growth"], row["window"]) == (flags[1], "-", "-")
+    keep, order = asked[-1].kwargs["sampler"]
+    assert asked[-1].kwargs["scale"](0) == 5 and (keep(0, 7, 0, 0, 0), order) == (7, 1)
     [_, row] = run(tmp_path / "free.csv", "--variant", "classifier_free")
     assert row["sha256 of U-Net"] == sha256(WEIGHTS["rival_classifier_free"])
     assert asked[-1].args[0].config.num_class_embeds == 11
@@ -117,7 +125,8 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path, few_images
 
     assert "has no function 'other'" in refused("--guide", f"{own}:other")
     assert "there is no such file" in refused("--guide", "none.py:log_p")
-    assert "or for --variant one of guided_noise" in refused("--variant", "none")
+    for flag in ("--variant", "--sampler"):
+        assert "write FILE.py:NAME, or a name of --help" in refused(flag, "none")
     assert "write classifier, exact, FILE.pth or" in refused("--guide", "own.py")
 
 
