@@ -100,9 +100,10 @@ function showSettings() {
   const words = names.map((name) => ({ g: "growth", low: "guided from", high: "guided to", told: "guide’s t", pause: "stop" })[name] ?? name);
   $("changed").textContent = words.length ? `changed: ${words.join(", ")}` : "";
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
-  $("line").style.setProperty("--to", `${(1000 - low) / 10}%`);
+  $("line").style.setProperty("--to", `${(1000 - (w > 0 ? low : high)) / 10}%`);
+  $("line").classList.toggle("silent", w === 0);
   const times = range(96, 10).map((k) => 999 - k).filter((t) => low <= t && t < high && w > 0);
-  const points = times.map((t) => `${1000 - t},${92 - 28 * Math.log10(growing_scale(1, g)(t))}`); // up to 1,000 times w
+  const points = times.map((t) => `${1000 - t},${88 - 12 * Math.log10(growing_scale(w, g)(t))}`); // 1 to 10 million
   $("strength").setAttribute("points", points.join(" "));
   all("#x_0 > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
 }
@@ -154,7 +155,7 @@ function restart() {
   plainSettings = needed;
   dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => Math.round(share * from)) : [];
   $("same").textContent = fromDrawing ? "your drawing" : "the same noise";
-  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : w > 0 ? "what it expects under the noise; ring: the guide sees the digit" : "at scale 0: it is silent";
+  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : w > 0 ? "the model’s guess; orange frame: the guide sees the digit" : "at scale 0: it is silent";
   $("turned").textContent = second === "none" ? "with the guide" : "turned around";
   $("x_t").classList.toggle("turned", second !== "none");
   $("time").step = 1000 / steps;
@@ -239,7 +240,7 @@ function show() {
   $("grad").classList.toggle("unused", s === 0);
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
-  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t}<span class="wide"> <small class="orange">strength</small> s = ${inWords(s)}</span>`;
+  $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t}<span class="wide"><br><small class="orange">strength</small> s = ${inWords(s)}</span>`;
   if (atEnd()) $("status").innerHTML = `<b>${verdict()}</b>`;
   document.querySelector("#digit label:nth-of-type(7)").classList.toggle("pulse", atEnd() && runs === 1 && settings.digit === "0 to 9");
   namePlay();
@@ -292,7 +293,7 @@ function showStep() {
 /** What the guide does at a step: it has read p(y | x_t) of all digits, and was asked for one. */
 function story(p, asked, faint) {
   const read = p.subarray(0, 10).reduce((best, share, digit) => (share > p[best] ? digit : best), 0);
-  if (p[asked] > 0.5) return `The guide reads a <b>${read}</b>, as asked${faint ? ": it has nothing to push for." : ", and pushes a little more."}`;
+  if (p[asked] > 0.5) return `The guide reads a <b>${read}</b>, as asked, and ${faint ? "hardly pushes" : "pushes on"}.`;
   const end = `${faint ? "but its push is short" : "so it adds ink where it is orange, and takes ink where it is blue"}.`;
   if (read === asked) return `The guide leans to a <b>${read}</b>, as asked, but is not sure: ${end.replace("so ", "")}`;
   if (p[read] < 0.3) return `The guide cannot read it yet, ${faint ? end : "and pushes toward what all digits of this kind share."}`;
@@ -317,7 +318,11 @@ function tick(now, last = 0) {
 
 function listenToPlaying() {
   $("play").addEventListener("click", () => (atEnd() ? rewind() : play(!playing)));
-  $("restart").addEventListener("click", rewind);
+  $("restart").addEventListener("click", () => {
+    rewind();
+    play(false);
+    step();
+  });
   $("noise").addEventListener("click", () => {
     settings.seed = (settings.seed + 1) % 1000;
     begin();
