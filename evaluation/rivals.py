@@ -31,8 +31,8 @@ def classifier_free(unet, log_p, x_t, t, y, s):
 
     eps(x_t, t, no label) + s (eps(x_t, t, y) - eps(x_t, t, no label)): (6) of the paper, whose w is
     s - 1. As in ADM (14), the scale 0 is unguided, and 1 is Bayes' rule; these take one call. The
-    U-Net is that of `load_rival`, and log_p is not used. The scale is meant to be constant, so
-    `sample` needs a constant scale.
+    U-Net is that of `load_rival`, and log_p is not used. The scale is meant to be constant:
+    give `sample` a number.
     """
     if s == 1:
         return clipped_noise(x_t, t, unet(x_t, t, y).sample)
