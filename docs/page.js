@@ -101,10 +101,11 @@ function showSettings() {
   $("changed").textContent = words.length ? `changed: ${words.join(", ")}` : "";
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - (w > 0 ? low : high)) / 10}%`);
-  $("line").classList.toggle("silent", w === 0);
   const times = range(96, 10).map((k) => 999 - k).filter((t) => low <= t && t < high && w > 0);
-  const points = times.map((t) => `${1000 - t},${88 - 12 * Math.log10(growing_scale(w, g)(t))}`); // 1 to 10 million
+  const strengths = times.map((t) => growing_scale(w, g)(t));
+  const points = strengths.map((s, k) => `${1000 - times[k]},${Math.max(4, 94 - 20 * Math.log10(s))}`); // logarithmic
   $("strength").setAttribute("points", points.join(" "));
+  $("strength-words").textContent = w > 0 && times.length ? `strength ${inWords(strengths[0])} to ${inWords(strengths.at(-1))}` : "";
   all("#x_0 > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
 }
 
@@ -155,7 +156,6 @@ function restart() {
   plainSettings = needed;
   dissolving = fromDrawing && !CALM ? [0, 0.25, 0.5, 0.75].map((share) => Math.round(share * from)) : [];
   $("same").textContent = fromDrawing ? "your drawing" : "the same noise";
-  $("origin").innerHTML = fromDrawing ? "<span class='orange'>from your drawing</span>" : w > 0 ? "the model’s guess; orange frame: the guide sees the digit" : "at scale 0: it is silent";
   $("turned").textContent = second === "none" ? "with the guide" : "turned around";
   $("x_t").classList.toggle("turned", second !== "none");
   $("time").step = 1000 / steps;
@@ -219,6 +219,15 @@ function verdict() {
   return runs === 1 ? "done: now pick a digit" : `done: the guide accepts ${right.length} of ${COLUMNS}. Do you?`;
 }
 
+/** What the first row shows. */
+function origin(t, s) {
+  if (fromDrawing) return "from your drawing";
+  if (s === 0 && settings.w === 0) return "at push 0: the same as without";
+  if (shown === 0) return "noise, where all begins";
+  if (t > 700 && s > 0) return "expected; early, the push, magnified";
+  return "what the model expects; orange frame: the guide sees the digit";
+}
+
 /** What is expected at a frame; at first, the noise that all begins with, and at the end, the image. */
 const expected = ({ t, x_t, x_0 }) => (shown === 0 || t === END ? x_t : x_0);
 
@@ -238,6 +247,7 @@ function show() {
   all("#x_0 > span").forEach((tile, k) => tile.classList.toggle("sure", sees(k)));
   drawImages($("plain"), expected(plainFrames[shown]), grey);
   $("grad").classList.toggle("unused", s === 0);
+  $("origin").textContent = origin(t, s);
   $("time").value = 999 - t;
   $("time").setAttribute("aria-valuetext", `t = ${Math.max(t, 0)}`);
   $("clock").innerHTML = atEnd() ? "t = 0" : `<small>noise</small> t = ${t}<span class="wide"><br><small class="orange">strength</small> s = ${inWords(s)}</span>`;
@@ -512,6 +522,7 @@ function clear() {
 // --- main ---
 
 function chooseTab(name) {
+  if (main.dataset.tab === "tour" && name !== "tour") chooseRow("plain"); // not that of a question
   main.dataset.tab = name;
   for (const row of all(".row.look")) row.classList.remove("look");
   for (const tab of all("#tabs button")) tab.setAttribute("aria-pressed", tab.dataset.tab === name);
@@ -566,6 +577,7 @@ function listen() {
     if (wasUsed) restart();
   });
   $("defaults").addEventListener("click", reset);
+  for (const folded of all("details")) folded.addEventListener("toggle", () => folded.open && folded.scrollIntoView({ block: "nearest" }));
   window.addEventListener("hashchange", () => {
     setAll(location.hash.slice(1));
     clear();
