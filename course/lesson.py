@@ -37,10 +37,11 @@ def show(images, columns, titles=(), rows=(), wrong=()):
     plt.show()
 
 
-def check(name, yours, exact, inputs=None, tolerance=1e-4):
+def check(name, yours, exact, inputs=None, tolerance=1e-4, mistakes=()):
     """Print whether `yours` is right, and return what to go on with: yours if it is, else `exact`.
 
-    Both are tensors or numbers; with `inputs`, functions, which are compared on these.
+    Both are tensors or numbers; with `inputs`, functions, which are compared on these. `mistakes`
+    are pairs: the name of a common mistake, and a function that makes it.
     """
     right = torch.as_tensor(exact(*inputs) if inputs else exact)
     try:
@@ -58,8 +59,11 @@ def check(name, yours, exact, inputs=None, tolerance=1e-4):
     if error < tolerance:
         print(f"{name}: correct")
         return yours
-    opposite = (mine + right).abs().max().item() < tolerance
-    print(f"{name}: wrong by up to {error:.2g}{', only the sign is wrong' if opposite else ''}")
+    reason = ", only the sign is wrong" if (mine + right).abs().max() < tolerance else ""
+    for mistake, function in mistakes:
+        if (mine - function(*inputs)).abs().max() < tolerance:
+            reason = f": {mistake}"
+    print(f"{name}: wrong by up to {error:.2g}{reason}")
     return exact
 
 

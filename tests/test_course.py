@@ -80,5 +80,9 @@ def test_a_check_says_what_is_wrong_and_goes_on(capsys):
     assert [check("it", yours, 2.0) for yours in (1.0, None, 2.0)] == [2.0, 2.0, 2.0]
     for mistake in (lambda x: None + x, lambda x: (x, x), lambda x: len(x)):
         check("it", mistake, torch.sin, (torch.ones(2, 2),))
-    said = re.findall("(?m)^it: (\\w+ \\w+|correct)", capsys.readouterr().out)
-    assert said == ["wrong by", "still blank", "correct", "still blank", "it raises", "the shape"]
+    mistakes = [("the cosine", torch.cos)]
+    check("it", torch.cos, torch.sin, (torch.ones(2),), mistakes=mistakes)
+    printed = capsys.readouterr().out
+    said = re.findall("(?m)^it: (\\w+ \\w+|correct)", printed)
+    wanted = ["wrong by", "still blank", "correct", "still blank", "it raises", "the shape"]
+    assert said == [*wanted, "wrong by"] and printed.endswith(": the cosine\n")
