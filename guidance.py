@@ -46,11 +46,13 @@ def guided_noise(unet, log_p, x_t, t, y, s):
     Args:
         unet: its `sample` of (x_t, t) is eps (B, C, H, W).
         log_p: the guide (x_t, t, y) -> log p(y | x_t, t) (B,), as `Classifier.log_p`; or None.
-        x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale, a number.
+        x_t: (B, C, H, W). t: () or (B,). y: (B, ...), what is asked for. s: the scale, or one for
+            each image (B, 1, 1, 1).
     """
     with torch.no_grad():
         eps = clipped_noise(x_t, t, unet(x_t, t).sample)
-    if s == 0 or log_p is None:
+    unguided = log_p is None or not torch.as_tensor(s).any()
+    if unguided:
         return eps
     grad = guide_gradient(log_p, x_t, t, y)
     return eps - s * (1 - abar(t)).sqrt() * grad  # ADM (14), scaled by s

@@ -63,7 +63,9 @@ def test_the_noise_is_clipped_and_then_guided_by_adm_equation_14():
 
     eps = (x_t - abar(t).sqrt()) / (1 - abar(t)).sqrt()
     guided = eps - 5 * (1 - abar(t)).sqrt() * direction[y]
-    for s, expected in ((5, guided), (0, eps)):
+    each = torch.tensor([5.0, 0.0]).view(2, 1, 1, 1)
+    both = torch.stack([guided[0], eps[1]])
+    for s, expected in ((5, guided), (0, eps), (each, both)):
         eps_hat = guided_noise(unet, linear_log_p, x_t, t, y, s)
         torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
 
