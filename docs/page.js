@@ -224,7 +224,7 @@ function origin(t, s) {
   if (fromDrawing) return "from your drawing";
   if (s === 0 && settings.w === 0) return "at push 0: the same as without";
   if (shown === 0) return "noise, where all begins";
-  if (t > 700 && s > 0) return "expected; early, the push, magnified";
+  if (t > 700 && s > 0) return "what it expects: early, mostly the push, magnified";
   return "what the model expects; orange frame: the guide sees the digit";
 }
 
