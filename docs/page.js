@@ -341,10 +341,8 @@ function listenToPlaying() {
     if (atEnd()) rewind();
     play(false);
     step();
-    for (const part of all("#parts > *")) part.style.animation = "none"; // again from the start
-    void $("parts").offsetWidth;
-    for (const part of all("#parts > *")) part.style.animation = "";
     $("parts").classList.add("in-order");
+    for (const part of $("parts").getAnimations({ subtree: true })) part.currentTime = 0; // again from the start
   });
   $("time").addEventListener("input", () => { // look back at what was computed, or play ahead
     const t = 999 - $("time").value;
