@@ -102,10 +102,10 @@ function showSettings() {
   $("line").style.setProperty("--from", `${(1000 - high) / 10}%`);
   $("line").style.setProperty("--to", `${(1000 - (w > 0 ? low : high)) / 10}%`);
   const times = range(96, 10).map((k) => 999 - k).filter((t) => low <= t && t < high && w > 0);
-  const strengths = times.map((t) => growing_scale(w, g)(t));
+  const strengths = times.map(growing_scale(w, g));
   const points = strengths.map((s, k) => `${1000 - times[k]},${Math.max(4, 94 - 20 * Math.log10(s))}`); // logarithmic
   $("strength").setAttribute("points", points.join(" "));
-  $("strength-words").textContent = w > 0 && times.length ? `strength ${inWords(strengths[0])} to ${inWords(strengths.at(-1))}` : "";
+  $("strength-words").textContent = times.length ? `strength ${inWords(strengths[0])} to ${inWords(strengths.at(-1))}` : "";
   all("#x_0 > span").forEach((tile, k) => (tile.dataset.asked = digit === "0 to 9" ? k : digit));
 }
 
@@ -286,7 +286,7 @@ function showStep() {
   const faint = Math.max(...push.map(Math.abs)) < 0.1;
   $("push").innerHTML = s === 0 ? "silent" : faint ? "hardly any push" : "push: <span class='orange'>more</span>, <span class='blue'>less ink</span>";
   $("sum").textContent = s === 0 ? "the same" : "with the push";
-  $("story").innerHTML = s === 0 ? "The guide is silent here. What the model expects is all." : story(p.subarray(10 * column), digits()[column], faint);
+  $("story").innerHTML = s === 0 ? "The guide is silent here. What the model expects is all." : story(p.subarray(10 * column, 10 * column + 10), digits()[column], faint);
   document.body.classList.toggle("silent", s === 0);
   const spare = "\u2007".repeat(Math.max(0, 6 - inWords(s).length) / 2); // spaces as wide as a digit: the line stays in its place
   $("scale-now").textContent = `${spare}strength ${inWords(s)}${spare}`;
@@ -302,12 +302,13 @@ function showStep() {
 
 /** What the guide does at a step: it has read p(y | x_t) of all digits, and was asked for one. */
 function story(p, asked, faint) {
-  const read = p.subarray(0, 10).reduce((best, share, digit) => (share > p[best] ? digit : best), 0);
+  const read = p.indexOf(Math.max(...p));
+  const push = faint ? "its push is short" : "it adds ink where it is orange, and takes ink where it is blue";
+  const therefore = faint ? "but" : "so";
   if (p[asked] > 0.5) return `The guide reads a <b>${read}</b>, as asked, and ${faint ? "hardly pushes" : "pushes on"}.`;
-  const end = `${faint ? "but its push is short" : "so it adds ink where it is orange, and takes ink where it is blue"}.`;
-  if (read === asked) return `The guide leans to a <b>${read}</b>, as asked, but is not sure: ${end.replace("so ", "")}`;
-  if (p[read] < 0.3) return `The guide cannot read it yet, ${faint ? end : "and pushes toward what all digits of this kind share."}`;
-  return `The guide reads a <b>${read}</b>, ${end}`;
+  if (read === asked) return `The guide leans to a <b>${read}</b>, as asked, but is not sure: ${push}.`;
+  if (p[read] >= 0.3) return `The guide reads a <b>${read}</b>, ${therefore} ${push}.`;
+  return `The guide cannot read it yet, ${faint ? `but ${push}` : "and pushes toward what all digits of this kind share"}.`;
 }
 
 /** How long a frame is in sight. */
@@ -505,7 +506,7 @@ function readDrawing() {
     row.innerHTML = `t = ${READING_TIMES[k]} <b>${likeliest < 0.3 ? "?" : p.indexOf(likeliest)}</b>`;
     return row;
   }));
-  drawImage(document.querySelector("#noised canvas"), noisyDrawing(seed, settings.from), grey);
+  if (!isEmpty()) drawImage(document.querySelector("#noised canvas"), noisyDrawing(seed, settings.from), grey);
   $("noised").hidden = isEmpty();
   $("finish").disabled = isEmpty();
   $("pad").classList.toggle("empty", isEmpty());

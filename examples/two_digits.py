@@ -21,9 +21,8 @@ def main(unet, classifier):
         three, eight = torch.full_like(t, 3), torch.full_like(t, 8)
         return (1 - w) * classifier.log_p(x_t, t, three) + w * classifier.log_p(x_t, t, eight)
 
-    rows = {}
+    rows, scale = {}, growing_scale(g=4)
     for w in (0, 0.25, 0.5, 0.75, 1):
-        scale = growing_scale(g=4)
         images = sample(unet, between, torch.full((N,), w), range(N), scale=scale)
         rows[f"w = {w}"] = images
         digits = read(images)
