@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-from diffusion import SCHEDULE
-from support.errors import require
+from diffusion import scheduler_of
+from support.errors import UserError
 from support.files import load_checkpoint
+
+CHANNELS = 16
 
 
 class Classifier(nn.Module):
@@ -29,7 +31,9 @@ class Classifier(nn.Module):
         image_shape: (C, H, W), square; H is a multiple of 4.
     """
 
-    def __init__(self, channels=16, embedding_dim=128, num_classes=10, image_shape=(1, 28, 28)):
+    def __init__(
+        self, channels=CHANNELS, embedding_dim=128, num_classes=10, image_shape=(1, 28, 28)
+    ):
         super().__init__()
         self.config = {
             "channels": channels,
@@ -48,9 +52,11 @@ class Classifier(nn.Module):
 
     def forward(self, x_t, t):
         """Logits (B, K) of x_t (B, C, H, W), images in [-1, 1] noised to t (B,), 0 .. 999."""
-        shape = self.config["image_shape"]
-        assert list(x_t.shape[1:]) == shape, f"x_t is (B, *{shape}), not {tuple(x_t.shape)}"
-        assert t.shape == x_t.shape[:1], f"t is (B,) = ({len(x_t)},), not {tuple(t.shape)}"
+        shape = tuple(self.config["image_shape"])
+        if x_t.shape[1:] != shape:
+            raise UserError(f"the classifier reads images {shape}, not {tuple(x_t.shape[1:])}")
+        if t.shape != x_t.shape[:1]:
+            raise UserError(f"t has the shape {tuple(t.shape)}, not ({len(x_t)},)")
         embedding = F.silu(self.time_embedding(self.time_proj(t)))
         h = self.conv_in(x_t)  # (B, channels, H / 2, W / 2)
         h = self.block1(h, embedding)
@@ -62,9 +68,11 @@ class Classifier(nn.Module):
     def log_p(self, x_t, t, y):
         """log p(y | x_t, t) of the classes y (B,): (B,). This is the guide that sampling takes."""
         last = self.config["num_classes"] - 1
-        good = y.min() >= 0 and y.max() <= last
-        require(good, f"y has values from {y.min()} to {y.max()}; classes are 0 .. {last}")
-        return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
+        if y.shape != t.shape or y.is_floating_point():
+            raise UserError(f"y is {y.dtype} {tuple(y.shape)}, classes are ints {tuple(t.shape)}")
+        if y.is_cpu and not (y.min() >= 0 and y.max() <= last):  # a GPU would have to wait
+            raise UserError(f"y has values from {y.min()} to {y.max()}; classes are 0 .. {last}")
+        return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None].long())[:, 0]
 
 
 class FiLMBlock(nn.Module):
@@ -90,6 +98,12 @@ class FiLMBlock(nn.Module):
         return self.skip(h) + self.conv2(F.silu(residual))
 
 
-def load_classifier(path, device="cpu"):
-    """The guide of a checkpoint of train_classifier.py, in eval mode. Raises UserError."""
-    return load_checkpoint(path, Classifier, SCHEDULE, "train_classifier.py", device)
+def load_classifier(path, device="cpu", network=Classifier):
+    """The guide of a checkpoint of train_classifier.py, in eval mode. Raises UserError.
+
+    `classifier.scheduler` is the DDPMScheduler whose noise it has learned from, and
+    `classifier.dataset` says of what data set.
+    """
+    classifier = load_checkpoint(path, network, device)
+    classifier.scheduler = scheduler_of(classifier, path)
+    return classifier

@@ -1,147 +1,152 @@
-"""The process: noise schedule, noising, loss, U-Net, predicted x_0, one sampling step.
+"""The process: the noise schedule, the formulas of one step, the U-Net and its checkpoint.
 
-Equations are numbered as in Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors
-(B, C, H, W) in [-1, 1]; timesteps t are integers 0 .. 999, where x_999 is almost pure noise.
+A DDPM is a U-Net and its scheduler: diffusers' `DDPMPipeline`. Each formula takes abar_t, the
+`alphas_cumprod[t]` of that scheduler, so it holds for any schedule. Equations are numbered as in
+Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors (B, C, H, W) in [-1, 1];
+timesteps t are 0 .. T - 1, where x_{T-1} is almost pure noise.
 """
 
-import torch
-from diffusers import DDPMScheduler, UNet2DModel
+import math
 
-from support.files import load_checkpoint
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from support.errors import UserError
+from support.files import load_checkpoint, load_tensors
 from support.streams import generator
 
-NUM_TRAIN_TIMESTEPS = 1000
-SCHEDULE = {  # DDPM, section 4
-    "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+SCHEDULE = {  # of our DDPMScheduler, in the words of diffusers: DDPM, section 4
+    "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "beta_schedule": "linear",
-    "prediction_type": "epsilon",  # all code here takes the output of the U-Net for eps
+    "prediction_type": "epsilon",  # what the U-Net learns: the noise; or "v_prediction"
+    "timestep_spacing": "trailing",  # of diffusers' own sampling: the times of `sampling_times`
 }
-END = -1  # the time after the last step, where no noise is left
-# abar_t, the product of 1 - beta up to t, for t = 0 .. 999; its last entry, at index END, is 1
-ALPHAS_CUMPROD = torch.cat([DDPMScheduler(**SCHEDULE).alphas_cumprod, torch.ones(1)])
+CHANNELS = 16  # of the U-Net at full size
+END = -1  # the time after the last step, where no noise is left; abar[-1], the last entry, is 1
 VALIDATION_SEED = 1
-UNet = UNet2DModel  # the class of all U-Nets here; its `sample` is eps
-
-
-def sampling_timesteps(num_steps):
-    """The timesteps of every sampler, from 999 down to round(1000 / num_steps) - 1."""
-    total = NUM_TRAIN_TIMESTEPS
-    return [round(total * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
-
-
-def abar(t):
-    """abar_t of timesteps t (B,): (B, 1, 1, 1), for images; of one timestep: (). 1 at `END`."""
-    t = torch.as_tensor(t)
-    abar_t = ALPHAS_CUMPROD.to(t.device)[t]
-    return abar_t[:, None, None, None] if t.ndim else abar_t
 
 
 # --- noise and image ---
 
 
-def add_noise(x_0, eps, t):
-    """x_t, an image with noise eps ~ N(0, I) at timestep t: DDPM (4)."""
-    return abar(t).sqrt() * x_0 + (1 - abar(t)).sqrt() * eps
+def add_noise(x_0, eps, abar_t):
+    """x_t, an image with noise eps ~ N(0, I): DDPM (4). `DDPMScheduler.add_noise` takes t."""
+    return abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
 
 
-def predicted_x_0(x_t, t, eps):
+def predicted_x_0(x_t, eps, abar_t):
     """The image in x_t if eps is its noise: DDPM (15). It may leave [-1, 1]."""
-    return (x_t - (1 - abar(t)).sqrt() * eps) / abar(t).sqrt()
+    return (x_t - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
 
 
-def implied_noise(x_t, t, x_0):
+def implied_noise(x_t, x_0, abar_t):
     """The noise in x_t if x_0 is its image: DDPM (4), solved for eps."""
-    return (x_t - abar(t).sqrt() * x_0) / (1 - abar(t)).sqrt()
+    return (x_t - abar_t.sqrt() * x_0) / (1 - abar_t).sqrt()
 
 
-def clipped_noise(x_t, t, eps):
-    """The noise in x_t if its image is that predicted from eps, clipped to [-1, 1]."""
-    return implied_noise(x_t, t, predicted_x_0(x_t, t, eps).clamp(-1, 1))
+def clipped_noise(x_t, eps, abar_t, limit=1.0):
+    """The noise in x_t if its image is that predicted from eps, clipped to [-limit, limit]."""
+    return implied_noise(x_t, predicted_x_0(x_t, eps, abar_t).clamp(-limit, limit), abar_t)
 
 
-# --- one sampling step, from t to the next, less noisy timestep u ---
+def snr(abar_t):
+    """The signal-to-noise ratio (SNR) of x_t."""
+    return abar_t / (1 - abar_t)
 
 
-def same_noise(x_t, x_0, t, u, z):
-    """x_u with the noise that is in x_t if x_0 is its image: DDPM (4) at u. z is not used."""
-    return add_noise(x_0, implied_noise(x_t, t, x_0), u)
+# --- one sampling step, from t to any later, less noisy time u ---
 
 
-def posterior(x_t, x_0, t, u, z):
-    """A draw of q(x_u | x_t, x_0), with fresh noise z ~ N(0, I): DDPM (6), (7).
+def posterior(x_t, x_0, abar_t, abar_u, noise):
+    """A draw of q(x_u | x_t, x_0): DDPM (6), (7). `noise()` is fresh noise, of the shape of x_t.
 
-    There u is t - 1; here it is any lower timestep, so alpha and beta are of all steps in between.
-    With an extrapolated x_0, this is the step of SDE-DPM-Solver++ (2M): beta / (1 - abar_t) is its
-    1 - exp(-2 h), with h = lambda_u - lambda_t of `half_log_snr`.
+    In the paper u is t - 1; here it is any lower time, so alpha and beta are of all steps between.
     """
-    abar_t, abar_u = abar(t), abar(u)
     alpha, beta = abar_t / abar_u, 1 - abar_t / abar_u
     of_x_0 = abar_u.sqrt() * beta / (1 - abar_t)
     of_x_t = alpha.sqrt() * (1 - abar_u) / (1 - abar_t)
     variance = (1 - abar_u) / (1 - abar_t) * beta  # beta_tilde_t
-    return of_x_0 * x_0 + of_x_t * x_t + variance.sqrt() * z
+    return of_x_0 * x_0 + of_x_t * x_t + variance.sqrt() * noise()
 
 
-SAMPLERS = {  # name -> what makes x_u, and the order: at 2, x_0 is extrapolated first
-    "ddpm": (posterior, 1),  # DDPM Algorithm 2, with the variance beta_tilde_t; DDIM at eta = 1
-    "ddim": (same_noise, 1),  # Song et al. 2021, at eta = 0
-    "sde-dpmsolver++": (posterior, 2),  # Lu et al. 2022, multistep
-    "dpmsolver++": (same_noise, 2),
-}
+def same_noise(x_t, x_0, abar_t, abar_u, noise):
+    """x_u with the noise that is in x_t: DDIM (Song et al. 2021) at eta = 0. Draws no noise."""
+    return add_noise(x_0, implied_noise(x_t, x_0, abar_t), abar_u)
 
 
-def sampler_step(sampler, x_t, x_0, t, u, previous, z):
-    """x_u, the images at the next timestep u, from x_t, the predicted x_0 and fresh noise z.
+# --- the scheduler ---
 
-    All are (B, C, H, W). The last u is `END`, and there x_u is x_0. `previous` is t and x_0 of the
-    step before, or None in the first step. `sampler` is a name of `SAMPLERS`, or a pair as there.
+
+def abar_table(scheduler):
+    """abar_t, the product of 1 - beta up to t, for t = 0 .. T - 1, and 1 at `END`: (T + 1,).
+
+    It stays on the CPU, where the times are: abar[t] is a tensor () that fits images anywhere.
     """
-    if isinstance(sampler, str):
-        sampler = SAMPLERS[sampler]
-    make_x_u, order = sampler
-    assert order in (1, 2), f"the order of a sampler is 1 or 2, not {order}"
-    if order == 2 and previous is not None and u != END:  # at END, lambda is infinite
-        x_0 = extrapolated(x_0, t, u, previous)
-    return make_x_u(x_t, x_0, t, u, z)
+    return torch.nn.functional.pad(scheduler.alphas_cumprod.cpu(), (0, 1), value=1.0)
 
 
-def extrapolated(x_0, t, u, previous):
-    """x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps.
+def sampling_times(num_timesteps, steps):
+    """The falling times of every sampler, evenly spread: from T - 1 to round(T / steps) - 1."""
+    T = num_timesteps
+    return [round(T * (steps - i) / steps) - 1 for i in range(steps)]
 
-    The line is in lambda, half the logarithm of the signal-to-noise ratio: DPM-Solver++ (2M) of
-    Lu et al. 2022, arXiv 2211.01095, Algorithm 2. It may leave [-1, 1].
+
+def for_each(x_t, t):
+    """The time t, an int, for each image of x_t: (B,), made on its device."""
+    return torch.full((len(x_t),), t, device=x_t.device)
+
+
+def training_target(scheduler, x_0, eps, t):
+    """What a U-Net is to predict, by the `prediction_type` of its scheduler: as x_0."""
+    check_prediction_type(scheduler)
+    if scheduler.config.prediction_type == "v_prediction":
+        return scheduler.get_velocity(x_0, eps, t)
+    return eps
+
+
+def predicted_noise(scheduler, output, x_t, abar_t):
+    """eps, from the output of a U-Net that learned `training_target`: as x_t."""
+    if scheduler.config.prediction_type == "v_prediction":  # Salimans & Ho 2022, section 4
+        return abar_t.sqrt() * output + (1 - abar_t).sqrt() * x_t
+    return output
+
+
+def clip_limit(scheduler):
+    """To how much a scheduler clips the predicted x_0, by default to 1: a number, or infinity."""
+    if not scheduler.config.get("clip_sample", True):
+        return math.inf
+    return scheduler.config.get("clip_sample_range", 1.0)
+
+
+def noised_for_validation(scheduler, x_0, t=None):
+    """Images x_0 (N, C, H, W) with noise, the same at every call: x_t and t (N,), eps.
+
+    By default, t is spread evenly over all timesteps, in random order.
     """
-    t_previous, x_0_previous = previous
-    slope = (x_0 - x_0_previous) / (half_log_snr(t) - half_log_snr(t_previous))
-    return x_0 + slope * (half_log_snr(u) - half_log_snr(t)) / 2
+    n = len(x_0)
+    if t is None:
+        t = torch.arange(n) * scheduler.config.num_train_timesteps // n
+        t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
+    eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation", 1))
+    return scheduler.add_noise(x_0, eps, t), t, eps
 
 
-def half_log_snr(t):
-    """lambda_t, half the logarithm of the signal-to-noise ratio."""
-    return snr(t).log() / 2
+# --- the U-Net, and the DDPM ---
 
 
-def snr(t):
-    """The signal-to-noise ratio (SNR) abar_t / (1 - abar_t) of timesteps, as `abar`."""
-    return abar(t) / (1 - abar(t))
-
-
-# --- the U-Net, and what it learns ---
-
-
-def make_unet(shape, num_class_embeds=None):
+def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
     """diffusers' UNet2DModel for images (C, H, W), square; H is a multiple of 4.
 
-    `num_class_embeds` is for a U-Net that is given labels too, of classifier-free guidance.
+    `channels`, a multiple of 8, is the width at full size. `num_class_embeds` is for a U-Net that
+    is given labels too, of classifier-free guidance.
     """
-    channels, size, _ = shape
-    return UNet(
-        sample_size=size,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=(16, 32, 64),  # at sizes H, H / 2 and H / 4
+    return UNet2DModel(
+        sample_size=shape[1],
+        in_channels=shape[0],
+        out_channels=shape[0],
+        block_out_channels=(channels, 2 * channels, 4 * channels),  # at H, H / 2 and H / 4
         down_block_types=("DownBlock2D",) * 3,
         up_block_types=("UpBlock2D",) * 3,
         layers_per_block=1,
@@ -152,22 +157,85 @@ def make_unet(shape, num_class_embeds=None):
     )
 
 
-def load_unet(path, device="cpu", made_by="train_ddpm.py"):
-    """The U-Net of a checkpoint that a script has made, in eval mode. Raises UserError."""
-    return load_checkpoint(path, UNet, SCHEDULE, made_by, device)
+def load_ddpm(path, device="cpu"):
+    """The U-Net of a checkpoint and its scheduler: a DDPMPipeline. Raises UserError.
+
+    `ddpm.unet.dataset` says on what it was trained. `ddpm.save_pretrained(folder)` writes it for
+    diffusers alone.
+    """
+    unet = load_checkpoint(path, UNet2DModel, device)
+    return DDPMPipeline(unet, scheduler_of(unet, path))
 
 
-def simple_loss(eps_theta, eps):
-    """L_simple of each image, the mean of |eps - eps_theta|^2 over its pixels: DDPM (14), (B,)."""
-    return (eps_theta - eps).square().mean(dim=(1, 2, 3))
+def scheduler_of(network, path):
+    """The DDPMScheduler with which the network of a checkpoint was trained. Raises UserError."""
+    spacing = {"timestep_spacing": SCHEDULE["timestep_spacing"]}  # if it says nothing
+    try:
+        return DDPMScheduler(**spacing | network.schedule)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path} is damaged: its schedule is {network.schedule}") from error
 
 
-def validation_times(n):
-    """t (N,), spread evenly over 0 .. 999, in an order that is the same at every call."""
-    t = torch.arange(n) * NUM_TRAIN_TIMESTEPS // n
-    return t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
+def image_shape(unet):
+    """(C, H, W) of the images of a U-Net of diffusers."""
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return unet.config.in_channels, height, width
 
 
-def validation_noise(shape):
-    """eps of a shape, the same at every call."""
-    return torch.randn(shape, generator=generator(VALIDATION_SEED, "validation", 1))
+# --- schedules that fit together ---
+
+
+def check_prediction_type(scheduler):
+    """Raises UserError if a U-Net predicts, or is to predict, neither eps nor v."""
+    kind = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise UserError(f"prediction_type is {kind!r}, not epsilon or v_prediction")
+
+
+def schedule_of(scheduler):
+    """What a checkpoint keeps of a scheduler: the words of `SCHEDULE`, a dict."""
+    return {word: scheduler.config[word] for word in SCHEDULE}
+
+
+def same_betas(scheduler, other):
+    """Whether two schedulers have the same noise at every timestep."""
+    return torch.equal(scheduler.alphas_cumprod.cpu(), other.alphas_cumprod.cpu())
+
+
+def check_same_betas(scheduler, of_unet, whose):
+    """Raises UserError if a network has learned from other noise than the U-Net."""
+    if not same_betas(scheduler, of_unet):
+        theirs, ours = betas_in_words(scheduler), betas_in_words(of_unet)
+        raise UserError(f"{whose} was trained with {theirs}, but the U-Net with {ours}")
+
+
+def check_folder(folder, checkpoint, scheduler):
+    """Raises UserError if a training would replace the network of another schedule.
+
+    Or if a network of the folder has other betas, so that the two could not work together.
+    """
+    for path in sorted(folder.glob("*.pth")):
+        try:
+            schedule = load_tensors(path, "").get("schedule")
+        except UserError:  # it is damaged, or somebody else's
+            continue
+        if not isinstance(schedule, dict) or not set(schedule) <= set(SCHEDULE):
+            continue
+        theirs = DDPMScheduler(**schedule)
+        learned, wanted = theirs.config.prediction_type, scheduler.config.prediction_type
+        if not same_betas(theirs, scheduler) or (path == checkpoint and learned != wanted):
+            raise UserError(
+                f"{path} was trained with {betas_in_words(theirs)} and {learned}, this one would "
+                f"be with {betas_in_words(scheduler)} and {wanted}: name another folder with "
+                "--models"
+            )
+
+
+def betas_in_words(scheduler):
+    """The betas of a scheduler in words."""
+    config = scheduler.config
+    ends = f" from {config.beta_start:g} to {config.beta_end:g}"
+    if config.beta_schedule == "squaredcos_cap_v2":  # which does not use the ends
+        ends = ""
+    return f"{config.num_train_timesteps} {config.beta_schedule} betas{ends}"

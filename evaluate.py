@@ -1,52 +1,40 @@
 """Measure samples with a judge that never guides: a row for each combination of settings.
 
-    python evaluate.py --n 500                              # a quick look; by default, n = 4,300
-    python evaluate.py --guidance-scale 1 0 --steps 20 10   # four rows
-    python evaluate.py --csv table.csv --resume ...         # continue after Ctrl-C, same flags
-    python evaluate.py --guide my_guide.py:log_p            # a guide of your own
-    python evaluate.py --samples FILE.npz                   # anybody's samples
+    python evaluate.py --n 500                                # a quick look; by default, n = 4,300
+    python evaluate.py --guidance-scale 1 3 --steps 50 20     # four rows
+    python evaluate.py --method guided unguided classifier_free
+    python evaluate.py --guide my_guide.py:log_p              # a guide of your own
+    python evaluate.py --samples FILE.npz                     # anybody's samples
 
 Accuracy is the share of samples in which the judge sees the digit asked for. Fréchet distance,
 precision and recall compare the judge's features of samples and of half of the real images of
 --split. The other half gets a row; against the test set, so do the validation images. Changes are
 from the first row that is drawn. `nearest` is the smallest distance of a sample to a training
-image. Settings are chosen with `--split validation --seed 1`, and reported with the defaults. Of a
-guide or a variant in FILE.py, that file is hashed, and not what it loads.
+image. Settings are chosen with the defaults, and reported with `--split test --seed 0`. Rows are
+written to --csv as they are measured: after an interruption, ask for those that are missing, in
+another file. Of a FILE.py, that file is hashed, and not what it loads.
 """
 
 import time
-from pathlib import Path
 
 from evaluation.judge import load_judge
-from evaluation.measures import COMPARED, Scores, balanced_parts, nearest_distances, readings
-from evaluation.report import (
-    VERSIONS,
-    as_text,
-    cell,
-    check_new_table,
-    described,
-    read_rows,
-    write_rows,
-)
+from evaluation.measures import NUM_NEIGHBOURS, Scores, balanced_parts, nearest_distances, readings
+from evaluation.report import VERSIONS, cell, check_new_table, described, write_rows
 from evaluation.rows import add_row_flags, real_row, sample_rows, unique
 from mnist import check_same_dataset, read_dataset
 from support import cli
-from support.errors import require
-from support.files import MODELS, check_outputs, sha256
+from support.errors import UserError
+from support.files import MODELS, sha256
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add_row_flags(parser, n=4_300)
     add = parser.add_argument
-    add("--judge", type=Path, default=MODELS, metavar="DIR", help="folder of judge.pth")
-    add("--resume", action="store_true", help="continue the file of --csv")
+    add("--judge", type=cli.folder, default=MODELS, metavar="DIR", help="folder of judge.pth")
     args = parser.parse_args(argv)
-    require(args.csv or not args.resume, "argument --resume: only with --csv")
-    if args.resume:
-        check_outputs(args.csv)
-    elif args.csv:
-        check_new_table(args.csv, "continue it with --resume, or name another file")
+    if args.csv:
+        check_new_table(args.csv)
     return args
 
 
@@ -59,6 +47,8 @@ def real_images(judge, dataset, split, sizes):
     num_classes = len(dataset.info["classes"])
     images, labels = dataset.splits[split]
     here, there = balanced_parts(labels, 2, num_classes)  # (K, M) each
+    if num_classes * ((here.shape[1] + 1) // 2) <= NUM_NEIGHBOURS:  # in half of this half
+        raise UserError(f"the {split} images are too few to measure with: {len(labels)}")
     others = [(f"other half of the {split} set", split, there)]
     if split == "test":
         [everywhere] = balanced_parts(dataset.splits["validation"][1], 1, num_classes)
@@ -88,46 +78,30 @@ def measure_row(row, judge, real, train_images):
     return scores, columns
 
 
-def rows_of_file(path, rows, machine):
-    """The rows that are in a file. Raises UserError if they are not the first of those wanted."""
-    done = read_rows(path) if path.exists() else []
-    other = f"--resume: {path} has rows of other settings, weights or versions; name another file"
-    require(len(done) <= len(rows), other)
-    for found, row in zip(done, rows):
-        wanted = row.settings | machine
-        require(all(found.get(k) == as_text(v) for k, v in wanted.items()), other)
-    print(f"--resume: {len(done)} of {len(rows)} rows are taken from {path}")
-    return done
-
-
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
     dataset = read_dataset(args)
-    judge = load_judge(args.judge / "judge.pth", args.device)
-    check_same_dataset(judge.dataset, dataset.info, judge.path)
+    judge_path = args.judge / "judge.pth"
+    judge = load_judge(judge_path, args.device)
+    remedy = "name the folder of a judge of this data set with --judge, or another data set"
+    check_same_dataset(judge.dataset, dataset.info, judge_path, remedy)
     samples = sample_rows(args, dataset)
     sizes = {row.settings["n"] for row in samples}
     real, others = real_images(judge, dataset, args.split, sizes)
-    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": sha256(judge.path)}
-    rows = [row._replace(settings=row.settings | shared) for row in unique(others + samples)]
+    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": sha256(judge_path)}
     machine = VERSIONS | {"device": args.device}
-    done = rows_of_file(args.csv, rows, machine) if args.resume else []
-    reference = judge, real, dataset.splits["train"][0]
-    drawn_before = [row for row in rows[: len(done)] if row.sampled]
-    left = rows[len(done) :]
-    first = None  # the scores that changes are from: of an old row, they are measured once more
-    if drawn_before and any(row.sampled for row in left):
-        first, _ = measure_row(drawn_before[0], *reference)
-    for row in left:
-        scores, columns = measure_row(row, *reference)
+    first, done = None, []  # the scores that changes are from; the rows of the table
+    for row in unique(others + samples):
+        scores, columns = measure_row(row, judge, real, dataset.splits["train"][0])
         if row.sampled:
             columns |= scores.changes_from(first) if first else {}
             first = first or scores
-        done.append(row.settings | columns | machine)
-        main_columns = [name for name in ("accuracy", *COMPARED) if name in columns]
-        shown = [f"{name} {cell(columns, name)}" for name in main_columns]
-        print(f"{described(row.settings)}\n    {'  '.join(shown)}")
+        settings = row.settings | shared
+        done.append(settings | columns | machine)
+        names = [name for name in columns if f"{name}_low" in columns and "_change" not in name]
+        shown = [f"{name} {cell(columns, name)}" for name in names]
+        print(f"{described(settings)}\n    {'  '.join(shown)}")
         if args.csv:
             write_rows(args.csv, done)
 

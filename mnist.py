@@ -5,14 +5,16 @@ images of MNIST, Fashion-MNIST and KMNIST are the last 5,000 of the training fil
 random tenth, always the same, is for validation, and another tenth for the test.
 """
 
+import contextlib
 from pathlib import Path
 
 import torch
-from torchvision import datasets, transforms
+from PIL import Image
+from torchvision import datasets
 from torchvision.transforms.functional import pil_to_tensor
 
-from support.cli import number
-from support.errors import UserError, require
+from support.cli import multiple_of
+from support.errors import UserError
 from support.files import ROOT, check_outputs, load_tensors
 from support.streams import generator
 
@@ -25,7 +27,9 @@ TORCHVISION = {
 KNOWN = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
 MNIST_REMEDY = f"; if {DATA} is damaged, delete it: `git checkout -- data` restores MNIST"
 NUM_VALIDATION = 5_000
+MAX_SIZE = 256  # pixels; more than a small U-Net can learn
 SPLITS = ("train", "validation", "test")
+OTHER_FOLDER = "name another folder with --models, or another data set"
 
 
 def from_uint8(images):
@@ -47,15 +51,21 @@ class Dataset:
 
     def __init__(self, name="mnist", size=None):
         kind = name if name in TORCHVISION else "folder"
-        require(size is None or kind == "folder", f"--size is for folders of images, not {name}")
+        if size is not None and kind != "folder":
+            raise UserError(f"--size is for folders of images, not {name}")
+        if not str(name):
+            raise UserError("--dataset: the name is empty")
         try:
             if kind == "folder":
                 self.splits, classes = read_folder(Path(name), size)
             else:
                 self.splits, classes = read_torchvision(TORCHVISION[name])
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            remedy = "" if kind == "folder" else MNIST_REMEDY
+            remedy = MNIST_REMEDY if kind == "mnist" else ""
             raise UserError(f"--dataset {name}: {str(error) or 'damaged'}{remedy}") from error
+        for split, (_, labels) in self.splits.items():
+            if labels.min() < 0 or labels.max() >= len(classes):
+                raise UserError(f"--dataset {name}: labels of {split} are damaged{MNIST_REMEDY}")
         images, _ = self.splits["train"]
         self.info = {
             "kind": kind,
@@ -72,7 +82,16 @@ class Dataset:
 
 def read_torchvision(source):
     """A data set of torchvision: split -> (uint8 (N, 1, 28, 28), int64 (N,)), and its classes."""
-    train, test = (source(DATA, train=is_train, download=True) for is_train in (True, False))
+    folder = DATA / source.__name__
+    try:
+        train, test = (source(DATA, train=is_train, download=True) for is_train in (True, False))
+    except (OSError, RuntimeError) as error:
+        for empty in (folder / "raw", folder):  # what torchvision made for the download
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+        if folder.exists():
+            raise
+        raise UserError(f"it cannot be downloaded, is there a network? {error}") from error
     images, labels = train.data[:, None], train.targets
     splits = {
         "train": (images[:-NUM_VALIDATION], labels[:-NUM_VALIDATION]),
@@ -82,23 +101,58 @@ def read_torchvision(source):
     return splits, [name.split(" - ")[0] for name in train.classes]  # MNIST has "3 - three"
 
 
+class Folder(datasets.ImageFolder):
+    """torchvision's folder of images, without hidden folders, such as .ipynb_checkpoints."""
+
+    def find_classes(self, directory):
+        folders = Path(directory).iterdir()
+        classes = sorted(f.name for f in folders if f.is_dir() and not f.name.startswith("."))
+        if not classes:
+            raise UserError("it has no folder of images")
+        return classes, {name: number for number, name in enumerate(classes)}
+
+
 def read_folder(folder, size):
     """The images of a folder, as `read_torchvision`; those without colours have one channel."""
-    require(folder.is_dir(), f"it is none of {KNOWN}")
-    pictures = datasets.ImageFolder(folder, transforms.Resize((size, size)) if size else None)
-    images = [pil_to_tensor(picture) for picture, _ in pictures]
+    if not folder.is_dir():
+        raise UserError(f"it is none of {KNOWN}")
+    pictures = Folder(folder)
+    images, targets = [], []
+    for path, target in pictures.samples:
+        if any(part.startswith(".") for part in Path(path).relative_to(folder).parts):
+            continue  # it is in a hidden folder of a class
+        targets.append(target)
+        images.append(read_image(path, size))
+        if images[-1].shape != images[0].shape:
+            raise UserError(f"{path} has another size than the others: scale all with --size 32")
     _, height, width = images[0].shape
-    good = height == width and height % 4 == 0 and len({image.shape for image in images}) == 1
-    require(good, "images should be square, of one size, a multiple of 4: scale with --size 32")
-    images, labels = torch.stack(images), torch.tensor(pictures.targets)
+    if height != width or height % 4 != 0 or not 8 <= height <= MAX_SIZE:
+        should = f"they should be square, a multiple of 4, from 8 to {MAX_SIZE}"
+        raise UserError(f"images are {height}x{width}: {should}; scale with --size 32")
+    images, labels = torch.stack(images), torch.tensor(targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
     tenth = len(images) // 10
-    require(tenth >= 10, f"it has {len(images)} images, 100 are the least")
+    if tenth < 10:
+        raise UserError(f"it has {len(images)} images, 100 are the least")
     order = torch.randperm(len(images), generator=generator(0, "split"))
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
     splits = {name: (images[part], labels[part]) for name, part in zip(SPLITS, parts)}
     return splits, pictures.classes
+
+
+def read_image(path, size):
+    """An image file, uint8 (3, H, W), scaled to a size if it is not None. Raises UserError."""
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{path} has more than 8 bits a pixel: convert it to 8")
+            if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
+                raise UserError(f"{path} is transparent: put it on a background")
+            image = image.convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path} is damaged, or is no image: {error}") from error
+    return pil_to_tensor(image.resize((size, size), Image.BILINEAR) if size else image)
 
 
 def load_mnist(split):
@@ -113,7 +167,8 @@ def class_numbers(words, classes):
     asked = classes if "all" in words else words
     known = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
     for word in asked:
-        require(word in numbers, f"--digits: {word!r} is not one of {known}; separate by spaces")
+        if word not in numbers:
+            raise UserError(f"{word!r} is not one of {known}; separate by spaces")
     return [numbers[word] for word in asked]
 
 
@@ -121,7 +176,7 @@ def add_data_flags(parser):
     """The flags of every script that reads a data set, for `read_dataset`."""
     add = parser.add_argument
     add("--dataset", default="mnist", metavar="NAME", help=KNOWN)
-    add("--size", type=number(int, 4), help="scale the images of a folder to SIZE x SIZE")
+    add("--size", type=multiple_of(4), help="scale the images of a folder to SIZE x SIZE")
 
 
 def read_dataset(args):
@@ -139,19 +194,23 @@ def training_data(args, *outputs):
     check_outputs(*outputs)
     dataset = read_dataset(args)
     for path in sorted(args.models.glob("*.pth")):
-        checkpoint = load_tensors(path, "restore or delete it")
-        if "dataset" in checkpoint:  # not the state of a training
-            check_same_dataset(checkpoint["dataset"], dataset.info, path)
+        try:
+            trained = load_tensors(path, "").get("dataset")
+        except UserError:  # it is damaged, or somebody else's
+            continue
+        if isinstance(trained, dict) and set(trained) == set(dataset.info):  # of this project
+            check_same_dataset(trained, dataset.info, path)
     return dataset
 
 
-def check_same_dataset(trained, given, path):
+def check_same_dataset(trained, given, path, remedy=OTHER_FOLDER):
     """Raises UserError if the network of a file was trained on another data set, both `info`."""
-    what = f"{path} was trained on {described(trained)}, not on {described(given)}"
-    require(trained == given, f"{what}: name another folder with --models, or another data set")
+    what = f"{path} was trained on {in_words(trained)}, not on {in_words(given)}"
+    if trained != given:
+        raise UserError(f"{what}: {remedy}")
 
 
-def described(info):
+def in_words(info):
     """A data set in words, by its `info`."""
     kind = "the folder " if info["kind"] == "folder" else ""
     size = "x".join(map(str, info["shape"]))

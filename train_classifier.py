@@ -5,29 +5,26 @@
     python train_classifier.py --resume                      # continue after Ctrl-C
     python train_classifier.py --max-t 0 --models clean      # a guide that never saw noise
 
-Cross-entropy on x_t of DDPM (4), with t uniform over 0 .. 999. No classifier can be right at high
-noise; the guide must know how unsure it is. So validation reports the mean confidence beside the
-accuracy: they should agree.
+Cross-entropy on x_t of DDPM (4), with t uniform over all timesteps. No classifier can be right at
+high noise; the guide must know how unsure it is. So validation reports the mean confidence beside
+the accuracy: they should agree.
 
 Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both in DIR.
 """
 
 import torch
 import torch.nn.functional as F
+from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
+from torch.nn.utils import clip_grad_norm_
 
-from classifier import Classifier
-from diffusion import (
-    NUM_TRAIN_TIMESTEPS,
-    SCHEDULE,
-    add_noise,
-    validation_noise,
-    validation_times,
-)
+from classifier import CHANNELS, Classifier
+from diffusion import SCHEDULE, check_folder, noised_for_validation, schedule_of
 from mnist import add_data_flags, training_data
 from support import cli
+from support.errors import UserError
 from support.files import output_folder, provenance, save_checkpoint
-from support.pictures import save_figure
+from support.pictures import ACCENT, INK, save_figure
 from support.training import Run
 
 STEPS = 6_000
@@ -35,107 +32,126 @@ BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 200
 WEIGHT_DECAY = 0.05
-MAX_T = NUM_TRAIN_TIMESTEPS - 1
-T_BANDS = ((0, 1000), (0, 100), (100, 300), (300, 500), (500, 1000))
+MAX_GRAD_NORM = 1.0
+MAX_T = SCHEDULE["num_train_timesteps"] - 1
+T_BANDS = ((0, 1), (0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 1))  # of all timesteps
 
 
-def train(run, classifier, max_t=MAX_T):
-    """Minimise the cross-entropy of noised images, with t up to `max_t`."""
-    device = next(classifier.parameters()).device
-    for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
-        t = torch.randint(max_t + 1, (len(x_0),), generator=rng)  # (B,)
+def train(args, dataset, checkpoint, classifier, scheduler, validate):
+    """Minimise the cross-entropy of noised images, with t up to --max-t: the finished `Run`.
+
+    `validate(run)` is called with the classifier in eval mode, see `Run.validates`.
+    """
+    parameters = classifier.parameters()
+    optimizer = torch.optim.AdamW(parameters, args.lr, weight_decay=WEIGHT_DECAY, fused=True)
+    warmup = min(WARMUP_STEPS, args.steps // 2)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
+    parts = {"classifier": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+    settings = cli.training_settings(args) | {"schedule": schedule_of(scheduler)}
+    run = Run("classifier", checkpoint, settings, dataset, args.resume, **parts)
+
+    for x_0, y, rng in run.batches():  # (B, C, H, W), (B,); rng is the stream of this step
+        t = torch.randint(args.max_t + 1, (len(x_0),), generator=rng)  # (B,)
         eps = torch.randn(x_0.shape, generator=rng)
-        x_t = add_noise(x_0, eps, t)  # DDPM (4)
-        logits = classifier(x_t.to(device), t.to(device))  # (B, K)
-        run.descend(F.cross_entropy(logits, y.to(device)))
+        x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
+
+        logits = classifier(x_t.to(args.device), t.to(args.device))  # (B, K)
+        loss = F.cross_entropy(logits, y.to(args.device))
+
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(classifier.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        lr_scheduler.step()
+
+        run.losses.append(loss.detach())
+        if run.validates:
+            classifier.eval()
+            validate(run)
+            classifier.train()
+    classifier.eval()
+    return run
 
 
 @torch.no_grad()
-def predict_noised(classifier, x_0, t, batch_size=500):
-    """p(y | x_t, t) of images x_0 (N, C, H, W) noised to t (N,): (N, K), on the CPU.
+def predict_noised(classifier, scheduler, x_0, t=None, batch_size=500):
+    """p(y | x_t, t) of images x_0 (N, C, H, W) noised to t (N,), by default all t: (N, K), and t.
 
     The noise is the same at every call.
     """
     device = next(classifier.parameters()).device
-    x_t = add_noise(x_0, validation_noise(x_0.shape), t)
+    x_t, t, _ = noised_for_validation(scheduler, x_0, t)
     probabilities = []
     for part in torch.arange(len(x_0)).split(batch_size):
         logits = classifier(x_t[part].to(device), t[part].to(device))
         probabilities.append(logits.softmax(dim=1).cpu())
-    return torch.cat(probabilities)
+    return torch.cat(probabilities), t
 
 
-def validate(run, classifier, images, labels):
-    """Accuracy and mean confidence in each band of t, as a line and as a dict."""
-    t = validation_times(len(images))
-    p = predict_noised(classifier, images, t)
+def accuracy_by_band(classifier, scheduler, images, labels):
+    """Accuracy and mean confidence in each band of t: two dicts."""
+    p, t = predict_noised(classifier, scheduler, images)
     confidence, prediction = p.max(dim=1)
     correct = (prediction == labels).float()
-    bands, words = {}, []
-    for low, high in T_BANDS:
+    accuracies, confidences = {}, {}
+    for band in T_BANDS:
+        low, high = (round(end * scheduler.config.num_train_timesteps) for end in band)
         inside = (low <= t) & (t < high)
-        accuracy, sureness = correct[inside].mean().item(), confidence[inside].mean().item()
-        bands[f"{low}-{high - 1}"] = {"accuracy": accuracy, "confidence": sureness}
-        words.append(f"t {low}-{high - 1}: {accuracy:.3f} ({sureness:.3f})")
-    run.log("accuracy (confidence)  " + "  ".join(words))
-    return {"validation": bands}
+        accuracies[f"t {low}-{high - 1}"] = correct[inside].mean().item()
+        confidences[f"t {low}-{high - 1}"] = confidence[inside].mean().item()
+    return accuracies, confidences
 
 
-def plot_accuracy(classifier, images, labels):
+def plot_accuracy(classifier, scheduler, images, labels):
     """Accuracy on noised images against t, with a line for chance: a matplotlib figure."""
     import matplotlib.pyplot as plt  # here, since a script starts faster without it
 
-    timesteps = [*range(0, NUM_TRAIN_TIMESTEPS, 100), NUM_TRAIN_TIMESTEPS - 1]
+    timesteps = [*range(0, MAX_T, 100), MAX_T]
     accuracy = []
     for t in timesteps:
-        probabilities = predict_noised(classifier, images, torch.full((len(images),), t))
-        accuracy.append((probabilities.argmax(dim=1) == labels).float().mean().item())
+        p, _ = predict_noised(classifier, scheduler, images, torch.full((len(images),), t))
+        accuracy.append((p.argmax(dim=1) == labels).float().mean().item())
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot(timesteps, accuracy, marker=".", label="classifier")
-    axes.axhline(1 / classifier.config["num_classes"], color="gray", label="chance")
-    axes.set(xlabel="timestep t", ylim=(0, 1.02))
+    axes.plot(timesteps, accuracy, "o-", color=INK, label="classifier")
+    axes.axhline(1 / classifier.config["num_classes"], color=ACCENT, label="chance")
+    axes.set(xlabel="t: from the image to pure noise", ylim=(0, 1.02))
     axes.set(ylabel=f"accuracy on {len(images):,} validation images")
-    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     return figure
 
 
 @cli.one_line_errors
-def main(argv=None):
+def main(argv=None, network=Classifier):
     parser = cli.ArgumentParser(__doc__)
     cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
-    timestep = cli.number(int, 0, MAX_T)
+    channels, timestep = cli.multiple_of(8), cli.number(int, 0, MAX_T)
+    parser.add_argument("--channels", type=channels, default=CHANNELS, help="width of the CNN")
     parser.add_argument("--max-t", type=timestep, default=MAX_T, help="the highest t to learn")
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "classifier.pth"
     figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
+    scheduler = DDPMScheduler(**SCHEDULE)  # the same in all three scripts
+    check_folder(args.models, checkpoint, scheduler)
     dataset = training_data(args, checkpoint, figure)
     images, labels = dataset.load("validation")
 
     torch.manual_seed(args.seed)  # for the initial weights
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
-    classifier = Classifier(num_classes=num_classes, image_shape=image_shape).to(args.device)
-    parameters = classifier.parameters()
-    optimizer = torch.optim.AdamW(parameters, args.lr, weight_decay=WEIGHT_DECAY, fused=True)
-    warmup = min(WARMUP_STEPS, args.steps // 2)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
+    if num_classes < 2:
+        raise UserError(f"--dataset {args.dataset}: one class only, there is nothing to classify")
+    classifier = network(args.channels, num_classes=num_classes, image_shape=image_shape)
+    classifier.to(args.device)
 
-    def validation(run):
-        return validate(run, classifier, images, labels)
+    def validate(run):
+        accuracy, confidence = accuracy_by_band(classifier, scheduler, images, labels)
+        run.record(accuracy=accuracy, confidence=confidence)
 
-    run = Run(
-        "classifier",
-        checkpoint,
-        cli.training_settings(args),
-        dataset,
-        classifier,
-        [lr_scheduler],
-        validation,
-        resume=args.resume,
-    )
-    train(run, classifier, args.max_t)
-    save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
-    plotted = plot_accuracy(classifier, images, labels)
+    run = train(args, dataset, checkpoint, classifier, scheduler, validate)
+    schedule = schedule_of(scheduler)
+    save_checkpoint(checkpoint, classifier, schedule, dataset.info, run.summary())
+    plotted = plot_accuracy(classifier, scheduler, images, labels)
     save_figure(figure, plotted, provenance([checkpoint], **run.settings))
     run.remove_state()
     print(f"{checkpoint} and {figure}: {args.steps} steps in {run.elapsed():.0f} s")

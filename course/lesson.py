@@ -12,7 +12,7 @@ from ipywidgets import FloatSlider, IntRangeSlider, IntSlider
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import pil_to_tensor
 
-from guidance import guide_gradient
+from inference import gradient
 from support.pictures import grid_image
 
 
@@ -70,8 +70,8 @@ def check(name, yours, exact, inputs=None, tolerance=1e-4, mistakes=()):
 def check_guide(name, yours, exact, inputs):
     """As `check`, of two guides: it compares their gradients, since sampling takes nothing else."""
 
-    def gradient_of(log_p):
-        return lambda x_t, t, y: guide_gradient(log_p, x_t, t, y)
+    def gradient_of(log_p):  # `gradient` has one t for all images; here each has its own
+        return lambda x_t, t, y: gradient(lambda x_t, _, y: log_p(x_t, t, y), x_t, 0, y)
 
     right = gradient_of(exact)
     agreed = check(name, gradient_of(yours), right, inputs, tolerance=1e-2)

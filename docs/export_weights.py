@@ -28,8 +28,9 @@ def for_tensorflow(name, weights):
 
 def export(folder):
     """Write both files to a folder: the number of bytes of weights.bin."""
+    ddpm, classifier = load_models()
     networks, parts, start = {"unet": [], "classifier": []}, [], 0
-    for places, network in zip(networks.values(), load_models()):
+    for places, network in zip(networks.values(), (ddpm.unet, classifier)):
         for name, weights in network.state_dict().items():
             array = for_tensorflow(name, weights)
             place = {"name": name, "shape": array.shape, "start": start, "length": array.size}

@@ -30,7 +30,7 @@ export async function loadNetworks() {
 }
 
 /**
- * A guide of `sample`: log p(y | x_t). The classifier is told t, or always `told`; with a digit `second`,
+ * A guide of `Guided`: log p(y | x_t). The classifier is told t, or always `told`; with a digit `second`,
  * the log p of this digit in the image upside down is added.
  */
 export function guideOf(networks, told, second) {

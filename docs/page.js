@@ -3,7 +3,7 @@
 import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
 import { guideOf, loadNetworks } from "./networks.js";
 import { drawBars, drawImage, drawImages, grey, makeTiles, wanted } from "./pictures.js";
-import { END, Noise, SAMPLERS, abar, add_noise, gaussian_noise, growing_scale, image_seeds, sample } from "./sampler.js";
+import { END, Guided, Noise, SAMPLERS, abar, add_noise, draw, gaussian_noise, growing_scale, image_seeds } from "./sampler.js";
 
 // Where the repository is. GitHub Pages serves docs/ alone, elsewhere it is the folder above.
 const PAGES = location.hostname.match(/^(.+)\.github\.io$/);
@@ -41,7 +41,7 @@ const controls = $("settings").elements; // the value of each is a place in VALU
 let networks;
 let settings = { ...DEFAULTS };
 let fromDrawing = false; // begin with your drawing instead of noise
-let guided, plain; // two runs of `sample`, from the same noise, with the guide and without
+let guided, plain; // two runs of `draw`, from the same noise, with the guide and without
 let frames, plainFrames; // what they yielded
 let plainSettings; // those that a run without the guide depends on
 let shown = -1; // the frame in sight
@@ -142,15 +142,15 @@ function read({ t, x_t }) {
 /** Two new runs, from noise or from your drawing. */
 function restart() {
   const { w, g, low, high, sampler, steps, seed, second, from } = settings;
-  const options = { scale: growing_scale(w, g, [low, high]), sampler, steps };
-  if (fromDrawing) options.start = { x_0: drawing.slice(), t: from };
+  const scale = growing_scale(w, g, [low, high]);
+  const start = fromDrawing ? { x_0: drawing.slice(), t: from } : null;
   const seeds = image_seeds(seed, COLUMNS);
   const guide = guideOf(networks, told(), second === "none" ? null : Number(second));
-  guided = sample(networks.unet, guide, digits(), seeds, options);
+  guided = draw(new Guided(networks.unet, guide, scale), digits(), seeds, sampler, steps, start);
   frames = [];
   const needed = fromDrawing ? null : `${sampler} ${steps} ${seed}`;
   if (needed === null || needed !== plainSettings) {
-    plain = sample(networks.unet, null, digits(), seeds, options);
+    plain = draw(new Guided(networks.unet, null, scale), digits(), seeds, sampler, steps, start);
     plainFrames = [];
   }
   plainSettings = needed;
@@ -274,7 +274,7 @@ function clearest() {
 function showStep() {
   const { t, s, x_t, x_0, grad, p } = atEnd() ? clearest() : frames[shown];
   const pixels = (values) => values.slice(784 * column, 784 * (column + 1));
-  const factor = (s * (1 - abar(t))) / Math.sqrt(abar(t));
+  const factor = (s * (1 - abar.at(t))) / Math.sqrt(abar.at(t));
   const [together, push] = [pixels(x_0), pixels(grad).map((value) => factor * value)];
   const alone = together.map((value, i) => value - push[i]);
   $("column").textContent = digits()[column];
@@ -290,7 +290,7 @@ function showStep() {
   document.body.classList.toggle("silent", s === 0);
   const spare = "\u2007".repeat(Math.max(0, 6 - inWords(s).length) / 2); // spaces as wide as a digit: the line stays in its place
   $("scale-now").textContent = `${spare}strength ${inWords(s)}${spare}`;
-  $("level-now").textContent = `noise ${Math.sqrt(1 - abar(t)).toFixed(2)}`;
+  $("level-now").textContent = `noise ${Math.sqrt(1 - abar.at(t)).toFixed(2)}`;
   const [image, model, guide, sum] = all("#parts figure canvas");
   drawImage(image, pixels(x_t), grey);
   drawImage(model, alone, grey);
@@ -487,7 +487,7 @@ function listenToTour() {
 function noisyDrawing(seeds, t) {
   return tf.tidy(() => {
     const eps = gaussian_noise(seeds.map((seed) => new Noise(seed)));
-    return add_noise(tf.tensor(drawing, [1, 28, 28, 1]), eps, t).dataSync();
+    return add_noise(tf.tensor(drawing, [1, 28, 28, 1]), eps, abar.at(t)).dataSync();
   });
 }
 
@@ -497,7 +497,7 @@ function readDrawing() {
   const rows = isEmpty() ? [] : tf.tidy(() => {
     const x_0 = tf.tensor(drawing, [1, 28, 28, 1]);
     const eps = gaussian_noise([new Noise(seed[0])]);
-    return READING_TIMES.map((t) => tf.softmax(networks.logits(add_noise(x_0, eps, t), tf.fill([1], t))).dataSync());
+    return READING_TIMES.map((t) => tf.softmax(networks.logits(add_noise(x_0, eps, abar.at(t)), tf.fill([1], t))).dataSync());
   });
   $("reading").replaceChildren(...rows.map((p, k) => {
     const row = document.createElement("li");

@@ -1,146 +1,113 @@
-// The process, the guided noise and the samplers: diffusion.py and guidance.py, in TensorFlow.js.
+// The process, the guided noise and the samplers: diffusion.py and inference.py, in TensorFlow.js.
 //
 // Functions have the names that they have there, in the same order: lay them side by side. Equations
 // are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images x_t are (B, 28, 28, 1)
-// in [-1, 1]; a timestep t is one number, the same for the whole batch.
+// in [-1, 1]; a timestep t is one number, the same for the whole batch, and so is abar_t.
 
-const NUM_TRAIN_TIMESTEPS = 1000;
-const BETA_START = 1e-4;
-const BETA_END = 0.02;
-export const END = -1; // the time after the last step, where no noise is left
-const ALPHAS_CUMPROD = []; // abar_t, the product of 1 - beta up to t
-for (let t = 0; t < NUM_TRAIN_TIMESTEPS; t++) {
-  const beta = BETA_START + ((BETA_END - BETA_START) * t) / (NUM_TRAIN_TIMESTEPS - 1);
-  ALPHAS_CUMPROD.push((ALPHAS_CUMPROD[t - 1] ?? 1) * (1 - beta));
-}
-export const SAMPLERS = { // name -> what makes x_u, and the order: at 2, x_0 is extrapolated first
-  "sde-dpmsolver++": [posterior, 2],
-  "dpmsolver++": [same_noise, 2],
-  ddim: [same_noise, 1],
-  ddpm: [posterior, 1],
-};
+const SCHEDULE = { num_train_timesteps: 1000, beta_start: 1e-4, beta_end: 0.02 }; // DDPM, section 4
+export const END = -1; // the time after the last step, where no noise is left: abar.at(END) is 1
+export const abar = abar_table(SCHEDULE);
 
 // --- diffusion.py ---
 
-/** The timesteps of every sampler, from 999 down to 1000 / num_steps - 1; Python rounds halves to even, as at 16 steps. */
-function sampling_timesteps(num_steps) {
-  const total = NUM_TRAIN_TIMESTEPS;
-  return Array.from({ length: num_steps }, (_, i) => Math.round((total * (num_steps - i)) / num_steps) - 1);
-}
-
-/** abar_t; 1 at END. */
-export function abar(t) {
-  return t === END ? 1 : ALPHAS_CUMPROD[t];
-}
-
 /** x_t, an image with noise: DDPM (4). */
-export function add_noise(x_0, eps, t) {
-  return tf.add(tf.mul(x_0, Math.sqrt(abar(t))), tf.mul(eps, Math.sqrt(1 - abar(t))));
+export function add_noise(x_0, eps, abar_t) {
+  return tf.add(tf.mul(x_0, Math.sqrt(abar_t)), tf.mul(eps, Math.sqrt(1 - abar_t)));
 }
 
-/** The image in x_t if eps is its noise: DDPM (15). */
-function predicted_x_0(x_t, t, eps) {
-  return tf.div(tf.sub(x_t, tf.mul(eps, Math.sqrt(1 - abar(t)))), Math.sqrt(abar(t)));
+/** The image in x_t if eps is its noise: DDPM (15). It may leave [-1, 1]. */
+function predicted_x_0(x_t, eps, abar_t) {
+  return tf.div(tf.sub(x_t, tf.mul(eps, Math.sqrt(1 - abar_t))), Math.sqrt(abar_t));
 }
 
 /** The noise in x_t if x_0 is its image: DDPM (4), solved for eps. */
-function implied_noise(x_t, t, x_0) {
-  return tf.div(tf.sub(x_t, tf.mul(x_0, Math.sqrt(abar(t)))), Math.sqrt(1 - abar(t)));
+function implied_noise(x_t, x_0, abar_t) {
+  return tf.div(tf.sub(x_t, tf.mul(x_0, Math.sqrt(abar_t))), Math.sqrt(1 - abar_t));
 }
 
 /** The noise in x_t if its image is that predicted from eps, clipped to [-1, 1]. */
-function clipped_noise(x_t, t, eps) {
-  return implied_noise(x_t, t, tf.clipByValue(predicted_x_0(x_t, t, eps), -1, 1));
+function clipped_noise(x_t, eps, abar_t) {
+  return implied_noise(x_t, tf.clipByValue(predicted_x_0(x_t, eps, abar_t), -1, 1), abar_t);
 }
 
-/** x_u with the noise that is in x_t if x_0 is its image: DDPM (4) at u. */
-function same_noise(x_t, x_0, t, u, z) {
-  return add_noise(x_0, implied_noise(x_t, t, x_0), u);
+/** The signal-to-noise ratio (SNR) of x_t. */
+function snr(abar_t) {
+  return abar_t / (1 - abar_t);
 }
 
-/** A draw of x_u given x_t and x_0, with fresh noise z: DDPM (6), (7). */
-function posterior(x_t, x_0, t, u, z) {
-  const [abar_t, abar_u] = [abar(t), abar(u)];
+/** A draw of x_u given x_t and x_0: DDPM (6), (7). `noise()` is fresh noise, as x_t. */
+function posterior(x_t, x_0, abar_t, abar_u, noise) {
   const [alpha, beta] = [abar_t / abar_u, 1 - abar_t / abar_u];
   const of_x_0 = (Math.sqrt(abar_u) * beta) / (1 - abar_t);
   const of_x_t = (Math.sqrt(alpha) * (1 - abar_u)) / (1 - abar_t);
   const variance = ((1 - abar_u) / (1 - abar_t)) * beta; // beta_tilde_t
-  return tf.addN([tf.mul(x_0, of_x_0), tf.mul(x_t, of_x_t), tf.mul(z, Math.sqrt(variance))]);
+  return tf.addN([tf.mul(x_0, of_x_0), tf.mul(x_t, of_x_t), tf.mul(noise(), Math.sqrt(variance))]);
 }
 
-/**
- * x_u, the images at the next timestep u.
- *
- * @param x_0 the images predicted from x_t.
- * @param previous [t, x_0] of the step before, or null in the first step.
- * @param z fresh noise, as x_t.
- */
-function sampler_step(sampler, x_t, x_0, t, u, previous, z) {
-  const [make_x_u, order] = SAMPLERS[sampler];
-  if (order === 2 && previous !== null && u !== END) x_0 = extrapolated(x_0, t, u, previous);
-  return make_x_u(x_t, x_0, t, u, z);
+/** x_u with the noise that is in x_t: DDIM. Draws no noise. */
+function same_noise(x_t, x_0, abar_t, abar_u, noise) {
+  return add_noise(x_0, implied_noise(x_t, x_0, abar_t), abar_u);
 }
 
-/** x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. */
-function extrapolated(x_0, t, u, previous) {
-  const [t_previous, x_0_previous] = previous;
-  const slope = tf.div(tf.sub(x_0, x_0_previous), half_log_snr(t) - half_log_snr(t_previous));
-  return tf.add(x_0, tf.mul(slope, (half_log_snr(u) - half_log_snr(t)) / 2));
+/** abar_t, the product of 1 - beta up to t, for t = 0 .. T - 1, and 1 at END: T + 1 numbers. */
+function abar_table({ num_train_timesteps: T, beta_start, beta_end }) {
+  const table = [];
+  for (let t = 0; t < T; t++) {
+    const beta = beta_start + ((beta_end - beta_start) * t) / (T - 1);
+    table.push((table[t - 1] ?? 1) * (1 - beta));
+  }
+  return [...table, 1];
 }
 
-/** lambda_t, half the logarithm of the signal-to-noise ratio. */
-function half_log_snr(t) {
-  return Math.log(snr(t)) / 2;
+/** The falling times of every sampler, from T - 1 to T / steps - 1; Python rounds halves to even, as at 16 steps. */
+function sampling_times(num_timesteps, steps) {
+  const T = num_timesteps;
+  return Array.from({ length: steps }, (_, i) => Math.round((T * (steps - i)) / steps) - 1);
 }
 
-/** The signal-to-noise ratio (SNR). */
-function snr(t) {
-  return abar(t) / (1 - abar(t));
-}
+// --- inference.py ---
 
-// --- guidance.py ---
+/** Classifier guidance, ADM (14). `scale` is a function of t. Where the guide log_p is null, eps_hat is unguided. */
+export class Guided {
+  constructor(unet, log_p, scale) {
+    Object.assign(this, { unet, log_p, scale });
+  }
 
-/** eps_hat of ADM (14), scaled by s, and the gradient, which the page shows even where s is 0. */
-function guided_noise(unet, log_p, x_t, t, y, s) {
-  const times = tf.fill([x_t.shape[0]], t);
-  const eps = clipped_noise(x_t, t, unet(x_t, times));
-  if (log_p === null) return { eps_hat: eps, grad: null };
-  const grad = guide_gradient(log_p, x_t, times, y);
-  return { eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar(t)))), grad };
+  /** {eps_hat, s, grad}: the guided noise, and the gradient, which the page shows even where s is 0. */
+  predict_noise(x_t, t, y) {
+    const times = tf.fill([x_t.shape[0]], t);
+    const eps = clipped_noise(x_t, this.unet(x_t, times), abar.at(t));
+    const s = this.scale(t);
+    if (this.log_p === null) return { eps_hat: eps, s, grad: null };
+    const grad = gradient(this.log_p, x_t, times, y);
+    return { eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar.at(t)))), s, grad }; // ADM (14), scaled by s
+  }
 }
 
 /** grad log p(y | x_t, t), taken at x_t: as x_t. The guide log_p is (x_t, t (B,), y (B,)) -> (B,). */
-export function guide_gradient(log_p, x_t, t, y) {
+function gradient(log_p, x_t, t, y) {
   return tf.grad((x) => tf.sum(log_p(x, t, y)))(x_t);
 }
 
-/** s_t = w (1 + g abar_t / (1 - abar_t)), a function of t; 0 outside of the window. At g = 0 it is constant, as in ADM. */
-export function growing_scale(w = 1, g = 24, [low, high] = [0, NUM_TRAIN_TIMESTEPS]) {
-  return (t) => (low <= t && t < high ? w * (1 + g * snr(t)) : 0);
-}
-
 /**
- * DDPM Algorithm 2, or the same loop with another sampler's step; one step per `next()`.
+ * DDPM Algorithm 2, with `posterior` as its step; with `same_noise`, it is DDIM. One step per `next()`.
  *
- * @param predict_noise (x_t, t) -> {eps_hat, grad, s}.
- * @param x_t pure noise, B times 784 numbers. @param rngs B times `Noise`.
- * @param times of the sampler; the last one is `END`.
- * Yields {t, u, s, x_t, x_0, grad} of each step from t to u, and at last {t: END, x_t}.
+ * Unlike Python's, it yields where a step from t to u begins: {t, u, s, x_t, x_0, grad}; and at last {t: END, x_t}.
+ *
+ * @param predict_noise (x_t, t) -> {eps_hat, s, grad}.
+ * @param x_t pure noise, B times 784 numbers: no tensor outlives a step, so that a run can be given up at any time.
+ * @param times falling, and END. @param noise () -> fresh noise.
  */
-function* reverse_process(predict_noise, x_t, rngs, sampler, times) {
-  const shape = [rngs.length, 28, 28, 1];
-  let previous = null; // t and x_0 of the step before
+function* first_order(step, predict_noise, abar, x_t, times, noise) {
   for (let k = 0; times[k] !== END; k++) {
     const [t, u] = [times[k], times[k + 1]];
     const frame = { t, u, x_t };
     tf.tidy(() => {
-      const x = tf.tensor(x_t, shape);
-      const { eps_hat, grad, s } = predict_noise(x, t);
-      const x_0 = predicted_x_0(x, t, eps_hat);
-      const before = previous && [previous[0], tf.tensor(previous[1], shape)];
-      x_t = sampler_step(sampler, x, x_0, t, u, before, gaussian_noise(rngs)).dataSync();
+      const x = tf.tensor(x_t, [x_t.length / 784, 28, 28, 1]);
+      const { eps_hat, s, grad } = predict_noise(x, t);
+      const x_0 = predicted_x_0(x, eps_hat, abar.at(t)); // DDPM (15)
+      x_t = step(x, x_0, abar.at(t), abar.at(u), noise).dataSync(); // DDPM (6), (7)
       Object.assign(frame, { s, x_0: x_0.dataSync(), grad: grad && grad.dataSync() });
-      previous = [t, frame.x_0];
     });
     yield frame;
   }
@@ -148,27 +115,59 @@ function* reverse_process(predict_noise, x_t, rngs, sampler, times) {
 }
 
 /**
- * Draw an image for each seed: the steps of `reverse_process`.
+ * An image for each seed, step by step: the frames of `first_order`.
  *
- * @param log_p the guide, see `guide_gradient`; null draws unguided.
+ * @param method such as a `Guided`.
  * @param y digits (B).
- * @param options {scale: a function of t, sampler, steps}; with `start`,
- *   {x_0: 784 numbers, t}, it begins with this image, noised to t, instead of pure noise.
+ * @param sampler a name of `SAMPLERS`. @param steps how many.
+ * @param start {x_0: 784 numbers, t}: begin with this image, noised to t, instead of pure noise; or null.
  */
-export function* sample(unet, log_p, y, seeds, options) {
-  const { scale = growing_scale(), sampler = "sde-dpmsolver++", steps = 20, start = null } = options;
-  const predict_noise = (x_t, t) => {
-    const s = scale(t);
-    return { s, ...guided_noise(unet, log_p, x_t, t, tf.tensor(y, [y.length], "int32"), s) };
-  };
+export function* draw(method, y, seeds, sampler, steps, start = null) {
   const rngs = seeds.map((seed) => new Noise(seed));
-  const times = [...sampling_timesteps(steps), END].filter((t) => !start || t <= start.t);
-  const x_T = tf.tidy(() => {
-    const eps = gaussian_noise(rngs);
-    return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, times[0]) : eps).dataSync();
+  const noise = () => gaussian_noise(rngs);
+  const predict_noise = (x_t, t) => method.predict_noise(x_t, t, tf.tensor(y, [y.length], "int32"));
+  const times = [...sampling_times(abar.length - 1, steps), END].filter((t) => !start || t <= start.t);
+  const x_t = tf.tidy(() => {
+    const eps = noise();
+    return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, abar.at(times[0])) : eps).dataSync();
   });
-  yield* reverse_process(predict_noise, x_T, rngs, sampler, times);
+  yield* SAMPLERS[sampler](predict_noise, abar, x_t, times, noise);
 }
+
+/** s_t = w (1 + g abar_t / (1 - abar_t)), a function of t; 0 outside of the window. At g = 0 it is constant, as in ADM. */
+export function growing_scale(w = 1, g = 24, [low, high] = [0, SCHEDULE.num_train_timesteps]) {
+  return (t) => (low <= t && t < high ? w * (1 + g * snr(abar.at(t))) : 0);
+}
+
+/**
+ * DPM-Solver++ (2M) of Lu et al. 2022, Algorithm 2; with `posterior`, SDE-DPM-Solver++: as `first_order`.
+ *
+ * The step takes x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. The line
+ * is in lambda, half the logarithm of the SNR. Python writes the loop out again; here it is that of `first_order`.
+ */
+function multistep(step, ...others) {
+  const half_log_snr = (abar_t) => Math.log(snr(abar_t)) / 2; // lambda
+  let previous = null; // abar_t and x_0 of the step before
+  const multistep_step = (x_t, x_0, abar_t, abar_u, noise) => {
+    let halfway = x_0;
+    if (previous !== null && abar_u < 1) { // at END, lambda is infinite
+      const [abar_before, x_0_before] = previous;
+      const change = tf.sub(x_0, tf.tensor(x_0_before, x_0.shape));
+      const slope = tf.div(change, half_log_snr(abar_t) - half_log_snr(abar_before));
+      halfway = tf.add(x_0, tf.mul(slope, (half_log_snr(abar_u) - half_log_snr(abar_t)) / 2));
+    }
+    previous = [abar_t, x_0.dataSync()];
+    return step(x_t, halfway, abar_t, abar_u, noise);
+  };
+  return first_order(multistep_step, ...others);
+}
+
+export const SAMPLERS = { // in the order of the page's list
+  "sde-dpmsolver++": multistep.bind(null, posterior),
+  "dpmsolver++": multistep.bind(null, same_noise),
+  ddim: first_order.bind(null, same_noise),
+  ddpm: first_order.bind(null, posterior),
+};
 
 // --- noise that is the same on every machine: in the place of support/streams.py ---
 

@@ -1,1 +1,1 @@
-"""What measures samples: judge, measures, rows of a table, variants of the method, rivals."""
+"""What measures samples: judge, measures, rows of a table, methods (controls and rivals)."""

@@ -6,8 +6,6 @@
 Writes models/judge.pth; with --models DIR, DIR/judge.pth. Test accuracy is only reported.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -70,7 +68,7 @@ def block(in_channels, out_channels, size):
 
 def load_judge(path=MODELS / "judge.pth", device="cpu"):
     """The judge of a checkpoint, in eval mode. Raises UserError."""
-    return load_checkpoint(path, Judge, None, "-m evaluation.judge", device)
+    return load_checkpoint(path, Judge, device)
 
 
 @torch.no_grad()
@@ -87,6 +85,34 @@ def accuracy_of(judge, images, labels):
     return (judge_images(judge, images)[1] == labels).float().mean().item()
 
 
+def train(args, dataset, checkpoint, judge):
+    """Minimise the cross-entropy of augmented images: the finished `Run`."""
+    parameters = judge.parameters()
+    optimizer = torch.optim.AdamW(parameters, args.lr, weight_decay=WEIGHT_DECAY, fused=True)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
+    parts = {"judge": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+    settings = cli.training_settings(args)
+    run = Run("judge", checkpoint, settings, dataset, args.resume, **parts)
+
+    for x_0, y, rng in run.batches():  # (B, C, H, W), (B,); rng is the stream of this step
+        torch.manual_seed(rng.initial_seed() % 2**32)  # for AUGMENT and dropout
+        logits = judge(AUGMENT(x_0).to(args.device))
+        loss = F.cross_entropy(logits, y.to(args.device), label_smoothing=LABEL_SMOOTHING)
+
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lr_scheduler.step()
+
+        run.losses.append(loss.detach())
+        if run.validates:
+            judge.eval()
+            run.record(validation_accuracy=accuracy_of(judge, *dataset.splits["validation"]))
+            judge.train()
+    judge.eval()
+    return run
+
+
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
@@ -99,32 +125,8 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # for the initial weights
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
-    parameters = judge.parameters()
-    optimizer = torch.optim.AdamW(parameters, args.lr, weight_decay=WEIGHT_DECAY, fused=True)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
-
-    def validate(run):
-        accuracy = accuracy_of(judge, *dataset.splits["validation"])
-        run.log(f"validation accuracy {accuracy:.4f}")
-        return {"validation_accuracy": accuracy}
-
-    run = Run(
-        "judge",
-        checkpoint,
-        cli.training_settings(args),
-        dataset,
-        judge,
-        [lr_scheduler],
-        validate,
-        max_grad_norm=math.inf,
-        resume=args.resume,
-    )
-    for x_0, y, rng in run:  # (B, C, H, W), (B,), and the random stream of this step
-        torch.manual_seed(rng.initial_seed() % 2**32)  # for AUGMENT and dropout
-        logits = judge(AUGMENT(x_0).to(args.device))
-        y = y.to(args.device)
-        run.descend(F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING))
-    test_accuracy = accuracy_of(judge.eval(), *dataset.splits["test"])
+    run = train(args, dataset, checkpoint, judge)
+    test_accuracy = accuracy_of(judge, *dataset.splits["test"])
     summary = run.summary() | {"test_accuracy": test_accuracy}
     save_checkpoint(checkpoint, judge, None, dataset.info, summary)
     run.remove_state()

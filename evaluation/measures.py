@@ -7,7 +7,7 @@ import torch
 
 from evaluation.judge import judge_images
 from mnist import from_uint8
-from support.errors import require
+from support.errors import UserError
 from support.streams import generator
 
 BOUNDS = {  # of measures, so that no interval leaves them
@@ -194,5 +194,6 @@ def balanced_parts(labels, num_parts, num_classes):
     of_class = [order[labels[order] == y] for y in range(num_classes)]
     counts = [len(index) for index in of_class]
     size = min(counts) // num_parts
-    require(size > 0, f"a class has too few images to measure with: there are {counts} of each")
+    if size == 0:
+        raise UserError(f"a class has too few images to measure with: there are {counts} of each")
     return torch.stack([index[: num_parts * size].view(num_parts, size) for index in of_class], 1)

@@ -14,13 +14,13 @@ import diffusers
 import torch
 
 from support.cli import ArgumentParser, one_line_errors
-from support.errors import UserError, require
+from support.errors import UserError
 from support.files import ROOT, atomic_write, check_outputs
 
 VERSIONS = {"torch": torch.__version__, "diffusers": diffusers.__version__}  # columns
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 HEADING = r"(?P<heading><!-- table (?P<file>\S+): (?P<columns>.*) -->\n\|.*\n\|.*\n)"
-TABLE = re.compile(HEADING + r"(?:\|.*\n)*")
+TABLE = re.compile(HEADING + r"(?P<rows>(?:\|.*\n)*)")
 
 
 def as_text(value):
@@ -31,14 +31,16 @@ def as_text(value):
 
 
 def described(settings):
-    """Settings in words, without hashes."""
-    return ", ".join(as_text(value) for name, value in settings.items() if "sha256" not in name)
+    """Settings in words, without hashes and without what is not used."""
+    used = {name: as_text(value) for name, value in settings.items() if "sha256" not in name}
+    return ", ".join(f"{name} {text}" for name, text in used.items() if text != "-")
 
 
-def check_new_table(path, remedy="name another file"):
+def check_new_table(path):
     """Raises UserError if a file of rows cannot be written, or is there already."""
     check_outputs(path)
-    require(not path.exists(), f"{path} exists: {remedy}")
+    if path.exists():
+        raise UserError(f"{path} exists: name another file")
 
 
 def read_rows(path):
@@ -61,14 +63,22 @@ def write_rows(path, rows):
 
 
 def page_with_tables(text):
-    """The text of a page with its tables as in the CSV files. Raises UserError without a file."""
+    """The text of a page with its tables as in the CSV files.
+
+    Raises UserError if a file, a column, or a row that the page has is missing.
+    """
 
     def table(found):
-        columns = found["columns"].split()
-        text = found["heading"]
-        for row in read_rows(ROOT / "results" / found["file"]):
-            text += f"| {' | '.join(cell(row, column) for column in columns)} |\n"
-        return text
+        columns, rows = found["columns"].split(), read_rows(ROOT / "results" / found["file"])
+        before = found["rows"].count("\n")
+        if len(rows) < before:
+            fewer = f"{found['file']} has {len(rows)} rows, but its table {before}"
+            raise UserError(f"{fewer}: measure it again, or delete rows of the table first")
+        for column in columns:
+            if not any(column in row for row in rows):
+                raise UserError(f"{found['file']} has no column {column!r}")
+        lines = [f"| {' | '.join(cell(row, column) for column in columns)} |\n" for row in rows]
+        return found["heading"] + "".join(lines)
 
     return TABLE.sub(table, text)
 
@@ -77,7 +87,7 @@ def cell(row, column):
     """A column of a row for readers: a setting, or a number with its interval if it has one."""
     text = row.get(column, "-")
     if column == "images" and text == "samples":
-        text = row["variant"]
+        text = row["method"]
     if text == "-":
         return ""
     if column == "mcnemar_p":
@@ -96,8 +106,8 @@ def cell(row, column):
 @one_line_errors
 def main(argv=None):
     ArgumentParser(__doc__).parse_args(argv)
-    for page in PAGES:
-        text = page_with_tables(page.read_text())
+    texts = {page: page_with_tables(page.read_text()) for page in PAGES}
+    for page, text in texts.items():
         with atomic_write(page) as file:
             file.write(text.encode())
         print(page)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import os
 import runpy
 import sys
@@ -15,22 +16,23 @@ import torch
 from PIL import Image
 
 from classifier import load_classifier
-from diffusion import SAMPLERS, load_unet
+from diffusion import load_ddpm
 from evaluation.exact_guide import ExactGuide
-from evaluation.rivals import classifier_free, load_rival
-from evaluation.variants import VARIANTS
-from guidance import growing_scale, sample
-from inference import SAMPLING, add_sampling_flags
+from evaluation.methods import METHODS
+from inference import DEFAULT_SCALE, SAMPLER, SAMPLERS, STEPS, check_betas, check_guide
+from inference import growing_scale, parse_window, sample, scale_of_flags
 from mnist import add_data_flags, check_same_dataset
 from support import cli
-from support.errors import UserError, require
+from support.errors import UserError
 from support.files import MODELS, sha256
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
-SETTINGS = ("models", "variant", "guide", *SAMPLING)  # the last ones change fastest
+SETTINGS = ("models", "method", "guide", "guidance_scale", "growth", "window", "sampler", "steps")
+CHECKPOINTS = {"ddpm": "ddpm_unet.pth", "rival": "rival_classifier_free.pth"}
 LEAST_IMAGES = 100
-unet_of_file = functools.cache(load_unet)  # each network is loaded once, for all rows
+DEFAULT = "default"  # a method's own scale
+NOT_USED = "-"
 
 
 class Row(NamedTuple):
@@ -43,23 +45,37 @@ class Row(NamedTuple):
 
 def add_row_flags(parser, n):
     """The flags of the rows, by default of n samples, and of the real images."""
-    title = "several values make several rows; a scale s(t) or sampler may be FILE.py:NAME, too"
-    group = parser.add_argument_group(title)
-    add = group.add_argument
-    names = f"forms of the guidance: {', '.join(VARIANTS)}, or FILE.py:NAME"
-    guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), FILE.pth of a classifier, or exact"
+    title = "several values make several rows, the last ones change fastest"
+    add = parser.add_argument_group(title).add_argument
     samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
     add("--models", nargs="+", default=[], metavar="DIR", help="folders of both networks")
-    add("--variant", nargs="+", default=["guided_noise"], metavar="NAME", help=names)
+    methods = f"{', '.join(METHODS)}, or FILE.py:NAME of a class as these"
+    add("--method", nargs="+", default=["guided"], metavar="NAME", help=methods)
+    guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), FILE.pth of a classifier, or exact"
     add("--guide", nargs="+", default=["classifier"], help=guides)
-    add_sampling_flags(group, nargs="+", own_functions=True)
+    scales = f"s, as in inference.py, {DEFAULT} for each method's own, or FILE.py:NAME of an s(t)"
+    add("--guidance-scale", nargs="+", default=[DEFAULT], type=scale_or_name, help=scales)
+    number = cli.number(float, 0)
+    add("--growth", nargs="+", default=[None], type=number, help="G of s = S (1 + G SNR)")
+    windows = "guide at LOW <= t < HIGH only, such as 250-750"
+    add("--window", nargs="+", default=[None], type=parse_window, metavar="LOW-HIGH", help=windows)
+    samplers = f"{', '.join(SAMPLERS)}, or FILE.py:NAME of a generator as these"
+    add("--sampler", nargs="+", default=[SAMPLER], metavar="NAME", help=samplers)
+    add("--steps", nargs="+", default=[STEPS], type=cli.number(int, 1), help="of the sampler")
     add("--samples", nargs="+", default=[], metavar="FILE", help=samples)
     add = parser.add_argument
-    add("--n", type=cli.number(int, 100), default=n, help="samples, equally many of each class")
-    add("--split", choices=("test", "validation"), default="test", help="of the real images")
-    add("--csv", type=Path, metavar="CSV", help="keep the rows in a new file")
-    cli.add_run_flags(parser)
+    number_help = "samples, equally many of each class"
+    add("--n", type=cli.number(int, 100, 100_000), default=n, help=number_help)
+    splits_help = "of the real images; test is for what is reported"
+    add("--split", choices=("validation", "test"), default="validation", help=splits_help)
+    add("--csv", type=cli.file(".csv"), metavar="CSV", help="keep the rows in a new file")
+    cli.add_run_flags(parser, seed=1)
     add_data_flags(parser)
+
+
+def scale_or_name(text):
+    """An argparse type: a scale as a number, the word `DEFAULT`, or FILE.py:NAME."""
+    return text if text == DEFAULT or ".py:" in text else cli.number(float, 0)(text)
 
 
 def sample_rows(args, dataset):
@@ -95,20 +111,26 @@ def file_row(path, info):
     try:
         if Path(path).is_dir():
             mode = "RGB" if channels == 3 else "L"
-            pngs = sorted(Path(path).glob("*.png"))
-            images = np.stack([Image.open(png).convert(mode) for png in pngs])
+            pngs = sorted(p for p in Path(path).iterdir() if p.suffix.lower() == ".png")
+            opened = [Image.open(png) for png in pngs]
+            for png, image in zip(pngs, opened):
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"{png} has more than 8 bits a pixel")
+            images = np.stack([image.convert(mode) for image in opened])
         else:
+            if Path(path).suffix not in (".npz", ".npy"):
+                raise ValueError("it is no .npz, .npy or folder")
             images = np.load(path)  # runs no code in the file
         if not isinstance(images, np.ndarray):  # an .npz
             images, labels = images["arr_0"], images.get("arr_1")
         if channels == 1 and images.ndim == 3:
             images = images[..., None]
-        found = f"it holds {images.dtype} {images.shape}"
-        require(images.dtype == np.uint8 and len(images) >= LEAST_IMAGES, found)
-        require(images.shape[1:] == (height, width, channels), found)
+        shape = (len(images), height, width, channels)
+        if images.dtype != np.uint8 or images.shape != shape or len(images) < LEAST_IMAGES:
+            raise ValueError(f"it holds {images.dtype} {images.shape}")
         if labels is not None:
-            good = labels.shape == (len(images),) and np.isin(labels, range(num_classes)).all()
-            require(good, "its labels are others")
+            if labels.shape != shape[:1] or not np.isin(labels, range(num_classes)).all():
+                raise ValueError("its labels are others")
             labels = torch.from_numpy(labels).long()
     except Exception as error:  # numpy, zipfile and PIL raise many kinds on what they cannot read
         raise UserError(
@@ -122,71 +144,116 @@ def file_row(path, info):
     return Row(settings, lambda: (images, labels))
 
 
+# --- rows that are drawn ---
+
+
 def sampled_row(settings, args, dataset):
-    """The row of --n samples by `settings`, one of each of `SETTINGS`. Raises UserError."""
+    """The row of --n samples by `settings`, one of each of `SETTINGS`. Raises UserError.
+
+    What its method does not take is `NOT_USED` in its settings.
+    """
     num_classes = len(dataset.info["classes"])
-    require(args.n >= num_classes, f"--n {args.n}: there are {num_classes} classes")
+    if args.n < num_classes:
+        raise UserError(f"--n {args.n}: there are {num_classes} classes")
     y = torch.arange(num_classes).repeat_interleave(args.n // num_classes)
     seeds = image_seeds(args.seed, y.tolist())
-    folder = Path(settings["models"])
-    variant_file, variant = None, VARIANTS.get(settings["variant"])
-    if variant is None:
-        variant_file, variant = find_function(settings["variant"])
-    if variant is classifier_free:  # it has its own U-Net, no guide, and a constant scale
-        unet = load_rival(folder, args.device)
-        guide_file, log_p = None, None
-        settings = settings | {"guide": "-", "scale_growth": 0.0}
+    method_class, method_file = named(settings["method"], METHODS)
+    sampler, sampler_file = named(settings["sampler"], SAMPLERS)
+    files = {"method": method_file, "sampler": sampler_file}
+
+    takes, given = inspect.signature(method_class).parameters, {}
+    for name, checkpoint in CHECKPOINTS.items():
+        if name in takes:
+            path = Path(settings["models"], checkpoint)
+            given[name] = loaded_ddpm(path, args.device)
+            check_same_dataset(given[name].unet.dataset, dataset.info, path)
+            files[name] = path
+    ddpm = given.get("ddpm") or given.get("rival")
+    if "log_p" in takes:
+        folder = Path(settings["models"])
+        given["log_p"], files["guide"] = find_guide(settings["guide"], folder, dataset, args.device)
     else:
-        unet = unet_of_file(folder / "ddpm_unet.pth", args.device)
-        guide_file, log_p = find_guide(settings["guide"], folder, dataset, args.device)
-    check_same_dataset(unet.dataset, dataset.info, unet.path)
-    scale_file, scale = find_scale(settings)
-    if scale_file:
-        settings = settings | {"scale_growth": "-", "window": "-"}
-    sampler_file, sampler = find_sampler(settings["sampler"])
-    files = {"U-Net": unet.path, "guide": guide_file, "variant": variant_file}
-    files |= {"scale": scale_file, "sampler": sampler_file}
+        settings = settings | {"guide": NOT_USED}
+    if "scale" in takes:
+        default = getattr(method_class, "default_scale", DEFAULT_SCALE)
+        given["scale"], files["scale"], used = find_scale(settings, ddpm.scheduler, default)
+        settings = settings | used
+    else:
+        settings = settings | dict.fromkeys(("guidance_scale", "growth", "window"), NOT_USED)
+    method = method_class(**given)
+    if "log_p" in takes:
+        check_guide(given["log_p"], method, y)  # before other rows are measured
     hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
-    sampling = {"scale": scale, "sampler": sampler, "steps": settings["steps"]}
 
     def draw():
-        return to_uint8(sample(unet, log_p, y, seeds, variant=variant, **sampling)), y
+        return to_uint8(sample(method, y, seeds, sampler, settings["steps"])), y
 
     return Row({"images": "samples", **settings, **hashes, "n": len(y)}, draw, sampled=True)
 
 
 @functools.cache
+def loaded_ddpm(path, device):
+    """The DDPMPipeline of a checkpoint, loaded once for all rows."""
+    return load_ddpm(path, device)
+
+
+@functools.cache
 def find_guide(name, folder, dataset, device):
-    """The file of a guide of --guide, or None, and its log_p. Raises UserError."""
-    if name == "exact":
-        return None, ExactGuide(*dataset.load("train"), device).log_p
-    if ".py:" in name:
-        return find_function(name)
+    """The log_p of a guide of --guide, and its file or None. Raises UserError.
+
+    A function of a FILE.py whose arguments are named `ddpm` or `classifier` is given these of the
+    folder, and returns the log_p.
+    """
     path = folder / "classifier.pth" if name == "classifier" else Path(name)
-    known = "write classifier, exact, FILE.pth or FILE.py:NAME"
-    require(path.suffix == ".pth", f"--guide {name}: {known}")
+    if name == "exact":
+        scheduler = loaded_ddpm(folder / CHECKPOINTS["ddpm"], device).scheduler
+        return ExactGuide(*dataset.load("train"), scheduler, device).log_p, None
+    if ".py:" in name:
+        guide, path = named(name, {})
+        takes, given = inspect.signature(guide).parameters, {}
+        if "ddpm" in takes:
+            given["ddpm"] = loaded_ddpm(folder / CHECKPOINTS["ddpm"], device)
+        if "classifier" in takes:
+            classifier = given["classifier"] = load_classifier(folder / "classifier.pth", device)
+            check_betas(classifier.log_p, loaded_ddpm(folder / CHECKPOINTS["ddpm"], device))
+        return (guide(**given) if given else guide), path
+    if path.suffix != ".pth":
+        known = "write classifier, exact, FILE.pth or FILE.py:NAME"
+        raise UserError(f"--guide {name}: {known}")
     classifier = load_classifier(path, device)
     check_same_dataset(classifier.dataset, dataset.info, path)
-    return path, classifier.log_p
+    return classifier.log_p, path
 
 
-def find_scale(settings):
-    """The file of a scale s(t) that is FILE.py:NAME, or None, and the scale. Raises UserError."""
-    w = settings["guidance_scale"]
-    if isinstance(w, str):
-        return find_function(w)
-    return None, growing_scale(w, settings["scale_growth"], settings["window"])
+def find_scale(settings, scheduler, default):
+    """The scale of a row, its file or None, and the settings that it used. Raises UserError.
 
-
-def find_sampler(name):
-    """The file of a sampler that is FILE.py:NAME, or None, and what `sample` takes for it.
-
-    In a file it is a function (x_t, x_0, t, u, z) -> x_u, of order 1. Raises UserError.
+    `default` is w and g of `growing_scale`, where no flag says anything.
     """
-    if name in SAMPLERS:
-        return None, name
-    file, function = find_function(name)
-    return file, (function, 1)
+    s = settings["guidance_scale"]
+    if isinstance(s, str) and s != DEFAULT:
+        scale, file = named(s, {})
+        return scale, file, {"growth": NOT_USED, "window": NOT_USED}
+    w, g = scale_of_flags(None if s == DEFAULT else s, settings["growth"], default)
+    scale = growing_scale(scheduler, w, g, settings["window"])
+    window = settings["window"] or NOT_USED
+    return scale, None, {"guidance_scale": w, "growth": g, "window": window}
+
+
+def named(text, known):
+    """What a name of `known` stands for, and None; or NAME of FILE.py:NAME, and its file.
+
+    Raises UserError if there is none.
+    """
+    if text in known:
+        return known[text], None
+    path, _, name = text.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"{text}: there is no such file; write FILE.py:NAME, or a name of --help")
+    thing = run_file(path).get(name)
+    if not callable(thing):
+        raise UserError(f"{text}: {path} does not define {name!r}")
+    return thing, Path(path)
 
 
 @functools.cache
@@ -194,13 +261,3 @@ def run_file(path):
     """The names that a FILE.py defines: a dict. It can import its neighbours, as a script can."""
     sys.path.insert(0, str(Path(path).resolve().parent))
     return runpy.run_path(path)
-
-
-def find_function(text):
-    """The file and the function of FILE.py:NAME. Raises UserError if there is none."""
-    path, _, name = text.rpartition(":")
-    known = "write FILE.py:NAME, or a name of --help"
-    require(Path(path).is_file(), f"{text}: there is no such file; {known}")
-    function = run_file(path).get(name)
-    require(callable(function), f"{text}: {path} has no function {name!r}")
-    return Path(path), function

@@ -14,8 +14,7 @@ from diffusion import add_noise, snr
 from evaluation.exact_guide import ExactGuide
 from evaluation.measures import with_interval
 from evaluation.report import write_rows
-from guidance import SCALE_GROWTH, guide_gradient
-from inference import load_models
+from inference import DEFAULT_SCALE, gradient, load_models
 from mnist import load_mnist
 from support import cli
 from support.files import MODELS, ROOT, check_outputs, provenance
@@ -34,8 +33,8 @@ def compare(guides, x_t, t, y):
     """
     times = torch.full((len(y),), t)
     ours, exact = guides
-    our_grad = guide_gradient(ours, x_t, times, y).flatten(1)
-    exact_grad = guide_gradient(exact, x_t, times, y).flatten(1)
+    our_grad = gradient(ours, x_t, t, y).flatten(1)
+    exact_grad = gradient(exact, x_t, t, y).flatten(1)
     return {
         "ours": ours(x_t, times, y),
         "exact": exact(x_t, times, y),
@@ -64,8 +63,8 @@ def plot(rows):
         axes.fill_between(snrs, low, high, alpha=0.2)
     line = torch.logspace(-4, 1.2, 100)
     panels[1].plot(line, 1 + 5 * line, "--", color="gray", label="1 + 5 SNR")
-    default = f"the default scale, 1 + {SCALE_GROWTH:g} SNR"
-    panels[1].plot(line, 1 + SCALE_GROWTH * line, ":", color="gray", label=default)
+    default = f"the default scale, 1 + {DEFAULT_SCALE[1]:g} SNR"
+    panels[1].plot(line, 1 + DEFAULT_SCALE[1] * line, ":", color="gray", label=default)
     panels[0].set(ylabel="log p of a wrong digit", yscale="symlog")
     panels[1].set(ylabel="length of the gradient, exact / ours", yscale="log")
     for axes in panels:
@@ -79,17 +78,18 @@ def main(argv=None):
     cli.ArgumentParser(__doc__).parse_args(argv)
     table, picture = (ROOT / "results" / f"saturation.{end}" for end in ("csv", "png"))
     check_outputs(table, picture)
-    _, classifier = load_models()
-    guides = classifier.log_p, ExactGuide(*load_mnist("train")).log_p
+    ddpm, classifier = load_models()
+    abar = ddpm.scheduler.alphas_cumprod
+    guides = classifier.log_p, ExactGuide(*load_mnist("train"), ddpm.scheduler).log_p
     images, digits = (part[:N] for part in load_mnist("validation"))
     rng = generator(SEED, "saturation")
     wrong = (digits + torch.randint(1, 10, (N,), generator=rng)) % 10
     eps = torch.randn(images.shape, generator=rng)
     rows = []
     for t in tqdm(TIMES, desc="saturation", disable=None):
-        x_t = add_noise(images, eps, torch.tensor(t))
+        x_t = add_noise(images, eps, abar[t])
         right, other = (compare(guides, x_t, t, y) for y in (digits, wrong))
-        row = {"t": t, "snr": snr(t).item(), "n": N, "seed": SEED}
+        row = {"t": t, "snr": snr(abar[t]).item(), "n": N, "seed": SEED}
         for name in ("ours", "exact"):
             row |= quartiles(f"wrong_{name}", other[name]) | quartiles(f"right_{name}", right[name])
         row |= quartiles("ratio", other["ratio"]) | quartiles("cosine", other["cosine"])

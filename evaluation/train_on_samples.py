@@ -1,6 +1,6 @@
 """Train on samples, test on real: the accuracy of a classifier that has only seen samples.
 
-    python -m evaluation.train_on_samples --split validation --guidance-scale 1 0.25 --csv FILE.csv
+    python -m evaluation.train_on_samples --guidance-scale 1 0.25 --growth 24 --csv FILE.csv
     python -m evaluation.train_on_samples --samples FILE.npz    # anybody's, with labels in arr_1
 
 The classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887). A small network learns
@@ -20,7 +20,7 @@ from evaluation.report import VERSIONS, cell, check_new_table, described, write_
 from evaluation.rows import add_row_flags, real_row, sample_rows
 from mnist import from_uint8, read_dataset
 from support import cli
-from support.errors import require
+from support.errors import UserError
 from support.streams import batch_indices, generator
 
 SEEDS = (0, 1, 2)
@@ -54,8 +54,10 @@ def trained_on(images, labels, num_classes, seed):
 
 def check_usable(name, images, labels):
     """Raises UserError if a network cannot be trained on them."""
-    require(len(images) >= BATCH_SIZE, f"{name}: {len(images)}, and a batch has {BATCH_SIZE}")
-    require(labels is not None, f"{name} has no labels: write them as arr_1")
+    if len(images) < BATCH_SIZE:
+        raise UserError(f"{name} has {len(images)} images, and a batch {BATCH_SIZE}")
+    if labels is None:
+        raise UserError(f"{name} has no labels: write them as arr_1")
 
 
 @cli.one_line_errors
@@ -67,6 +69,8 @@ def main(argv=None):
         check_new_table(args.csv)
     dataset = read_dataset(args)
     num_classes = len(dataset.info["classes"])
+    if args.n // num_classes * num_classes < BATCH_SIZE:
+        raise UserError(f"--n {args.n}: a batch has {BATCH_SIZE} images")
     real_images, real_labels = (part.to(args.device) for part in dataset.load(args.split))
     train_split = dataset.splits["train"]
     some = torch.randperm(len(train_split[0]), generator=generator(0, "subset"))[: args.n]

@@ -8,8 +8,8 @@ At t > 0 the sum of two noisy guides is not exact; it works for about half of th
 import torch
 
 from evaluation.measures import share
-from examples.shared import example, read, save_rows
-from guidance import sample
+from examples.shared import FAST, example, read, save_rows
+from inference import Guided, growing_scale, sample
 
 N = 10  # of each pair
 
@@ -19,11 +19,12 @@ def both_ways(log_p):
     return lambda x_t, t, y: log_p(x_t, t, y[:, 0]) + log_p(x_t.flip(2, 3), t, y[:, 1])
 
 
-@example
-def main(unet, classifier):
+@example("ambigrams", "ambigram")
+def main(ddpm, classifier):
     digits = torch.arange(10)
     y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)
-    images = sample(unet, both_ways(classifier.log_p), y, range(len(y)))
+    guided = Guided(ddpm, both_ways(classifier.log_p), growing_scale(ddpm.scheduler))
+    images = sample(guided, y, range(len(y)), **FAST)
     right = (read(images) == y[:, 0]) & (read(images.flip(2, 3)) == y[:, 1])
     print(f"read as asked both ways up: {share(right)}; of {N}, a column per digit upside down:")
     print(right.view(10, 10, N).sum(dim=2))

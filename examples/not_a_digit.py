@@ -9,21 +9,22 @@ from the same noise. The guide should leave the others alone, but changes some o
 import torch
 
 from evaluation.measures import share
-from examples.shared import example, read, save_rows
-from guidance import sample
+from examples.shared import FAST, example, read, save_rows
+from inference import Guided, Unguided, growing_scale, sample
 
 N = 1_000
 
 
-@example
-def main(unet, classifier):
+@example("not_a_1")
+def main(ddpm, classifier):
     def anything_but(x_t, t, y):
         """log(1 - p(y | x_t, t)) (B,), as the log of the sum of the others: finite where p is 1."""
         log_p = classifier(x_t, t).log_softmax(dim=1)
         return log_p.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
 
-    free = sample(unet, None, None, range(N))
-    guided = sample(unet, anything_but, torch.full((N,), 1), range(N))
+    away_from = Guided(ddpm, anything_but, growing_scale(ddpm.scheduler))
+    free = sample(Unguided(ddpm), None, range(N), **FAST)
+    guided = sample(away_from, torch.full((N,), 1), range(N), **FAST)
     before, after = read(free), read(guided)
     print(f"read as 1, unguided: {share(before == 1)}; guided: {share(after == 1)}")
     print(f"of the others, read as before: {share((after == before)[before != 1])}")

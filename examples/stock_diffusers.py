@@ -1,60 +1,57 @@
-"""Classifier guidance in stock diffusers, where only the guide is ours.
+"""Steer somebody else's pipeline, with a guide of your own and no classifier.
 
-    python -m examples.stock_diffusers    # the folder digits/, and results/stock.png
+    python -m examples.stock_diffusers    # digits/, and bold and thin digits in results/stock.png
 
-The folder draws digits anywhere, without this repository: see its model card, digits/README.md.
+`ddpm.save_pretrained` writes our DDPM as diffusers does: the folder digits/ draws digits anywhere,
+without this repository, see its model card. Then the other way round: any unconditional
+`DDPMPipeline.from_pretrained(...)` can be steered, whatever its betas, its number of timesteps, its
+image size, and whether it predicts eps or v. Here the guide asks for ink.
 """
 
 import shutil
 from pathlib import Path
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMPipeline
 
-from diffusion import SCHEDULE
-from evaluation.measures import share
-from examples.shared import read, save_rows
-from inference import load_models
-from support.cli import ArgumentParser, one_line_errors
+from examples.shared import FAST, example, save_rows
+from inference import Guided, Unguided, predicted_image, sample
+from support.errors import UserError
 
 FOLDER = "digits"
+N = 20
+STRICTNESS = 1_000  # 1 / (2 variance) of the ink that is asked for, as a share of all pixels
 
 
-def export(unet, folder):
-    """Write the U-Net as a DDPMPipeline, with a model card."""
-    scheduler = DDPMScheduler(**SCHEDULE, timestep_spacing="trailing")
-    DDPMPipeline(unet, scheduler).save_pretrained(folder)
+def export(ddpm, folder):
+    """Write the DDPM with a model card."""
+    ddpm.save_pretrained(folder)
     shutil.copy(Path(__file__).with_name("model_card.md"), Path(folder, "README.md"))
 
 
-def guide(pipeline, classifier, y):
-    """Images (N, 1, 28, 28) of the digits y (N,), with nothing but diffusers and the guide."""
-    x_t = torch.randn(len(y), 1, 28, 28, generator=torch.manual_seed(0))
-    scheduler = DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="trailing")
-    scheduler.set_timesteps(20)
-    for t in scheduler.timesteps:
-        abar = scheduler.alphas_cumprod[t]
-        x_t = x_t.detach().requires_grad_()
-        [grad] = torch.autograd.grad(classifier.log_p(x_t, t.expand(len(y)), y).sum(), x_t)
-        with torch.no_grad():
-            eps = pipeline.unet(x_t, t).sample
-            x_0 = ((x_t - (1 - abar).sqrt() * eps) / abar.sqrt()).clamp(-1, 1)
-            eps = (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
-            s = 1 + 24 * abar / (1 - abar)  # a growing scale
-            eps_hat = eps - s * (1 - abar).sqrt() * grad  # ADM (14), scaled by s
-            x_t = scheduler.step(eps_hat, t, x_t).prev_sample
-    return x_t
+def ink(images):
+    """The mean pixel, from 0 to 1, of images (B, C, H, W) in [-1, 1]: (B,)."""
+    return (images.mean(dim=(1, 2, 3)) + 1) / 2
 
 
-@one_line_errors
-def main(argv=None):
-    ArgumentParser(__doc__).parse_args(argv)
-    unet, classifier = load_models()
-    export(unet, FOLDER)
-    y = torch.arange(10).repeat_interleave(10)
-    images = guide(DDPMPipeline.from_pretrained(FOLDER), classifier, y)
-    print(f"{FOLDER}/ is written; read as asked: {share(read(images) == y)}")
-    save_rows("stock", {str(digit): images[y == digit] for digit in range(10)})
+@example("stock")
+def main(ddpm, classifier):
+    if Path(FOLDER).exists() and not Path(FOLDER, "model_index.json").exists():
+        raise UserError(f"{FOLDER}/ is there, and is no pipeline of diffusers: rename it")
+    export(ddpm, FOLDER)
+    pipeline = DDPMPipeline.from_pretrained(FOLDER, low_cpu_mem_usage=False)  # or anybody's
+
+    def log_p(x_t, t, y):
+        """The guide: about as much ink as y (B,), in the image that x_t is to become."""
+        return -STRICTNESS * (ink(predicted_image(pipeline, x_t, t)) - y).square()
+
+    rows = {"unguided": sample(Unguided(pipeline), None, range(N), **FAST)}
+    guided = Guided(pipeline, log_p, scale=1)
+    for name, wanted in {"thin": 0.07, "bold": 0.2}.items():
+        rows[name] = sample(guided, torch.full((N,), wanted), range(N), **FAST)
+    for name, images in rows.items():
+        print(f"{name}: ink {ink(images).mean():.3f}")
+    save_rows("stock", rows)
 
 
 if __name__ == "__main__":

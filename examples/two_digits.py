@@ -9,25 +9,25 @@ the scale of 4, chosen by eye on seed 1, than at the default, 24.
 import torch
 
 from evaluation.measures import share
-from examples.shared import example, read, save_rows
-from guidance import growing_scale, sample
+from examples.shared import FAST, example, read, save_rows
+from inference import Guided, growing_scale, sample
 
 N = 100
 
 
-@example
-def main(unet, classifier):
+@example("two_digits")
+def main(ddpm, classifier):
     def between(x_t, t, w):  # what is asked for is w (B,)
         three, eight = torch.full_like(t, 3), torch.full_like(t, 8)
         return (1 - w) * classifier.log_p(x_t, t, three) + w * classifier.log_p(x_t, t, eight)
 
-    rows, scale = {}, growing_scale(g=4)
+    rows, guided = {}, Guided(ddpm, between, growing_scale(ddpm.scheduler, g=4))
     for w in (0, 0.25, 0.5, 0.75, 1):
-        images = sample(unet, between, torch.full((N,), w), range(N), scale=scale)
+        images = sample(guided, torch.full((N,), w), range(N), **FAST)
         rows[f"w = {w}"] = images
         digits = read(images)
         print(f"w = {w}: read as 3: {share(digits == 3)}; as 8: {share(digits == 8)}")
-    save_rows("two_digits", rows, scale_growth=4)
+    save_rows("two_digits", rows, growth=4)
 
 
 if __name__ == "__main__":

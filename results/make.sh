@@ -15,15 +15,16 @@ networks() { # models/, docs/weights.*, sample_ddpm_output.png, the curves of bo
 
 pictures() { # guided_output.png, all pictures of results/ but the curves
   python inference.py
-  python inference.py --digits all --num-samples 2 --guidance-scale 0 1 \
+  python inference.py --digits all --num-samples 2 --guidance-scale 0 1 --growth 24 \
     --output results/compare.png
   python inference.py --digits 3 1 4 --num-samples 4 --output samples.png --gif results/guided.gif
   python inference.py --digits all --num-samples 2 --guidance-scale 0 0.05 0.25 1 10 100 1000 5000 \
-    --output results/scales_grid.png
+    --growth 24 --output results/scales_grid.png
   python -m examples.ambigram
   python -m examples.two_digits
   python -m examples.inpainting
   python -m examples.not_a_digit
+  python -m examples.my_guide
   python -m examples.stock_diffusers
 }
 
@@ -33,41 +34,41 @@ table() { # table NAME FLAGS: measure results/NAME.csv again
 }
 
 tables() { # the CSV files of results/README.md but learned.csv, and the tables in it and in README.md
-  look="--n 1000 --split validation --seed 1"
-  at_1="--split validation --seed 2 --scale-growth 0"
-  difference=evaluation/difference.py
-  table final --variant guided_noise classifier_free --guidance-scale 1 0 1.25
+  fast="--sampler sde-dpmsolver++ --steps 20"
+  look="--n 1000 --seed 1"
+  table final --split test --seed 0 $fast --method guided classifier_free --guidance-scale 1 0 1.25 \
+    --growth 24 0
   python -m evaluation.judge --seed 1 --models judge1
-  table second_judge --judge judge1 --variant guided_noise classifier_free --guidance-scale 1
+  table second_judge --split test --seed 0 --judge judge1 $fast --method guided classifier_free
   python -m evaluation.saturation
-  table two_by_two $at_1 --variant guided_noise $difference:difference $difference:on_rival \
-    classifier_free $difference:difference_late $difference:difference_early
-  table exact_guide $look --scale-growth 0 --guide classifier exact
-  table candidates --split validation --seed 2 --scale-growth 24 6 0
-  table scales $look --guidance-scale 1 0.5 2 3 --scale-growth 24 6 0
-  table constant_scale --guidance-scale 1 3 --scale-growth 24 0
-  table windows_by_scale --n 500 --split validation --seed 1 --scale-growth 0 \
-    --guidance-scale 1 5 50 --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
-  table samplers $look --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
-  table steps --split validation --seed 1 --steps 20 10
-  table more_steps $look --steps 20 50
-  table steps_at_1 $at_1 --steps 20 50 250
-  table controls $look \
-    --variant guided_noise without_root clip_after_tilt projected at_predicted_x_0
+  table two_by_two --seed 2 --guidance-scale 1 $fast \
+    --method guided difference on_rival classifier_free difference_late difference_early
+  table exact_guide $look $fast --guidance-scale 1 --guide classifier exact
+  table candidates --seed 2 $fast --growth 24 6 0
+  table scales $look $fast --guidance-scale 1 0.5 2 3 --growth 24 6 0
+  table constant_scale --split test --seed 0 $fast --guidance-scale 1 3 --growth 24 0
+  table windows_by_scale --n 500 --seed 1 $fast --guidance-scale 1 5 50 \
+    --window 750-1000 500-1000 250-750 0-500 0-250 0-1000
+  table samplers $look --steps 20 --sampler sde-dpmsolver++ dpmsolver++ ddim ddpm
+  table steps --seed 1 --sampler sde-dpmsolver++ --steps 20 10
+  table more_steps $look --sampler sde-dpmsolver++ --steps 20 50
+  table steps_at_1 --seed 2 --guidance-scale 1 --sampler sde-dpmsolver++ --steps 20 50 250
+  table controls $look $fast \
+    --method guided without_root clip_after_tilt projected at_predicted_x_0
   python train_classifier.py --max-t 0 --models clean
-  table clean_guide $look --guide classifier clean/classifier.pth \
-    --variant guided_noise at_predicted_x_0
-  table rival_samplers $look --variant classifier_free --guidance-scale 1.1 \
+  table clean_guide $look $fast --guide classifier clean/classifier.pth \
+    --method guided at_predicted_x_0
+  table rival_samplers $look --method classifier_free --guidance-scale 1.1 \
     --sampler sde-dpmsolver++ dpmsolver++ ddim --steps 20 10
-  table rival_scales $look --variant guided_noise classifier_free \
-    --guidance-scale 1 1.1 1.25 1.5 2 --steps 20 10
+  table rival_scales $look --method classifier_free --guidance-scale 1 1.1 1.25 1.5 2 \
+    --sampler sde-dpmsolver++ --steps 20 10
   rm -f results/train_on_samples*.csv
-  python -m evaluation.train_on_samples --split validation --guidance-scale 0.25 1 0.5 0.1 \
+  python -m evaluation.train_on_samples $fast --guidance-scale 0.25 1 0.5 0.1 --growth 24 \
     --csv results/train_on_samples_choice.csv
-  python -m evaluation.train_on_samples --split validation --variant classifier_free \
+  python -m evaluation.train_on_samples $fast --method classifier_free --guidance-scale 1 \
     --csv results/train_on_samples_rival.csv
-  python -m evaluation.train_on_samples --n 50000 --seed 3 --guidance-scale 0.25 0.1 \
-    --csv results/train_on_samples.csv
+  python -m evaluation.train_on_samples --split test --n 50000 --seed 3 $fast \
+    --guidance-scale 0.25 0.1 --growth 24 --csv results/train_on_samples.csv
   python -m evaluation.report
 }
 

@@ -1,1 +1,1 @@
-"""Plumbing that knows neither timesteps nor digits."""
+"""Plumbing: flags, errors, files, random streams, resuming, pictures."""

@@ -9,9 +9,3 @@ class UserError(ValueError, argparse.ArgumentTypeError):
     Every other exception is a bug of ours and keeps its traceback. Where the `type` of a flag
     raises it, argparse adds the name of the flag.
     """
-
-
-def require(good, message):
-    """Raises UserError with the message unless `good`."""
-    if not good:
-        raise UserError(message)

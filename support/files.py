@@ -9,10 +9,16 @@ from pathlib import Path
 
 import torch
 
-from support.errors import UserError, require
+from support.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 MODELS = ROOT / "models"
+MADE_BY = {  # a checkpoint -> the script that makes it; all of these ship in MODELS
+    "classifier.pth": "train_classifier.py",
+    "ddpm_unet.pth": "train_ddpm.py",
+    "judge.pth": "-m evaluation.judge",
+    "rival_classifier_free.pth": "-m evaluation.rivals",
+}
 
 
 @contextlib.contextmanager
@@ -21,7 +27,7 @@ def atomic_write(path):
 
     If anything fails, `path` stays as it was. Raises UserError if it cannot be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link is followed, not replaced
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,14 +43,14 @@ def atomic_write(path):
 
 def check_outputs(*paths):
     """Raises UserError, before the work starts, if an output cannot be written. Makes nothing."""
-    require(
-        len(set(paths)) == len(paths), f"two outputs have one name: {', '.join(map(str, paths))}"
-    )
     for path in paths:
-        require(not path.is_dir(), f"cannot write {path}: it is a folder; name a file")
-        there = next(parent for parent in path.parents if parent.exists())
-        good = there.is_dir() and os.access(there, os.W_OK)
-        require(good, f"cannot write {path}: {there} is no folder that you may write to")
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder; name a file")
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot write {path}: it is a device, not a file")
+        there = next(parent for parent in path.resolve().parents if parent.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            raise UserError(f"cannot write {path}: {there} is no folder that you may write to")
 
 
 def output_folder(models):
@@ -72,8 +78,8 @@ def provenance(paths, **settings):
 def save_checkpoint(path, network, schedule, dataset, training):
     """Write a checkpoint for `load_checkpoint`.
 
-    `network.config` holds its constructor arguments. The others are dicts of plain values: those
-    that checkpoints used together must share, and what the training was.
+    `network.config` holds its constructor arguments. The others are dicts of plain values: those of
+    the noise scheduler (or None), of the data set, and what the training was.
     """
     # diffusers marks its own bookkeeping in the config with a leading underscore
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
@@ -87,30 +93,34 @@ def save_checkpoint(path, network, schedule, dataset, training):
     save_tensors(path, content)
 
 
-def load_checkpoint(path, network_class, schedule, made_by, device="cpu"):
+def load_checkpoint(path, network_class, device="cpu"):
     """Rebuild a network from its checkpoint: in eval mode, without gradients of its parameters.
 
-    `network.dataset` is that of `save_checkpoint`, `network.path` the file. Raises UserError, which
-    names the script `made_by`, if the file is missing, damaged, or of another class or schedule
-    (None: any).
+    `network.schedule` and `network.dataset` are those of `save_checkpoint`. Raises UserError, with
+    a remedy, if the file is missing, damaged, or of another class.
     """
-    name = network_class.__name__
-    folder = Path(path).parent
-    remedy = f"make it with `python {made_by} --models {folder}`"
-    if folder.resolve() == MODELS:
-        remedy = "restore it with `git checkout -- models`"
-    content = load_tensors(path, remedy)
+    content = load_tensors(path, remedy_for(path))
     try:
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])
-        network.dataset, network.path = content["dataset"], Path(path)
+        network.schedule, network.dataset = content["schedule"], content["dataset"]
+        if not {"kind", "name", "classes", "shape"} <= set(network.dataset):
+            raise KeyError("dataset")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        misfit = f"{path} does not fit the {name} of this code: if that is unchanged, {remedy}"
-        raise UserError(misfit) from error
-    same_schedule = schedule is None or content.get("schedule") == schedule
-    other = f"{path} was trained on another noise schedule than this code's"
-    require(same_schedule, f"{other}: if that is unchanged, {remedy}")
+        name = network_class.__name__
+        misfit = f"{path} holds no {name} of this code; if it should, "
+        raise UserError(misfit + remedy_for(path)) from error
     return network.eval().requires_grad_(False).to(device)
+
+
+def remedy_for(path):
+    """What to do about a checkpoint that is missing or damaged: a part of a sentence."""
+    path = Path(path)
+    if path.name not in MADE_BY:
+        return "check its name, or train it again"
+    if path.resolve().parent == MODELS:
+        return "restore it with `git checkout -- models`"
+    return f"make it with `python {MADE_BY[path.name]} --models {path.parent}`"
 
 
 def save_tensors(path, content):
@@ -132,5 +142,6 @@ def load_tensors(path, remedy):
         raise UserError(f"{path} is missing: {remedy}") from None
     except Exception as error:  # the unpickler can raise anything on a damaged file
         raise UserError(f"{path} is damaged, or is no checkpoint: {remedy}") from error
-    require(isinstance(content, dict), f"{path} is no checkpoint of this project: {remedy}")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no checkpoint of this project: {remedy}")
     return content

@@ -14,6 +14,7 @@ GAP = 10  # pixels between the two sides of a film
 MAX_FRAMES = 25
 FRAME_MS, LAST_FRAME_MS = 120, 2_500
 DPI = 120
+INK, ACCENT = "#222222", "#c8500a"  # colours of figures
 LABEL_SIZE = 14  # points: readable where a grid is as wide as a printed page
 
 
@@ -41,20 +42,20 @@ def save_grid(path, images, columns, made_from):
         grid_image(images, columns).save(file, format="png", pnginfo=text)
 
 
-def save_labelled_grid(path, images, row_labels, column_labels, made_from):
-    """Write images (N, C, H, W) in [-1, 1] as a PNG with labels, two screen pixels a pixel.
+def save_labelled_grid(path, rows, column_labels, made_from):
+    """Write rows, label -> images (N, C, H, W) in [-1, 1], as a PNG, two screen pixels a pixel.
 
-    The images are row by row, with a row for each label; a column label is above equally many.
+    A column label is above equally many images.
     """
     from matplotlib.figure import Figure  # here, since scripts start faster without it
 
-    columns = len(images) // len(row_labels)
-    grid = np.asarray(grid_image(images, columns, pixel=1, border=255))
+    images = torch.cat(list(rows.values()))
+    grid = np.asarray(grid_image(images, len(images) // len(rows), pixel=1, border=255))
     height, width = grid.shape[:2]
     figure = Figure(figsize=(2 * width / DPI, 2 * height / DPI))
     axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside, where "tight" makes room
     axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    sides = (axes.yaxis, row_labels, height), (axes.xaxis, column_labels, width)
+    sides = (axes.yaxis, list(rows), height), (axes.xaxis, column_labels, width)
     for axis, labels, length in sides:  # the labels share the length equally
         centres = [(k + 0.5) * length / len(labels) - 0.5 for k in range(len(labels))]
         axis.set_ticks(centres, labels, fontsize=LABEL_SIZE)
@@ -72,35 +73,28 @@ def save_figure(path, figure, made_from, **settings):
         figure.savefig(file, **settings)
 
 
-class Film:
-    """Images as they form beside those that they become, at MAX_FRAMES of all `times` at most."""
+def save_film(path, steps, num_steps, columns, made_from):
+    """Write a GIF of images as they form, x_t, beside those that they become, x_0.
 
-    def __init__(self, times):
-        every = math.ceil(len(times) / MAX_FRAMES)
-        self.frames = {time: [] for time in times[::every]}  # -> the two sides of each batch
+    A frame has two grids as `save_grid` writes them, in eight shades: a small file. There are
+    MAX_FRAMES frames at most, and the film rests on the last one.
 
-    def add(self, time, left, right):
-        """Add images (B, C, H, W) in [-1, 1] of a batch, at a time, an int or a tensor ()."""
-        if int(time) in self.frames:
-            self.frames[int(time)].append(torch.stack([left, right]).cpu())
-
-    def save(self, path, last, shown, columns, made_from):
-        """Write a GIF that rests on the images `last` (N, C, H, W); `shown` picks some of them.
-
-        A frame has two grids as `save_grid` writes them, in eight shades: a small file.
-        """
-        frames = [torch.cat(batches, dim=1) for batches in self.frames.values()]
-        pictures = []
-        for frame in [*frames, torch.stack([last, last])]:  # (2, N, C, H, W)
-            left, right = (np.asarray(grid_image(side[shown], columns)) for side in frame)
+    Args:
+        steps: yields `num_steps` times what `inference.draw` does: a time, x_t, and x_0.
+    """
+    every = math.ceil(num_steps / MAX_FRAMES)
+    frames = []
+    for number, (_, *sides) in enumerate(steps, start=1):
+        if number % every == 0 or number == num_steps:
+            left, right = (np.asarray(grid_image(side.cpu(), columns)) for side in sides)
             gap = np.full_like(left[:, :GAP], 255)
             shades = np.concatenate([left, gap, right], axis=1) // 32 * 36  # 0, 36, ... 252
-            pictures.append(Image.fromarray(shades))
-        first, *others = pictures
-        durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
-        settings = {"append_images": others, "duration": durations, "loop": 0}
-        with atomic_write(path) as file:
-            first.save(file, "gif", save_all=True, comment=made_from.encode(), **settings)
+            frames.append(Image.fromarray(shades))
+    first, *others = frames
+    durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
+    settings = {"append_images": others, "duration": durations, "loop": 0}
+    with atomic_write(path) as file:
+        first.save(file, "gif", save_all=True, comment=made_from.encode(), **settings)
 
 
 def save_npz(path, images, labels):

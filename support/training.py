@@ -1,121 +1,105 @@
-"""A training that can be stopped and resumed bit for bit.
+"""What a training loop calls: batches with a bar, losses, and a state from which it resumes.
 
-Random streams need no saving, since they depend on the seed and the step alone.
+Bit for bit: random streams need no saving, since they depend on the seed and the step alone.
 """
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-from diffusers.training_utils import EMAModel
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from support.errors import require
+from support.errors import UserError
 from support.files import load_tensors, save_tensors
 from support.streams import batch_indices, generator
 
 SAVE_EVERY = 200  # steps
+READ_EVERY = 50  # steps; reading a loss waits for the device
 MIN_VALIDATE_EVERY = 400  # steps; an epoch, if that is longer
 
 
-@dataclass
 class Run:
-    """Iterates over the batches of a training, from the first one that is not done yet.
+    """A training that can be stopped and resumed.
 
-        run = Run("classifier", checkpoint, settings, dataset, network, ...)
-        for x_0, y, rng in run:
-            ...
-            run.descend(loss)
+        run = Run("classifier", checkpoint, settings, dataset, resume, network=..., optimizer=...)
+        for x_0, y, rng in run.batches():
+            ...  # a step
+            run.losses.append(loss.detach())
+            if run.validates:
+                run.record(accuracy=...)
         ...  # write the results
         run.remove_state()
 
-    `step` counts the steps that are done, `losses` has a float for each, and `history` a dict for
+    `step` is the number of the step, from 1; `losses` has the loss of each; `history` a dict for
     each validation: after every epoch, or 400 steps if that is longer, and after the last step.
+
+    Args:
+        purpose: of the random streams, and the label of the bar.
+        checkpoint: the Path of what the training writes; the state is kept beside it.
+        settings: on which the weights depend: steps, batch_size, seed, and others.
+        dataset: load("train") gives images (N, C, H, W) and labels (N,); `info` is a dict.
+        resume: go on from the state of a stopped training.
+        parts: what has a state: networks, optimizers, schedules, averages.
+
+    Raises UserError if the state does not fit.
     """
 
-    purpose: str  # of the random streams, and the label of the progress bar
-    checkpoint: Path  # what the training writes; the state is kept beside it
-    settings: dict  # on which the weights depend: steps, batch_size, seed, and others
-    dataset: object  # load("train") gives images (N, C, H, W) and labels (N,); `info` is a dict
-    network: torch.nn.Module
-    lr_schedulers: list  # of the learning rates; they hold the optimizers
-    validate: Callable  # run -> a dict of plain values, with the network in eval mode, averaged
-    ema: EMAModel | None = None  # the average of the network's parameters
-    max_grad_norm: float = 1.0  # longer gradients are clipped to this length
-    resume: bool = False  # go on from the state of a stopped training
-
-    def __post_init__(self):
-        self.settings = {**self.settings, "dataset": self.dataset.info}
-        self.images, self.labels = self.dataset.load("train")
-        n, batch_size = len(self.images), self.settings["batch_size"]
-        require(batch_size <= n, f"--batch-size {batch_size}: there are {n} images")
-        self.validate_every = max(n // batch_size, MIN_VALIDATE_EVERY)
-        self.optimizers = [schedule.optimizer for schedule in self.lr_schedulers]
-        self.parts = [self.network, *self.optimizers, *self.lr_schedulers]  # that have a state
-        if self.ema:
-            self.parts.append(self.ema)
-        self.step = 0
-        self.losses, self.history = [], []
+    def __init__(self, purpose, checkpoint, settings, dataset, resume=False, **parts):
+        self.purpose, self.parts = purpose, parts
+        self.settings = {**settings, "dataset": dataset.info}
+        self.images, self.labels = dataset.load("train")
+        self.batch_size, self.last_step = settings["batch_size"], settings["steps"]
+        n = len(self.images)
+        if self.batch_size > n:
+            raise UserError(f"--batch-size {self.batch_size}: there are {n} images")
+        self.validate_every = max(n // self.batch_size, MIN_VALIDATE_EVERY)
+        self.step, self.losses, self.history = 0, [], []
+        self.num_read = 0  # losses that are floats already; the others are on their device
         self.start = time.monotonic()
-        self.state_path = self.checkpoint.with_suffix(".state.pth")
-        if self.resume:
+        self.state_path = checkpoint.with_suffix(".state.pth")
+        if resume:
             self.load()
-        else:
+        elif self.state_path.exists():
             stopped = f"{self.state_path} is the state of a stopped training"
-            require(not self.state_path.exists(), f"{stopped}: use --resume, or delete it")
+            raise UserError(f"{stopped}: use --resume, or delete it")
 
-    def __iter__(self):
-        """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step."""
-        steps = self.settings["steps"]
-        batch_size = self.settings["batch_size"]
-        seed = self.settings["seed"]
-        with tqdm(total=steps, initial=self.step, desc=self.purpose, disable=None) as bar:
-            while self.step < steps:
-                index = batch_indices(len(self.images), batch_size, seed, self.step)
-                rng = generator(seed, self.purpose, self.step)
-                yield self.images[index], self.labels[index], rng
-                self.step += 1
-                bar.set_postfix(loss=f"{self.losses[-1]:.4f}", refresh=False)
+    def batches(self):
+        """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step that is left."""
+        seed, first = self.settings["seed"], self.step
+        with tqdm(total=self.last_step, initial=first, desc=self.purpose, disable=None) as bar:
+            for number in range(first, self.last_step):
+                self.step = number + 1
+                index = batch_indices(len(self.images), self.batch_size, seed, number)
+                yield self.images[index], self.labels[index], generator(seed, self.purpose, number)
                 bar.update()
-                if self.step % self.validate_every == 0 or self.step == steps:
-                    self.add_validation()
+                if self.step % READ_EVERY == 0 or self.step == self.last_step:
+                    bar.set_postfix(loss=f"{self.recent_loss(READ_EVERY):.4f}", refresh=False)
                 if self.step % SAVE_EVERY == 0:
                     self.save()
 
-    def descend(self, loss):
-        """Take a gradient step on the loss () of a batch. Raises UserError if it is not finite."""
-        self.losses.append(loss.item())
-        finite = math.isfinite(self.losses[-1])
-        require(finite, f"the loss is not finite at step {self.step}: start with a lower --lr")
-        self.network.zero_grad()
-        loss.backward()
-        clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        for part in (*self.optimizers, *self.lr_schedulers):
-            part.step()
-        if self.ema:
-            self.ema.step(self.network.parameters())
+    @property
+    def validates(self):
+        """Whether this step is one after which to validate."""
+        return self.step % self.validate_every == 0 or self.step == self.last_step
 
-    def add_validation(self):
-        """Validate the network in eval mode, with its averaged parameters if it has some."""
-        parameters = list(self.network.parameters())
-        self.network.eval()
-        if self.ema:
-            self.ema.store(parameters)
-            self.ema.copy_to(parameters)
-        measured = self.validate(self)
-        if self.ema:
-            self.ema.restore(parameters)
-        self.network.train()
-        self.history.append({"step": self.step, "loss": self.recent_loss(), **measured})
+    def recent_loss(self, steps):
+        """The mean loss of the last steps. Raises UserError if a loss is not finite."""
+        while self.num_read < len(self.losses):
+            loss = self.losses[self.num_read] = float(self.losses[self.num_read])
+            self.num_read += 1
+            if not math.isfinite(loss):
+                raise UserError(f"the loss is not finite at step {self.num_read}: use a lower --lr")
+        recent = self.losses[-steps:]
+        return sum(recent) / len(recent) if recent else math.nan
 
-    def recent_loss(self):
-        """The mean loss of the steps between two validations, or of all if they are fewer."""
-        recent = self.losses[-self.validate_every :]
-        return sum(recent) / len(recent)
+    def record(self, **measured):
+        """Add a validation, and print its line: the loss since the last one, and what is measured.
+
+        What is measured is a number, or a dict of numbers.
+        """
+        entry = {"step": self.step, "loss": self.recent_loss(self.validate_every), **measured}
+        self.history.append(entry)
+        words = [f"{name} {in_words(value)}" for name, value in entry.items() if name != "step"]
+        tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {'  '.join(words)}")
 
     def elapsed(self):
         """Seconds of training so far, over all runs."""
@@ -125,19 +109,16 @@ class Run:
         """What a checkpoint tells of its training: settings, seconds, the last validation."""
         return {**self.settings, "seconds": self.elapsed(), **self.history[-1]}
 
-    def log(self, text):
-        """Print a line above the bar."""
-        tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {text}")
-
     def save(self):
         """Write the state file."""
+        self.recent_loss(SAVE_EVERY)  # raises if one is not finite: that state would be useless
         state = {
             "settings": self.settings,
             "seconds": self.elapsed(),
             "step": self.step,
             "losses": self.losses,
             "history": self.history,
-            "parts": [part.state_dict() for part in self.parts],
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
         save_tensors(self.state_path, state)
 
@@ -148,12 +129,19 @@ class Run:
     def load(self):
         """Go on from the state file. Raises UserError if it does not fit the flags."""
         state = load_tensors(self.state_path, "start without --resume")
-        other = f"{self.state_path} was made with other flags: {state.get('settings')}"
-        require(state.get("settings") == self.settings, other)
+        if state.get("settings") != self.settings:
+            other = f"{self.state_path} was made with other flags: {state.get('settings')}"
+            raise UserError(other)
         self.start -= state["seconds"]
         self.step = state["step"]
         self.losses, self.history = state["losses"], state["history"]
-        for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
-        if self.ema:
-            self.ema.to(next(self.network.parameters()).device)
+        self.num_read = len(self.losses)
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+
+
+def in_words(value):
+    """A number, or a dict of numbers, for a line."""
+    if isinstance(value, dict):
+        return "  ".join(f"{name}: {in_words(number)}" for name, number in value.items())
+    return f"{value:.4f}"

@@ -30,7 +30,6 @@ def first_failure(name, text, replacement):
         copy = Path(folder, "copy")
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         source = (copy / name).read_text()
-        assert source.count(text) == 1, f"{name} holds {text!r} {source.count(text)} times"
         (copy / name).write_text(source.replace(text, replacement))
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "tests/unit"]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
@@ -41,9 +40,17 @@ def first_failure(name, text, replacement):
 
 
 def main():
+    faults, misfits = list(read_faults()), 0
+    for fault, name, text, _ in faults:
+        count = (ROOT / name).read_text().count(text)
+        if count != 1:
+            print(f"{fault}: {name} holds its text {count} times")
+            misfits += 1
+    if misfits:
+        return misfits
     failure = first_failure("LICENSE", "MIT License", "MIT License")
     assert failure is None, f"without a fault: {failure}"
-    survivors, faults = 0, list(read_faults())
+    survivors = 0
     for fault, *change in faults:
         failure = first_failure(*change)
         print(f"{fault}: {failure or 'SURVIVES'}", flush=True)

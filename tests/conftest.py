@@ -5,10 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 from xdist.scheduler import LoadFileScheduling
 
 import mnist
+from diffusion import SCHEDULE, abar_table
 from mnist import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,18 +51,25 @@ class Evil:
         return os.mkdir, ("made",)
 
 
-class FakeUnet:
-    """A U-Net whose eps is a given function of x_t and t."""
+ABAR = abar_table(DDPMScheduler(**SCHEDULE))
+IMAGE_SHAPE = (1, 28, 28)
 
-    device = torch.device("cpu")
-    config = SimpleNamespace(in_channels=1, sample_size=28)
-    path = ROOT / "models" / "ddpm_unet.pth"
 
-    def __init__(self, eps):
-        self.eps = eps
+def abar(t):
+    """abar_t of our schedule: () for an int, (B, 1, 1, 1) for timesteps (B,)."""
+    return ABAR[t] if isinstance(t, int) else ABAR[t].view(-1, 1, 1, 1)
 
-    def __call__(self, x_t, t):
-        return SimpleNamespace(sample=self.eps(x_t, t))
+
+def fake_ddpm(output, shape=IMAGE_SHAPE, num_class_embeds=None, **schedule):
+    """A DDPM whose U-Net is a given function of x_t and t (B,), and of labels if it takes some."""
+    config = {"in_channels": shape[0], "out_channels": shape[0], "sample_size": shape[1]}
+
+    def unet(*inputs):
+        return SimpleNamespace(sample=output(*inputs))
+
+    unet.config = FrozenDict(config, num_class_embeds=num_class_embeds)
+    scheduler = DDPMScheduler(**SCHEDULE | schedule)
+    return SimpleNamespace(unet=unet, scheduler=scheduler, device=torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Every error that a user can cause ends in one line and exit status 2, and damages nothing."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,9 @@ import train_ddpm
 from support import files
 
 BAD_FLAGS = {  # what is said -> the flags
-    "argument --steps: 1001 is not from 1 to 1000": ["--steps", "1001"],
+    "steps is 1001: 1 .. 1000, or times": ["--steps", "1001"],
     "inf is not from 0 to 1000000000": ["--guidance-scale", "1", "inf"],
-    "750-250 is not LOW-HIGH, 0 <= LOW < HIGH <= 1000": ["--window", "750-250"],
+    "750-250 is not LOW-HIGH, 0 <= LOW < HIGH": ["--window", "750-250"],
     "separate by spaces": ["--digits", "3,4"],
     "argument --device: torch finds no device 'tpu'; use --device cpu": ["--device", "tpu"],
 }
@@ -41,7 +42,14 @@ def test_an_output_that_cannot_be_written(fails, tmp_path):
     assert f"cannot write {file / 'o.png'}" in error and file.read_text() == "before"
     error = fails(inference.main, *flags, "--npz", folder)
     assert f"cannot write {folder}: it is a folder; name a file" in error
-    assert "two outputs have one name" in fails(inference.main, "--output", "x", "--gif", "x")
+    link = tmp_path / "link.png"
+    link.symlink_to(tmp_path / "weights.pth")
+    assert "does not end in .png, or links to what" in fails(inference.main, "--output", link)
+    link.unlink()
+    assert "'README.md' does not end in .png" in fails(inference.main, "--output", "README.md")
+    os.mkfifo(tmp_path / "o.gif")
+    assert "is a device, not a file" in fails(inference.main, "--gif", tmp_path / "o.gif")
+    (tmp_path / "o.gif").unlink()
     assert set(tmp_path.iterdir()) == {file, folder}  # and no new folder
 
 
@@ -60,9 +68,12 @@ FAULTS = {  # -> what is done to the file, and what is said
     "missing": (lambda path: path.unlink(), "is missing"),
     "truncated": (truncate, "is damaged"),
     "code": (lambda path: torch.save({"network": Evil()}, path), "damaged"),
-    "another network": (lambda path: shutil.copy(path.with_name("judge.pth"), path), "fit"),
-    "another schedule": (lambda path: edit(path, schedule={"beta_end": 1}), "noise schedule"),
-    "other settings": (lambda path: edit(path, config={"depth": 3}), "does not fit"),
+    "another network": (
+        lambda path: shutil.copy(path.with_name("judge.pth"), path),
+        "no Classifier",
+    ),
+    "other settings": (lambda path: edit(path, config={"depth": 3}), "holds no Classifier"),
+    "another entry": (lambda path: edit(path, dataset={"x": 1}), "holds no Classifier"),
 }
 
 
@@ -88,6 +99,21 @@ def test_a_bad_checkpoint(fails, models, monkeypatch, fault):
     error = fails(inference.main, *flags)
     assert "restore it with `git checkout -- models`" in error and "python" not in error
     assert output.read_bytes() == b"before" and not (models / "made").exists()
+
+
+def test_networks_of_two_schedules(fails, models):
+    """Of both trainings: the betas are named."""
+    edit(models / "classifier.pth", schedule={"beta_schedule": "squaredcos_cap_v2"})
+    said = "the guide was trained with 1000 squaredcos_cap_v2 betas, but the U-Net with 1000 linear"
+    assert said in fails(inference.main, "--models", models)
+
+
+def test_a_file_that_is_no_checkpoint_of_ours_blocks_no_training(tmp_path):
+    """But nothing is done to it."""
+    (tmp_path / "foreign.pth").write_bytes(b"anything")
+    flags = ["--models", str(tmp_path), "--steps", "1", "--batch-size", "2"]
+    train_classifier.main(flags)
+    assert (tmp_path / "foreign.pth").read_bytes() == b"anything"
 
 
 def test_networks_of_two_data_sets(fails, models):

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
 from PIL import Image
 
-import guidance
-from examples import ambigram, inpainting, not_a_digit, shared, stock_diffusers, two_digits
+import inference
+from examples import ambigram, inpainting, my_guide, not_a_digit, shared, stock_diffusers
+from examples import two_digits
 from examples.shared import read, save_rows
-from inference import load_models
+from inference import load_models, sample
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def run(tmp_path, monkeypatch):
             drawn[name] = rows.values()
             save_rows(name, rows, *columns, **settings)
 
-        def sample(*args, **settings):
-            return guidance.sample(*args, **settings | {"steps": steps})
+        def faster(*args, **settings):
+            return sample(*args, **settings | {"steps": steps})
 
-        for name, value in {"N": n, "sample": sample, "save_rows": save}.items():
-            monkeypatch.setattr(example, name, value)
+        for name, value in {"N": n, "sample": faster, "save_rows": save}.items():
+            monkeypatch.setattr(example, name, value, raising=False)
         example.main([])
         return drawn
 
@@ -48,23 +48,23 @@ def test_each_example_draws_what_it_says(run, tmp_path):
     for images in completed:  # what is seen is kept, up to a little blur, and the rest is drawn
         error = (images - digit).abs().mean(dim=(0, 1, 3))  # of each line
         assert error[:14].mean() < 0.1 and images[:, :, 14:].max() > 0.5
-    for name, growth in {"two_digits": 4, "inpainting": 0}.items():  # not the default
+    for name, scale in {"two_digits": {"growth": 4}, "inpainting": {"guidance_scale": 1}}.items():
         made_from = Image.open(tmp_path / "results" / f"{name}.png").info["provenance"]
-        assert json.loads(made_from)["settings"] == {"scale_growth": growth}
+        assert json.loads(made_from)["settings"] == scale
 
 
-def test_stock_diffusers_draws_as_we_do(tmp_path, monkeypatch):
-    """From the same noise, the guided samples of the exported U-Net are those of `sample`."""
-    unet, classifier = load_models()
-    stock_diffusers.export(unet, tmp_path)
-    pipeline = DDPMPipeline.from_pretrained(tmp_path)
-    assert "# An unconditional DDPM" in (tmp_path / "README.md").read_text()
+def test_the_guide_to_copy_makes_digits_lean(run):
+    drawn = run(my_guide, 0, steps=20)["my_guide"]
+    straight, leaning = (my_guide.slant(images).mean() for images in drawn)
+    assert straight < 0.3 and 0.4 < leaning < 0.55
 
-    def noise(shape, rngs):
-        return torch.randn(len(rngs), *shape, generator=torch.manual_seed(0))
 
-    y = torch.arange(20) % 10
-    images = stock_diffusers.guide(pipeline, classifier, y)
-    monkeypatch.setattr(guidance, "gaussian_noise", noise)
-    ours = guidance.sample(unet, classifier.log_p, y, range(20), sampler="dpmsolver++")
-    torch.testing.assert_close(images.clamp(-1, 1), ours, atol=1e-3, rtol=0)
+def test_the_ddpm_goes_to_diffusers_and_back(run, tmp_path, monkeypatch):
+    """It draws there as here, and a guide for ink steers what comes back."""
+    monkeypatch.setattr(stock_diffusers, "FOLDER", tmp_path / "digits")
+    unguided, thin, bold = run(stock_diffusers, 8, steps=20)["stock"]
+    assert "# An unconditional DDPM" in (tmp_path / "digits" / "README.md").read_text()
+    method = inference.Unguided(load_models()[0])
+    assert torch.equal(unguided, sample(method, None, range(8), "sde-dpmsolver++", 20))
+    for images, wanted in ((thin, 0.07), (bold, 0.2)):
+        assert (stock_diffusers.ink(images) - wanted).abs().mean() < 0.03

@@ -13,16 +13,15 @@ from conftest import ROOT
 from PIL import Image
 from torch.testing import assert_close
 
-import guidance
+import inference
 from docs.export_weights import export
 from examples.ambigram import both_ways
 from examples.shared import read
-from guidance import growing_scale, sample
-from inference import load_models
+from inference import SAMPLERS, Guided, draw, growing_scale, load_models
 from mnist import load_mnist
 
 DIGITS = tuple(range(10))
-RUNS = [(None, None, {"sampler": name}) for name in guidance.SAMPLERS]  # told, second, options
+RUNS = [(None, None, {"sampler": name}) for name in SAMPLERS]  # told, second, options
 RUNS += [(None, None, {"scale": [1, 24, [399, 799]]})]  # only 399 is in the window
 RUNS += [(0, None, {"scale": [1, 0]}), (None, None, {"scale": [0]})]
 RUNS += [(None, 9, {"scale": [2, 0]})]  # growth would magnify rounding errors
@@ -71,29 +70,37 @@ def test_weights_and_names_are_those_of_pytorch(tmp_path):
     export(tmp_path)
     for name in ("weights.bin", "weights.json"):
         assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), name
-    texts = [(ROOT / f).read_text() for f in ("diffusion.py", "guidance.py", "docs/sampler.js")]
-    pattern = re.compile(r"^(?:export )?(?:def|function\*?) (\w+)", re.M)
-    process, method, script = map(pattern.findall, texts)
-    names = process[: process.index("make_unet")] + [n for n in method if "check_" not in n]
-    assert script[: len(names)] == names
+    files = ("diffusion.py", "inference.py", "docs/sampler.js")
+    process, method, script = ((ROOT / name).read_text() for name in files)
+    script, _ = script.split("// --- noise that is the same on every machine")
+    defined = r"^(?:export |async )*(?:def|class|function\*?|const(?= \w+ = .*=>)) (\w+)"
+    twins, names = (re.findall(defined, text, re.M) for text in (process + method, script))
+    assert {"add_noise", "Guided", "first_order", "draw"} < set(names)
+    rest = iter(twins)
+    assert [name for name in names if name in rest] == names  # a part of the twins, in their order
 
 
 @pytest.mark.parametrize("told, second, options", RUNS, ids=str)
 def test_every_step_equals_pytorch(page, monkeypatch, told, second, options):
-    """Both networks, the gradient, and x_t at every step with the page's noise, up to the image."""
-    options = {"steps": 10, "scale": []} | options
-    code = """async ([told, second, options]) => {
+    """Both networks, the gradient, and every x_t and x_0 with the page's noise, up to the image."""
+    options = {"sampler": "sde-dpmsolver++", "scale": []} | options
+    code = """async ([told, second, {sampler, scale}]) => {
         const S = {...await import('./sampler.js'), ...await import('./networks.js')};
         const networks = (window.networks ??= await S.loadNetworks());
         const seeds = S.image_seeds(5, 3), rngs = seeds.map((seed) => new S.Noise(seed));
-        const guide = S.guideOf(networks, told, second), scale = S.growing_scale(...options.scale);
-        const run = S.sample(networks.unet, guide, [3, 1, 4], seeds, {...options, scale});
-        return [...run].map(({x_t}) => [x_t, S.gaussian_noise(rngs).dataSync()].map((a) => [...a]));
+        const guide = S.guideOf(networks, told, second);
+        const method = new S.Guided(networks.unet, guide, S.growing_scale(...scale));
+        const noise = () => S.gaussian_noise(rngs).dataSync();
+        const frames = [...S.draw(method, [3, 1, 4], seeds, sampler, 10)];
+        return frames.map(({x_t, x_0 = x_t}) => [x_t, x_0, noise()].map((a) => [...a]));
     }"""
-    frames = torch.tensor(page.evaluate(code, [told, second, options])).view(-1, 2, 3, 1, 28, 28)
-    noise, seen = iter(frames[:, 1]), []
-    monkeypatch.setattr(guidance, "gaussian_noise", lambda shape, generators: next(noise))
-    unet, classifier = (network.half().float() for network in load_models())  # as the page's
+    frames = torch.tensor(page.evaluate(code, [told, second, options])).view(-1, 3, 3, 1, 28, 28)
+    x_t, x_0, noise = frames.unbind(dim=1)  # the last x_t is the image
+    noise_again = iter(noise)
+    monkeypatch.setattr(inference, "gaussian_noise", lambda shape, rngs: next(noise_again))
+    ddpm, classifier = load_models()
+    for network in (ddpm.unet, classifier):
+        network.half().float()  # as the page's
 
     def guide(x_t, t, y):
         return classifier.log_p(x_t, t if told is None else torch.full_like(t, told), y)
@@ -101,10 +108,11 @@ def test_every_step_equals_pytorch(page, monkeypatch, told, second, options):
     y = torch.tensor([3, 1, 4])
     if second is not None:
         guide, y = both_ways(guide), torch.stack([y, torch.full_like(y, second)], dim=1)
-    options |= {"scale": growing_scale(*options["scale"])}
-    final = sample(unet, guide, y, range(3), watch=lambda t, x_t, x_0: seen.append(x_t), **options)
-    frames[-1, 0].clamp_(-1, 1)  # as `sample` does
-    assert_close(frames[:, 0], torch.stack([*seen, final]), atol=1e-3, rtol=0)
+    method = Guided(ddpm, guide, growing_scale(ddpm.scheduler, *options["scale"]))
+    steps = [step[1:] for step in draw(method, y, range(3), options["sampler"], 10)]
+    each_x_u, each_x_0 = map(torch.stack, zip(*steps))
+    assert_close(x_t, torch.cat([noise[:1], each_x_u]), atol=1e-3, rtol=0)
+    assert_close(x_0[:-1], each_x_0, atol=1e-3, rtol=0)
 
 
 def test_one_screen(page):

@@ -15,7 +15,7 @@ import inference
 from evaluation.report import PAGES as PAGES_WITH_TABLES
 from evaluation.report import page_with_tables
 from examples.shared import read
-from guidance import sample
+from inference import Guided, Unguided, growing_scale, sample
 from mnist import load_mnist
 from support.files import sha256
 from support.streams import image_seeds
@@ -25,11 +25,11 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "results/README.md", ROOT / "t
 
 
 def test_guided_samples_are_the_digits_asked_for_and_vary_like_real_ones():
-    unet, classifier = inference.load_models()
+    ddpm, classifier = inference.load_models()
     y = torch.arange(10).repeat_interleave(5)
     seeds = image_seeds(0, y.tolist())
-    guided = sample(unet, classifier.log_p, y, seeds)
-    unguided = sample(unet, None, None, seeds)
+    guided = sample(Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler)), y, seeds)
+    unguided = sample(Unguided(ddpm), None, seeds)
     assert (read(guided) == y).sum() >= 48 and (read(unguided) == y).sum() <= 12
     images, labels = load_mnist("validation")
     variances = []

@@ -8,6 +8,7 @@ from torchvision import datasets
 
 import evaluate
 import inference
+import mnist
 import train_classifier
 import train_ddpm
 from evaluation import judge, measures, rivals
@@ -47,11 +48,34 @@ def test_a_folder_is_split_without_overlap_and_keeps_its_colours(shapes):
 def test_images_without_colours_have_one_channel_and_a_flag_scales_all(shapes):
     for path in shapes.glob("*/*.png"):
         Image.open(path).convert("L").convert("RGB").resize((30, 40)).save(path)
-    with pytest.raises(UserError, match="images should be square, .* with --size"):
+    with pytest.raises(UserError, match="images are 40x30: they should be square"):
         Dataset(shapes)
     assert Dataset(shapes, size=28).info["shape"] == [1, 28, 28]
     with pytest.raises(UserError, match="--size is for folders of images, not mnist"):
         Dataset(size=32)
+
+
+def test_a_hidden_folder_is_no_class_and_a_bad_file_is_named(shapes):
+    (shapes / ".ipynb_checkpoints").mkdir()
+    assert Dataset(shapes).info["classes"] == ["bar", "dot", "ring"]
+    path = shapes / "bar" / "3.png"
+    deep = Image.fromarray(np.full((32, 32), 9_000, np.uint16))
+    for spoil, said in (
+        (lambda: deep.save(path), "has more than 8 bits a pixel"),
+        (lambda: Image.new("RGB", (28, 28)).save(path), "has another size than the others"),
+        (lambda: path.write_bytes(path.read_bytes()[:50]), "is damaged"),
+    ):
+        spoil()
+        with pytest.raises(UserError, match=f"{path} {said}"):
+            Dataset(shapes)
+
+
+def test_labels_that_are_damaged_are_refused(monkeypatch):
+    splits, classes = mnist.read_torchvision(datasets.MNIST)
+    splits["test"][1][3] = 77
+    monkeypatch.setattr(mnist, "read_torchvision", lambda source: (splits, classes))
+    with pytest.raises(UserError, match="labels of test are damaged"):
+        Dataset()
 
 
 def test_classes_go_by_name_and_by_number():
@@ -71,8 +95,8 @@ def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatc
     for script in (train_ddpm, train_classifier, rivals):
         run(script, *data, "--steps", 4)
     run(judge, *data, "--steps", 40)
-    unet, classifier = inference.load_models(models)
-    assert unet.dataset == classifier.dataset == Dataset(shapes).info
+    ddpm, classifier = inference.load_models(models)
+    assert ddpm.unet.dataset == classifier.dataset == Dataset(shapes).info
     assert classifier.linear.out_features == 3
 
     drawing = ["--steps", 2, "--npz", npz, "--gif", gif, "--num-samples", 40]
@@ -81,9 +105,9 @@ def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatc
     images, labels = np.load(npz).values()
     assert images.shape == (120, 32, 32, 3) and labels[::40].tolist() == [2, 0, 1]
     grid = np.asarray(Image.open(models / "guided_output.png"))  # a trial writes to its own folder
-    assert grid.ndim == 3 and Image.open(gif).n_frames == 3
+    assert grid.ndim == 3 and Image.open(gif).n_frames == 2
 
-    table = ["--judge", models, "--n", 100, "--split", "validation", "--steps", 2, "--csv", csv]
-    variants = ["--variant", "guided_noise", "classifier_free", "--scale-growth", 0]
-    run(evaluate, "--dataset", shapes, *variants, "--samples", npz, *table)
+    table = ["--judge", models, "--n", 100, "--steps", 2, "--csv", csv]
+    methods = ["--method", "guided", "classifier_free"]
+    run(evaluate, "--dataset", shapes, *methods, "--samples", npz, *table)
     assert [row["n"] for row in read_rows(csv)] == ["9", "99", "99", "120"]

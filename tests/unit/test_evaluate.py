@@ -8,25 +8,27 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Evil
+from conftest import ROOT, Evil, abar
+from diffusers import DDPMScheduler
 from PIL import Image
 
 import evaluate
 import inference
+import mnist
 from classifier import Classifier, load_classifier
-from diffusion import SCHEDULE, add_noise
-from evaluation import measures, rows, train_on_samples
+from diffusion import SCHEDULE
+from evaluation import measures, rows, saturation, train_on_samples
 from evaluation.exact_guide import ExactGuide
 from evaluation.measures import COMPARED
+from evaluation.methods import METHODS
 from evaluation.report import read_rows
 from evaluation.rows import SETTINGS
-from evaluation.variants import VARIANTS
-from guidance import growing_scale
+from inference import Unguided, growing_scale
 from support.files import save_checkpoint, sha256
 from support.pictures import save_npz
 from support.streams import image_seeds
 
-TINY = ["--n", "100", "--steps", "2", "--split", "validation"]
+TINY = ["--n", "100", "--steps", "2"]
 WEIGHTS = {path.stem: path for path in ROOT.glob("models/*.pth")}
 
 
@@ -42,7 +44,7 @@ def faster(few_images):
 def asked(monkeypatch):
     """The calls of `sample`: a list, to which each row adds. It draws noise."""
 
-    def noise(unet, log_p, y, seeds, **settings):
+    def noise(method, y, seeds, sampler, steps):
         return torch.rand(len(y), 1, 28, 28) * 2 - 1
 
     monkeypatch.setattr(rows, "sample", Mock(side_effect=noise))
@@ -70,21 +72,44 @@ def column(table, name):
 
 def test_a_row_for_each_combination_in_the_order_of_the_flags(asked, tmp_path):
     """Its settings reach `sample`. Of 105 images there are equally many of each digit: 100."""
-    flags = ["--variant", "without_root", "--sampler", "ddpm", "--steps", 5, 3, "--seed", 3]
-    flags += ["--guidance-scale", 2, 0.5, "--scale-growth", 7, "--n", 105, "--split", "test"]
+    flags = ["--method", "without_root", "--sampler", "ddim", "--steps", 5, 3, "--seed", 3]
+    flags += ["--guidance-scale", 2, 0.5, "--growth", 7, "--n", 105, "--split", "test"]
     real, validation, *table = run(tmp_path / "x.csv", *flags, "--window", "0-500")
     assert real["images"] == "other half of the test set" and real["n"] == "100"
     assert validation["images"] == "validation images" and validation["against"] == "test"
-    assert real["variant"] == "-" and column(table, "images") == ["samples"] * 4
-    shared = {"sampler": "ddpm", "variant": VARIANTS["without_root"]}
+    assert real["method"] == "-" and column(table, "images") == ["samples"] * 4
+    scheduler = DDPMScheduler(**SCHEDULE)
     for row, call, (scale, steps) in zip(table, asked, product((2, 0.5), (5, 3)), strict=True):
         settings = " ".join(row[name] for name in (*SETTINGS[1:], "n", "seed"))
-        assert settings == f"without_root classifier {scale} 7 0-500 ddpm {steps} 100 3"
-        at, wanted = call.kwargs.pop("scale"), growing_scale(scale, 7, (0, 500))
-        assert [at(t) for t in (500, 499, 0)] == [wanted(t) for t in (500, 499, 0)]
-        assert call.kwargs == {**shared, "steps": steps}
-        _, _, y, seeds = call.args
+        assert settings == f"without_root classifier {scale} 7 0-500 ddim {steps} 100 3"
+        method, y, seeds, sampler, num_steps = call.args
+        wanted = growing_scale(scheduler, scale, 7, (0, 500))
+        assert [method.scale(t) for t in (500, 499, 0)] == [wanted(t) for t in (500, 499, 0)]
+        assert isinstance(method, METHODS["without_root"])
+        assert (sampler, num_steps) == (inference.SAMPLERS["ddim"], steps)
         assert seeds == image_seeds(3, y.tolist()) and torch.bincount(y).tolist() == [10] * 10
+
+
+def test_each_method_has_its_own_scale_and_what_it_does_not_take_is_not_used(asked, tmp_path):
+    """By default; a scale that is asked for is everybody's, and constant, as in inference.py."""
+    methods = ["--method", "guided", "unguided", "classifier_free"]
+    _, *table = run(tmp_path / "x.csv", *methods)
+    wanted = ["classifier 1 24", "- - -", "- 1.25 0"]
+    names = ("guide", "guidance_scale", "growth")
+    assert [" ".join(row[name] for name in names) for row in table] == wanted
+    guided, unguided, free = (call.args[0] for call in asked)
+    assert guided.scale(249) == pytest.approx(27, rel=0.02) and free.scale(0) == 1.25
+    assert type(unguided) is Unguided and column(table, "sha256 of guide")[1:] == ["-", "-"]
+    assert table[2]["sha256 of rival"] == sha256(WEIGHTS["rival_classifier_free"])
+    assert table[2]["sha256 of ddpm"] == "-" and free.ddpm.unet.config.num_class_embeds == 11
+    _, *table = run(tmp_path / "y.csv", *methods, "--guidance-scale", 3)
+    assert column(table, "guidance_scale") == ["3", "-", "3"] and asked[-3].args[0].scale(0) == 3
+
+
+def test_every_method_of_a_table_can_be_made(asked, tmp_path):
+    _, *table = run(tmp_path / "x.csv", "--method", *METHODS)
+    assert column(table, "method") == list(METHODS)
+    assert [type(call.args[0]) for call in asked] == list(METHODS.values())
 
 
 def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path, few_images):
@@ -92,42 +117,74 @@ def test_a_row_names_the_files_that_made_it(asked, refused, tmp_path, few_images
     other = shutil.copytree(ROOT / "models", tmp_path / "other")
     untrained, own = other / "classifier.pth", tmp_path / "own.py"
     save_checkpoint(untrained, Classifier(), SCHEDULE, few_images.info, {"seed": 0})
-    own.write_text("def log_p(x_t, t, y):\n    return 0")
+    own.write_text("def log_p(x_t, t, y):\n    return x_t.sum(dim=(1, 2, 3))")
     guides = ["classifier", f"{own}:log_p", untrained]
     table = run(tmp_path / "x.csv", "--models", "models", other, "--guide", *guides)[1:]
     made_by = [WEIGHTS["classifier"], own, untrained, untrained, own, untrained]
     assert column(table, "models") == ["models"] * 3 + [str(other)] * 3
     assert column(table, "sha256 of guide") == [sha256(path) for path in made_by]
-    assert column(table, "sha256 of U-Net") == [sha256(WEIGHTS["ddpm_unet"])] * 6
+    assert column(table, "sha256 of ddpm") == [sha256(WEIGHTS["ddpm_unet"])] * 6
     assert column(table, "sha256 of judge") == [sha256(WEIGHTS["judge"])] * 6
 
     inputs = torch.randn(2, 1, 28, 28), torch.tensor([5, 300]), torch.tensor([3, 4])
-    by_shipped, by_own, by_untrained, by_other = (call.args[1](*inputs) for call in asked[:4])
+    by_shipped, by_own, by_untrained, by_other = (c.args[0].log_p(*inputs) for c in asked[:4])
     assert torch.equal(by_shipped, load_classifier(WEIGHTS["classifier"]).log_p(*inputs))
     assert torch.equal(by_untrained, load_classifier(untrained).log_p(*inputs))
-    assert torch.equal(by_other, by_untrained) and by_own == 0
+    assert torch.equal(by_other, by_untrained)
+    assert torch.equal(by_own, inputs[0].sum(dim=(1, 2, 3)))
 
-    [_, row] = run(tmp_path / "own.csv", "--variant", f"{own}:log_p", "--guide", "exact")
-    assert row["sha256 of variant"] == sha256(own) and "sha256 of guide" not in row
-    assert asked[-1].kwargs["variant"](None, None, None) == 0
-    own.write_text("def five(t):\n    return 5\ndef keep(x_t, x_0, t, u, z):\n    return x_0")
-    again = shutil.copy(own, tmp_path / "again.py")  # a file is run once
-    flags = ["--guidance-scale", f"{again}:five", "--sampler", f"{again}:keep"]
-    [_, row] = run(tmp_path / "mine.csv", *flags)
-    assert row["sha256 of scale"] == row["sha256 of sampler"] == sha256(again)
-    assert (row["guidance_scale"], row["scale_growth"], row["window"]) == (flags[1], "-", "-")
-    keep, order = asked[-1].kwargs["sampler"]
-    assert asked[-1].kwargs["scale"](0) == 5 and (keep(0, 7, 0, 0, 0), order) == (7, 1)
-    [_, row] = run(tmp_path / "free.csv", "--variant", "classifier_free")
-    assert row["sha256 of U-Net"] == sha256(WEIGHTS["rival_classifier_free"])
-    assert asked[-1].args[0].config.num_class_embeds == 11
-    assert (row["guide"], row["scale_growth"]) == ("-", "0")
-
-    assert "has no function 'other'" in refused("--guide", f"{own}:other")
+    assert "does not define 'other'" in refused("--guide", f"{own}:other")
     assert "there is no such file" in refused("--guide", "none.py:log_p")
-    for flag in ("--variant", "--sampler"):
+    for flag in ("--method", "--sampler"):
         assert "write FILE.py:NAME, or a name of --help" in refused(flag, "none")
     assert "write classifier, exact, FILE.pth or" in refused("--guide", "own.py")
+    missing = refused("--guide", "models/typo.pth")
+    assert "models/typo.pth is missing: check its name" in missing and "git" not in missing
+
+
+OWN_FILE = """
+from inference import Guided, first_order
+
+class Doubled(Guided):
+    def __init__(self, ddpm, log_p, scale):
+        super().__init__(ddpm, log_p, lambda t: 2 * scale(t))
+
+def five(t):
+    return 5
+
+def made(classifier, ddpm):
+    return lambda x_t, t, y: classifier.log_p(x_t, t, y) + len(ddpm.scheduler.alphas_cumprod)
+
+def heun(predict_noise, abar, x_t, times, noise):
+    yield times[-1], x_t, x_t
+"""
+
+
+def test_method_scale_and_sampler_may_be_your_own(asked, tmp_path):
+    """In a FILE.py, which is hashed and run once."""
+    own = tmp_path / "own.py"
+    own.write_text(OWN_FILE)
+    flags = ["--method", f"{own}:Doubled", "--guidance-scale", 3]
+    _, row = run(tmp_path / "x.csv", *flags, "--sampler", f"{own}:heun")
+    assert row["sha256 of method"] == row["sha256 of sampler"] == sha256(own)
+    method, _, _, sampler, _ = asked[-1].args
+    assert method.scale(0) == 6 and sampler.__name__ == "heun"
+    _, row = run(tmp_path / "y.csv", "--guidance-scale", f"{own}:five", "--guide", "exact")
+    assert row["sha256 of scale"] == sha256(own) and "sha256 of guide" not in row
+    assert (row["guidance_scale"], row["growth"]) == (f"{own}:five", "-")
+    assert asked[-1].args[0].scale(0) == 5
+    run(tmp_path / "z.csv", "--guide", f"{own}:made")  # is given the networks of --models
+    inputs = torch.randn(2, 1, 28, 28), torch.tensor([5, 300]), torch.tensor([3, 4])
+    shipped = load_classifier(WEIGHTS["classifier"]).log_p(*inputs)
+    torch.testing.assert_close(asked[-1].args[0].log_p(*inputs), shipped + 1000)
+
+
+def test_a_guide_of_other_betas_is_refused_before_a_row_is_measured(refused, tmp_path, few_images):
+    guide, csv = tmp_path / "cosine.pth", tmp_path / "x.csv"
+    schedule = SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"}
+    save_checkpoint(guide, Classifier(), schedule, few_images.info, {"seed": 0})
+    said = "the guide was trained with 1000 squaredcos_cap_v2 betas, but the U-Net with 1000 linear"
+    assert said in refused("--guide", "classifier", guide, "--csv", csv) and not csv.exists()
 
 
 def test_a_guide_of_another_data_set_is_refused(refused, tmp_path, few_images):
@@ -161,30 +218,23 @@ def test_changes_are_from_the_first_row_that_is_drawn(three):
         assert gained == round(100 * (float(row["accuracy"]) - float(first["accuracy"])))
 
 
-def test_a_table_is_not_overwritten_nor_mixed_with_other_rows(refused, three):
-    """With --resume neither: not by another seed, other weights or versions, or fewer rows."""
-    text, other_weights, other_torch = three.read_text(), *map(three.with_name, ("y.csv", "z.csv"))
-    other_torch.write_text(text.replace(torch.__version__, "1.0"))
-    assert f"{three} exists: continue it with --resume" in refused("--csv", three)
-    other_weights.write_text(text.replace(sha256(WEIGHTS["classifier"]), 64 * "0"))
-    cases = [(three, [*SCALES, "--seed", 3]), (three, []), (other_weights, SCALES)]
-    for path, flags in [*cases, (other_torch, SCALES)]:
-        error = refused("--csv", path, "--resume", *flags)
-        assert f"{path} has rows of other settings, weights or versions; name another file" in error
+def test_a_table_is_not_overwritten(refused, three):
+    text = three.read_text()
+    assert f"{three} exists: name another file" in refused("--csv", three)
     assert three.read_text() == text
 
 
-def test_a_table_that_is_interrupted_goes_on(three, tmp_path, monkeypatch, capsys):
-    """By Ctrl-C in the third of four rows. At the end nothing differs but the seconds."""
+def test_rows_are_written_as_they_are_measured(tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the third of four rows leaves two; and what is printed names its settings."""
     path = tmp_path / "x.csv"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(evaluate, "described", Mock(side_effect=["", "", KeyboardInterrupt]))
         run(path, *SCALES)
     assert end.value.code == 130 and column(read_rows(path), "guidance_scale") == ["-", "1"]
-    run(path, *SCALES, "--resume")
-    assert f"--resume: 2 of 4 rows are taken from {path}" in capsys.readouterr().out
-    resumed, once = ([{**row, "seconds": ""} for row in read_rows(x)] for x in (path, three))
-    assert resumed == once
+    run(tmp_path / "y.csv", "--guidance-scale", 0)
+    printed = capsys.readouterr().out
+    assert "method guided, guide classifier, guidance_scale 0, growth 0, sampler ddpm" in printed
+    assert "boldness_spread 0." in printed  # all measures are shown
 
 
 # --- anybody's samples ---
@@ -245,7 +295,7 @@ def test_training_on_samples_tells_good_from_wrong(tmp_path, monkeypatch, fails,
     images, labels = few_images.load("train")
     save_npz(right, images, labels)
     save_npz(wrong, images, (labels + 1) % 10)
-    flags = ["--split", "validation", "--samples", right, wrong, right, "--csv", table]
+    flags = ["--samples", right, wrong, right, "--csv", table]
     train_on_samples.main(flags)
     of_real, of_right, of_wrong = (float(row["accuracy"]) for row in read_rows(table))
     assert min(of_real, of_right) > 0.6 and of_wrong < 0.2
@@ -255,9 +305,57 @@ def test_training_on_samples_tells_good_from_wrong(tmp_path, monkeypatch, fails,
     assert not Path(other).exists()  # nothing was trained
 
 
-def test_the_exact_guide_knows_a_training_image(few_images):
-    """Under little noise it is sure of its label; the probabilities of all digits add up to 1."""
-    images, labels = few_images.load("train")
-    x_t = add_noise(images[:1], torch.randn(1, 1, 28, 28), torch.tensor(300)).expand(10, 1, 28, 28)
-    p = ExactGuide(images, labels).log_p(x_t, torch.full((10,), 300), torch.arange(10)).exp()
-    assert p.sum().item() == pytest.approx(1, abs=1e-3) and p[labels[0]] > 0.99
+def test_training_on_samples_is_tested_on_the_real_images_of_the_split(monkeypatch, few_images):
+    """And not on those that it trains on."""
+    seen = []
+
+    def trained_on(images, labels, num_classes, seed):
+        return lambda part: seen.append(part) or torch.zeros(len(part), 10)
+
+    monkeypatch.setattr(train_on_samples, "trained_on", trained_on)
+    monkeypatch.setattr(train_on_samples, "SEEDS", (0,))
+    monkeypatch.setattr(train_on_samples, "sample_rows", lambda args, dataset: [])
+    for split in ("validation", "test"):
+        seen.clear()
+        train_on_samples.main(["--split", split])
+        assert torch.equal(torch.cat(seen), few_images.load(split)[0])
+
+
+@pytest.mark.parametrize("t", [100, 500, 900])
+def test_the_exact_guide_is_bayes_rule_over_the_training_images(t):
+    """In float64, with the densities of DDPM (4) written out."""
+    images, labels = torch.randn(30, 1, 4, 4), torch.arange(30) % 3
+    y, x_t = torch.tensor([0, 1, 2, 2]), torch.randn(4, 1, 4, 4)
+    a = abar(t).double()
+    error = x_t[:, None].double() - a.sqrt() * images.double()  # (4, 30, 1, 4, 4)
+    p = (-error.square().sum(dim=(2, 3, 4)) / (2 * (1 - a))).softmax(dim=1)  # of each x_0
+    expected = torch.stack([p[k, labels == y[k]].sum() for k in range(4)]).log().float()
+    guide = ExactGuide(images, labels, DDPMScheduler(**SCHEDULE))
+    torch.testing.assert_close(
+        guide.log_p(x_t, torch.full((4,), t), y), expected, atol=1e-3, rtol=0
+    )
+
+
+def test_saturation_is_measured_on_validation_images(tmp_path, monkeypatch):
+    """Each with its digit and a wrong one; the exact guide is that of the training images."""
+    asked = []
+
+    def few(split):
+        asked.append(split)
+        images, labels = mnist.load_mnist(split)
+        return images[:20], labels[:20]
+
+    def compare(guides, x_t, t, y):
+        compared.append((x_t, y))
+        return {name: torch.ones(len(y)) for name in ("ours", "exact", "ratio", "cosine")}
+
+    compared = []
+    (tmp_path / "results").mkdir()
+    settings = {"load_mnist": few, "compare": compare, "TIMES": (0,), "ROOT": tmp_path, "N": 20}
+    for name, value in settings.items():
+        monkeypatch.setattr(saturation, name, value)
+    saturation.main([])
+    images, labels = few("validation")
+    (x_t, own), (_, wrong) = compared
+    assert asked[:2] == ["train", "validation"] and torch.equal(own, labels)
+    assert (x_t - images).abs().max() < 0.1 and not (own == wrong).any()

@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from evaluation import measures
+from evaluation import measures, report
 from evaluation.measures import (
     COMPARED,
     Readings,
@@ -119,3 +119,27 @@ def test_balanced_parts_are_disjoint_and_have_equally_many_of_each_class():
     assert not torch.equal(parts, parts.sort(dim=2).values)  # not the first ones
     with pytest.raises(UserError, match=r"too few images .*: there are \[9, 20, 7, 0\]"):
         balanced_parts(labels, 2, 4)
+
+
+def test_a_page_never_loses_rows_or_columns(tmp_path, monkeypatch):
+    """A file that is missing, empty or short, or that lacks a column, is refused."""
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    table, heading = (
+        tmp_path / "results" / "x.csv",
+        "<!-- table x.csv: a b -->\n| A | B |\n| - | - |\n",
+    )
+    page = f"Before.\n{heading}| 1 | 2 |\n| 3 | 4 |\n\nAfter.\n"
+    table.write_text("a,b\n1,2\n3,5\n")
+    assert report.page_with_tables(page) == page.replace("| 4 |", "| 5 |")
+    for text, said in (
+        ("", "has 0 rows, but its table 2"),
+        ("a,b\n1,2\n", "x.csv has 1 rows, but its table 2"),
+        ("a,c\n1,2\n3,4\n", "has no column 'b'"),
+    ):
+        table.write_text(text)
+        with pytest.raises(UserError, match=said):
+            report.page_with_tables(page)
+    table.unlink()
+    with pytest.raises(UserError, match="cannot read"):
+        report.page_with_tables(page)

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from conftest import ABAR
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
-import diffusion
-import guidance
-from diffusion import ALPHAS_CUMPROD, END, SAMPLERS, SCHEDULE, abar, predicted_x_0
-from diffusion import sampling_timesteps
+from diffusion import END, SCHEDULE, abar_table, predicted_x_0, sampling_times
+from inference import SAMPLERS
 
 MULTISTEP = {  # -> its algorithm and order in diffusers
     "ddim": ("dpmsolver++", 1),  # of first order, it is DDIM for any list of timesteps
@@ -16,7 +15,7 @@ MULTISTEP = {  # -> its algorithm and order in diffusers
 }
 
 
-def make_theirs(sampler, steps, alphas_cumprod):
+def make_theirs(sampler, times, abar):
     """A scheduler of diffusers, all that matters set explicitly, whose tables are in float64."""
     if sampler == "ddpm":
         scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=False)
@@ -25,9 +24,9 @@ def make_theirs(sampler, steps, alphas_cumprod):
         settings = {"algorithm_type": algorithm, "solver_order": order, "solver_type": "midpoint"}
         settings |= {"final_sigmas_type": "zero", "lower_order_final": True}
         scheduler = DPMSolverMultistepScheduler(**SCHEDULE, **settings)
-    scheduler.set_timesteps(timesteps=sampling_timesteps(steps))
-    scheduler.alphas_cumprod = alphas_cumprod[:-1]
-    abars = alphas_cumprod[scheduler.timesteps]
+    scheduler.set_timesteps(timesteps=times)
+    scheduler.alphas_cumprod = abar[:-1]
+    abars = abar[scheduler.timesteps]
     scheduler.sigmas = torch.cat([((1 - abars) / abars).sqrt(), torch.zeros(1)])
     return scheduler
 
@@ -36,30 +35,55 @@ def make_theirs(sampler, steps, alphas_cumprod):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
     """Both get the same noise. 1000 timesteps are no multiple of 600 steps."""
-    exact = ALPHAS_CUMPROD.double()
-    monkeypatch.setattr(diffusion, "ALPHAS_CUMPROD", exact)
+    abar, times = ABAR.double(), sampling_times(1000, steps)
     noise = list(torch.randn(steps + 1, 2, 1, 4, 4, dtype=torch.float64))
-    ours, theirs = iter(noise), iter(noise)
-    monkeypatch.setattr(guidance, "gaussian_noise", lambda shape, rngs: next(ours))
-    scheduler = make_theirs(sampler, steps, exact)
+    our_noise, theirs = iter(noise), iter(noise)
+    scheduler = make_theirs(sampler, times, abar)
     module = type(scheduler).__module__
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *args, **settings: next(theirs))
 
     def eps_of(x_t, t):
         """That of pixels N(0, 0.1), and something that is not linear."""
-        variance = 0.1 * abar(t) + 1 - abar(t)
-        return (1 - abar(t)).sqrt() * x_t / variance + 0.01 * (3 * x_t).sin()
+        variance = 0.1 * abar[t] + 1 - abar[t]
+        return (1 - abar[t]).sqrt() * x_t / variance + 0.01 * (3 * x_t).sin()
 
-    seen = []
-
-    def watch(t, x_t, x_0):
-        seen.append((x_t, x_0))
-
-    times = [*sampling_timesteps(steps), END]
-    images = guidance.reverse_process(eps_of, next(ours), None, sampler, times, watch)
-    x_t = next(theirs)
-    for t, (our_x_t, our_x_0) in zip(scheduler.timesteps, seen, strict=True):
-        torch.testing.assert_close(our_x_t, x_t, atol=4e-6, rtol=0)
-        torch.testing.assert_close(our_x_0, predicted_x_0(our_x_t, t, eps_of(our_x_t, t)))
+    run = SAMPLERS[sampler](eps_of, abar, next(our_noise), [*times, END], lambda: next(our_noise))
+    x_t = our_x_t = next(theirs)
+    nexts = [*times[1:], END]
+    for t, u, ours in zip(scheduler.timesteps.tolist(), nexts, run, strict=True):
+        reached, our_x_u, our_x_0 = ours
+        expected = predicted_x_0(our_x_t, eps_of(our_x_t, t), abar[t])
+        torch.testing.assert_close(our_x_0, expected)
         x_t = scheduler.step(eps_of(x_t, t), t, x_t).prev_sample
-    torch.testing.assert_close(images, x_t, atol=4e-6, rtol=0)
+        torch.testing.assert_close(our_x_u, x_t, atol=4e-6, rtol=0)
+        our_x_t = our_x_u
+        assert reached == u
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 50, 600, 1000])
+@pytest.mark.parametrize("T", [1000, 400])
+def test_the_times_are_those_of_diffusers_trailing(T, steps):
+    if steps <= T:
+        scheduler = DDPMScheduler(**SCHEDULE | {"num_train_timesteps": T})
+        scheduler.set_timesteps(steps)
+        assert sampling_times(T, steps) == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_is_drawn_only_by_a_step_that_needs_it(sampler):
+    drawn, x_t = [], torch.randn(2, 1, 4, 4)
+
+    def noise():
+        drawn.append(1)
+        return torch.randn_like(x_t)
+
+    list(SAMPLERS[sampler](lambda x_t, t: x_t, ABAR, x_t, [999, 499, END], noise))
+    assert len(drawn) == (2 if sampler in ("ddpm", "sde-dpmsolver++") else 0)
+
+
+def test_another_schedule_is_read_from_its_scheduler():
+    """Cosine betas: abar_999 is nearly 0, and abar at END is 1 all the same."""
+    cosine = DDPMScheduler(**SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"})
+    abar = abar_table(cosine)
+    assert torch.equal(abar[:-1], cosine.alphas_cumprod) and abar[END] == 1
+    assert abar[999] < 1e-8 and (abar[:-1] - ABAR[:-1]).abs().max() > 0.1
