@@ -424,7 +424,7 @@ def check_betas(log_p, ddpm):
 
 
 def check_guide(log_p, method, y):
-    """Raises UserError if a guide is of no use to a method: it is tried once, on two images.
+    """Raises UserError if a guide cannot guide: it is tried once, on two images.
 
     The gradient of an image must be the same alone and in a batch, or samples would depend on what
     else is drawn. y is what is asked for, (N, ...).
