@@ -12,12 +12,14 @@ from conftest import ROOT
 from PIL import Image
 
 import inference
+import train_classifier
 from evaluation.report import PAGES as PAGES_WITH_TABLES
 from evaluation.report import page_with_tables
 from examples.shared import read
 from inference import Guided, Unguided, growing_scale, sample
 from mnist import load_mnist
 from support.files import sha256
+from support.pictures import save_figure
 from support.streams import image_seeds
 
 README = ROOT / "README.md"
@@ -55,6 +57,18 @@ def test_each_picture_is_of_the_shipped_weights():
         for name, digest in made_from["sha256"].items():
             known = hashes.get(name) or sha256(ROOT / "results" / name)
             assert digest == known, f"{path}: {name}"
+
+
+def test_the_curve_of_the_guide_is_as_this_code_draws_it(tmp_path):
+    """With the same matplotlib, labels and all."""
+    classifier, path = inference.load_models()[1], tmp_path / "o.png"
+    images, labels = load_mnist("validation")
+    figure = train_classifier.plot_accuracy(classifier, classifier.scheduler, images, labels)
+    save_figure(path, figure, "")
+    made, shipped = Image.open(path), Image.open(ROOT / "results" / "classifier_accuracy.png")
+    if made.info["Software"] == shipped.info["Software"]:
+        difference = np.asarray(made, dtype=int) - np.asarray(shipped, dtype=int)
+        assert np.abs(difference).mean() < 0.05
 
 
 def test_the_tables_of_the_pages_are_those_of_the_files():
