@@ -208,6 +208,7 @@ def test_every_parameter_is_trained(tmp_path):
     train_classifier.train(flags, *where, classifier, SCHEDULER, Run.record)
     for network, old in zip(networks, before):
         assert not any(map(torch.equal, old, network.parameters()))
+        assert all(p.grad.any() for p in network.parameters())  # not by weight decay alone
 
 
 # --- whole trainings ---
