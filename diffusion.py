@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from support.errors import UserError
-from support.files import load_checkpoint, load_tensors
+from support.files import load_checkpoint, readable_checkpoints
 from support.streams import generator
 
 SCHEDULE = {  # of our DDPMScheduler, in the words of diffusers: DDPM, section 4
@@ -215,11 +215,8 @@ def check_folder(folder, checkpoint, scheduler):
 
     Or if a network of the folder has other betas, so that the two could not work together.
     """
-    for path in sorted(folder.glob("*.pth")):
-        try:
-            schedule = load_tensors(path, "").get("schedule")
-        except UserError:  # it is damaged, or somebody else's
-            continue
+    for path, content in readable_checkpoints(folder):
+        schedule = content.get("schedule")
         if not isinstance(schedule, dict) or not set(schedule) <= set(SCHEDULE):
             continue
         theirs = DDPMScheduler(**schedule)

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from support.cli import multiple_of
 from support.errors import UserError
-from support.files import ROOT, check_outputs, load_tensors
+from support.files import ROOT, check_outputs, readable_checkpoints
 from support.streams import generator
 
 DATA = ROOT / "data"
@@ -193,11 +193,8 @@ def training_data(args, *outputs):
     """
     check_outputs(*outputs)
     dataset = read_dataset(args)
-    for path in sorted(args.models.glob("*.pth")):
-        try:
-            trained = load_tensors(path, "").get("dataset")
-        except UserError:  # it is damaged, or somebody else's
-            continue
+    for path, content in readable_checkpoints(args.models):
+        trained = content.get("dataset")
         if isinstance(trained, dict) and set(trained) == set(dataset.info):  # of this project
             check_same_dataset(trained, dataset.info, path)
     return dataset

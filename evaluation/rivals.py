@@ -38,7 +38,7 @@ class ClassifierFree(Method):
     labelled = True
     default_scale = 1.25, 0.0  # w and g of `growing_scale`: constant, chosen on validation
 
-    def __init__(self, rival, scale):
+    def __init__(self, rival, scale):  # a table gives it what its arguments name
         super().__init__(rival, scale)
 
     def __call__(self, x_t, t, y):

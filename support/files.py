@@ -123,6 +123,16 @@ def remedy_for(path):
     return f"make it with `python {MADE_BY[path.name]} --models {path.parent}`"
 
 
+def readable_checkpoints(folder):
+    """Yield the path and the content, a dict, of each .pth of a folder that can be read."""
+    for path in sorted(folder.glob("*.pth")):
+        try:
+            content = load_tensors(path, "")
+        except UserError:  # it is damaged, or somebody else's
+            continue
+        yield path, content
+
+
 def save_tensors(path, content):
     """torch.save, whole or not at all. In memory first: a full disk in torch.save is no OSError."""
     buffer = io.BytesIO()
