@@ -54,7 +54,7 @@ class Method:
 
     def __init__(self, ddpm, scale=0.0):
         check_ddpm(ddpm, self.labelled)
-        check_scale(scale)
+        check_scale(scale, ddpm.scheduler.config.num_train_timesteps - 1)
         self.ddpm, self.device, self.shape = ddpm, ddpm.device, image_shape(ddpm.unet)
         self.abar, self.limit = abar_table(ddpm.scheduler), clip_limit(ddpm.scheduler)
         self.scale = scale if callable(scale) else lambda t: scale
@@ -176,9 +176,12 @@ def sample(method, y, seeds, sampler=SAMPLER, steps=STEPS, batch_size=BATCH_SIZE
     with tqdm(total=len(batches) * len(times), desc="sampling", disable=None) as bar:
         for batch in batches:
             y_batch = None if y is None else y[batch]
-            for _, x_t, _ in draw(method, y_batch, seeds[batch], sampler, times):
+            for u, x_t, _ in draw(method, y_batch, seeds[batch], sampler, times):
                 largest = torch.maximum(largest, x_t.abs().max())  # read once, at the end
+                at_end = u == END
                 bar.update()
+            if not at_end:
+                raise UserError(f"the sampler stopped at t = {u}, where noise is left")
             images.append(x_t.cpu())
     images = torch.cat(images)
     check_images(images, largest)
@@ -329,11 +332,12 @@ def growing_scale(scheduler, w=DEFAULT_SCALE[0], g=DEFAULT_SCALE[1], window=None
     By DDPM (15), the guide moves the predicted x_0 by s_t (1 - abar_t) / sqrt(abar_t) grad. With
     growth, this is w ((1 - abar_t) / sqrt(abar_t) + g sqrt(abar_t)) grad, and g w grad at the end.
 
-    Raises UserError unless the window is (low, high) with 0 <= low < high.
+    Raises UserError if no t is in the window.
     """
-    low, high = window or (0, scheduler.config.num_train_timesteps)
-    if not 0 <= low < high:
-        raise UserError(f"window is {window}, not (low, high) with 0 <= low < high")
+    T = scheduler.config.num_train_timesteps
+    low, high = window or (0, T)
+    if not 0 <= low < min(high, T):
+        raise UserError(f"window is {window}, not (low, high) with 0 <= low < high and low < {T}")
     snr_at = snr(scheduler.alphas_cumprod).tolist()
 
     def scale(t):
@@ -406,14 +410,15 @@ def check_ddpm(ddpm, labelled):
         raise UserError("abar is 0 at the last timestep: betas of zero SNR are not supported")
 
 
-def check_scale(scale):
-    """Raises UserError unless a scale is a finite number, or a function."""
+def check_scale(scale, t):
+    """Raises UserError unless a scale is a finite number, or a function that returns one at t."""
+    value = scale(t) if callable(scale) else scale
     try:
-        good = callable(scale) or math.isfinite(scale)
-    except TypeError:
+        good = math.isfinite(value)
+    except (TypeError, ValueError):
         good = False
     if not good:
-        raise UserError(f"scale is {scale!r}, not a number or a function of t")
+        raise UserError(f"scale is {value!r}, not a number or a function of t that returns one")
 
 
 def check_betas(log_p, ddpm):
@@ -431,10 +436,10 @@ def check_guide(log_p, method, y):
     """
     rngs = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     x_t, t = gaussian_noise(method.shape, rngs).to(method.device), len(method.abar) // 2
-    y = torch.stack([y[0], y[-1]]).to(method.device)
+    y, before = torch.stack([y[0], y[-1]]).to(method.device), x_t.clone()
     try:
         together = gradient(log_p, x_t, t, y)[:1]
-        alone = gradient(log_p, x_t[:1], t, y[:1])
+        alone = gradient(log_p, before[:1], t, y[:1])
     except UserError:
         raise
     except Exception as error:  # a guide of somebody's own can raise anything
@@ -444,6 +449,10 @@ def check_guide(log_p, method, y):
         raise UserError("the gradient of the guide is not finite")
     if (together - alone).abs().max() > 0.01 * alone.abs().max():
         raise UserError("the guide's gradient of an image changes with the rest of its batch")
+    if not torch.equal(x_t, before):
+        raise UserError("the guide changes x_t in place")
+    if not alone.any():
+        warnings.warn(f"the gradient of the guide is 0 at t = {t}", stacklevel=3)
 
 
 def check_shape(what, returned, shape):

@@ -6,6 +6,7 @@ random tenth, always the same, is for validation, and another tenth for the test
 """
 
 import contextlib
+import hashlib
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from support.cli import multiple_of
 from support.errors import UserError
-from support.files import ROOT, check_outputs, readable_checkpoints
+from support.files import INFO, ROOT, check_outputs, check_replaceable, readable_checkpoints
 from support.streams import generator
 
 DATA = ROOT / "data"
@@ -46,7 +47,8 @@ class Dataset:
 
     Attributes:
         splits: "train", "validation", "test" -> images uint8 (N, C, H, W), and labels (N,).
-        info: what checkpoints of this data set carry: its kind, name, classes and image shape.
+        info: what checkpoints of this data set carry: its kind, name, classes and image shape, and
+            of a folder the SHA-256 of its training images.
     """
 
     def __init__(self, name="mnist", size=None):
@@ -63,8 +65,9 @@ class Dataset:
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
             remedy = MNIST_REMEDY if kind == "mnist" else ""
             raise UserError(f"--dataset {name}: {str(error) or 'damaged'}{remedy}") from error
-        for split, (_, labels) in self.splits.items():
-            if labels.min() < 0 or labels.max() >= len(classes):
+        for split, (images, labels) in self.splits.items():
+            same_length = len(labels) == len(images)
+            if not same_length or labels.min() < 0 or labels.max() >= len(classes):
                 raise UserError(f"--dataset {name}: labels of {split} are damaged{MNIST_REMEDY}")
         images, _ = self.splits["train"]
         self.info = {
@@ -73,6 +76,8 @@ class Dataset:
             "classes": classes,
             "shape": list(images.shape[1:]),
         }
+        if kind == "folder":  # whose name does not say which images it has
+            self.info["sha256"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
 
     def load(self, split):
         """Images of a split, float (N, C, H, W) in [-1, 1], and labels, int64 (N,)."""
@@ -150,7 +155,7 @@ def read_image(path, size):
             if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
                 raise UserError(f"{path} is transparent: put it on a background")
             image = image.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged, or is no image: {error}") from error
     return pil_to_tensor(image.resize((size, size), Image.BILINEAR) if size else image)
 
@@ -186,16 +191,17 @@ def read_dataset(args):
     return dataset
 
 
-def training_data(args, *outputs):
+def training_data(args, checkpoint, *pictures):
     """The `Dataset` of the flags, to train a network for the folder --models.
 
     Raises UserError if an output cannot be written, or a network there is of another data set.
     """
-    check_outputs(*outputs)
+    check_outputs(checkpoint, *pictures)
+    check_replaceable(checkpoint)
     dataset = read_dataset(args)
     for path, content in readable_checkpoints(args.models):
         trained = content.get("dataset")
-        if isinstance(trained, dict) and set(trained) == set(dataset.info):  # of this project
+        if isinstance(trained, dict) and set(INFO) <= set(trained):  # of this project
             check_same_dataset(trained, dataset.info, path)
     return dataset
 
@@ -211,4 +217,5 @@ def in_words(info):
     """A data set in words, by its `info`."""
     kind = "the folder " if info["kind"] == "folder" else ""
     size = "x".join(map(str, info["shape"]))
-    return f"{kind}{info['name']} ({len(info['classes'])} classes, {size})"
+    which = f", sha256 {info['sha256'][:8]}" if "sha256" in info else ""
+    return f"{kind}{info['name']} ({len(info['classes'])} classes, {size}{which})"

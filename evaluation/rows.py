@@ -20,7 +20,7 @@ from diffusion import load_ddpm
 from evaluation.exact_guide import ExactGuide
 from evaluation.methods import METHODS
 from inference import DEFAULT_SCALE, SAMPLER, SAMPLERS, STEPS, check_betas, check_guide
-from inference import growing_scale, parse_window, sample, scale_of_flags
+from inference import checked_request, growing_scale, parse_window, sample, scale_of_flags
 from mnist import add_data_flags, check_same_dataset
 from support import cli
 from support.errors import UserError
@@ -183,6 +183,7 @@ def sampled_row(settings, args, dataset):
     method = method_class(**given)
     if "log_p" in takes:
         check_guide(given["log_p"], method, y)  # before other rows are measured
+    checked_request(method, y, seeds, sampler, settings["steps"])
     hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
 
     def draw():

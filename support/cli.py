@@ -109,7 +109,10 @@ def parse_device(name):
         name = available[0]
     if name.split(":")[0] not in available:
         raise UserError(f"torch finds no device {name!r}; use --device cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:  # such as cpu:x
+        raise UserError(f"torch knows no device {name!r}") from None
 
 
 def add_run_flags(parser, seed=0):

@@ -19,6 +19,7 @@ MADE_BY = {  # a checkpoint -> the script that makes it; all of these ship in MO
     "judge.pth": "-m evaluation.judge",
     "rival_classifier_free.pth": "-m evaluation.rivals",
 }
+INFO = ("kind", "name", "classes", "shape")  # what a checkpoint says at least of its data set
 
 
 @contextlib.contextmanager
@@ -104,7 +105,7 @@ def load_checkpoint(path, network_class, device="cpu"):
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])
         network.schedule, network.dataset = content["schedule"], content["dataset"]
-        if not {"kind", "name", "classes", "shape"} <= set(network.dataset):
+        if not set(INFO) <= set(network.dataset):
             raise KeyError("dataset")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         name = network_class.__name__
@@ -131,6 +132,13 @@ def readable_checkpoints(folder):
         except UserError:  # it is damaged, or somebody else's
             continue
         yield path, content
+
+
+def check_replaceable(checkpoint):
+    """Raises UserError if a training would write its checkpoint over somebody else's file."""
+    remedy = "move it, or name another folder with --models"
+    if checkpoint.exists() and "state_dict" not in load_tensors(checkpoint, remedy):
+        raise UserError(f"{checkpoint} is no checkpoint of this project: {remedy}")
 
 
 def save_tensors(path, content):

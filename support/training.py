@@ -59,7 +59,7 @@ class Run:
         if resume:
             self.load()
         elif self.state_path.exists():
-            stopped = f"{self.state_path} is the state of a stopped training"
+            stopped = f"{self.state_path} is of a training that was stopped, or still runs"
             raise UserError(f"{stopped}: use --resume, or delete it")
 
     def batches(self):

@@ -127,7 +127,7 @@ def test_networks_of_two_data_sets(fails, models):
 def test_another_data_set_never_replaces_weights(fails, models, shapes):
     before = {path: path.read_bytes() for path in models.iterdir()}
     error = fails(train_classifier.main, "--dataset", shapes, "--models", models, "--steps", 1)
-    assert "not on the folder shapes (3 classes, 3x32x32)" in error
+    assert "not on the folder shapes (3 classes, 3x32x32, sha256" in error
     assert {path: path.read_bytes() for path in models.iterdir()} == before
 
 

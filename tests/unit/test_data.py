@@ -35,7 +35,7 @@ def test_the_splits_are_torchvisions_images():
 def test_a_folder_is_split_without_overlap_and_keeps_its_colours(shapes):
     dataset = Dataset(shapes)
     info = {"kind": "folder", "name": "shapes", "classes": ["bar", "dot", "ring"]}
-    assert dataset.info == {**info, "shape": [3, 32, 32]}
+    assert dataset.info == {**info, "shape": [3, 32, 32], "sha256": dataset.info["sha256"]}
     splits = [dataset.load(split) for split in SPLITS]
     assert [len(images) for images, _ in splits] == [240, 30, 30]
     images, y = (torch.cat(part) for part in zip(*splits))
@@ -43,6 +43,15 @@ def test_a_folder_is_split_without_overlap_and_keeps_its_colours(shapes):
     assert torch.equal(images.mean(dim=(2, 3)).argmax(dim=1), y)  # bars are red, dots green
     assert all(len(y.unique()) == 3 for _, y in splits)  # shuffled before it is split
     assert torch.equal(Dataset(shapes).load("test")[0], splits[2][0])  # always the same
+
+
+def test_a_folder_of_the_same_name_with_other_images_is_another_data_set(shapes):
+    before = Dataset(shapes).info
+    assert Dataset(shapes).info == before
+    for number in range(3):  # one of them is for training
+        Image.new("RGB", (32, 32)).save(shapes / "bar" / f"{number}.png")
+    with pytest.raises(UserError, match="shapes .*, sha256 .*, not on the folder shapes"):
+        mnist.check_same_dataset(before, Dataset(shapes).info, "x.pth")
 
 
 def test_images_without_colours_have_one_channel_and_a_flag_scales_all(shapes):

@@ -19,6 +19,7 @@ from diffusion import (
     training_target,
 )
 from inference import (
+    SAMPLERS,
     Guided,
     Unguided,
     draw,
@@ -112,6 +113,16 @@ def in_place(x_t, t, y):
     return x_t.mul_(2).sum(dim=(1, 2, 3))
 
 
+def in_place_behind_autograd(x_t, t, y):
+    x_t.data.mul_(2)
+    return x_t.sum(dim=(1, 2, 3))
+
+
+def too_short(predict_noise, abar, x_t, times, noise):
+    """A sampler that forgets the last step."""
+    return SAMPLERS["ddpm"](predict_noise, abar, x_t, times[:-1], noise)
+
+
 def of_the_batch(x_t, t, y):
     """The worst, since it works and is wrong."""
     return -(x_t - x_t.mean(dim=0)).square().sum(dim=(1, 2, 3))
@@ -155,7 +166,10 @@ WRONG_ARGUMENTS = {  # what is said -> what is wrong
     "gradient of an image changes with the rest of its batch": {"log_p": of_the_batch},
     "gradient of the guide is not finite": {"log_p": of_the_spread},
     "samples are not finite": {"log_p": nan_at_the_end},
+    "the guide changes x_t in place": {"log_p": in_place_behind_autograd},
+    "the sampler stopped at t = 499, where noise is left": {"sampler": too_short},
     "scale is None, not a number": {"scale": None},
+    "scale is None, not a number or a function of t that returns one": {"scale": lambda t: None},
     "scale is '5'": {"scale": "5"},
     "scale is nan": {"scale": torch.nan},
 }
@@ -243,8 +257,9 @@ def test_the_scale_grows_with_the_signal_to_noise_ratio_inside_the_window():
     scale = growing_scale(scheduler, 2, 8, window=(249, 749))
     assert {t: scale(t) for t in expected} == pytest.approx(expected)
     assert growing_scale(scheduler, 3, 0)(0) == 3
-    with pytest.raises(UserError, match=re.escape("window is (700, 200)")):
-        growing_scale(scheduler, window=(700, 200))
+    for window in ((700, 200), (1000, 2000)):  # no t is in it
+        with pytest.raises(UserError, match=re.escape(f"window is {window}")):
+            growing_scale(scheduler, window=window)
 
 
 def test_each_call_gets_its_time_and_its_own_y():

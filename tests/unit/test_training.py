@@ -279,10 +279,23 @@ def test_a_state_is_kept_after_an_error_and_continued_only_if_it_fits(tmp_path, 
     assert f"{state} is missing: start without --resume" in error("--resume")
     nan = "the loss is not finite at step 3: use a lower --lr"
     assert nan in error("--lr", "1e9")
-    assert f"{state} is the state of a stopped training: use --resume, or delete it" in error()
+    assert f"{state} is of a training that was stopped, or still runs: use --resume" in error()
     assert f"{state} was made with other flags" in error("--resume")
     state.write_bytes(state.read_bytes()[:1000])
     assert f"{state} is damaged" in error("--resume", "--lr", "1e9")
+
+
+@pytest.mark.parametrize("content", [b"anything", {"weights": [1.0]}])
+def test_somebody_else_s_file_is_not_replaced(fails, tmp_path, content):
+    path = tmp_path / "classifier.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    before = path.read_bytes()
+    error = fails(train_classifier.main, "--models", tmp_path, "--steps", 1)
+    assert str(path) in error and "move it, or name another folder with --models" in error
+    assert path.read_bytes() == before
 
 
 # --- other schedules and sizes ---
