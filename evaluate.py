@@ -99,11 +99,11 @@ def main(argv=None):
             first = first or scores
         settings = row.settings | shared
         done.append(settings | columns | machine)
+        if args.csv:
+            write_rows(args.csv, done)
         names = [name for name in columns if f"{name}_low" in columns and "_change" not in name]
         shown = [f"{name} {cell(columns, name)}" for name in names]
         print(f"{described(settings)}\n    {'  '.join(shown)}")
-        if args.csv:
-            write_rows(args.csv, done)
 
 
 if __name__ == "__main__":

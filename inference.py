@@ -152,9 +152,9 @@ def draw(method, y, seeds, sampler=SAMPLER, steps=STEPS):
         return gaussian_noise(method.shape, rngs).to(method.device)
 
     def predict_noise(x_t, t):
-        eps_hat = method(x_t, t, y).detach()
+        eps_hat = method(x_t, t, y)
         check_shape("method", eps_hat, x_t.shape)
-        return eps_hat
+        return eps_hat.detach()
 
     sampler = SAMPLERS.get(sampler, sampler)
     return sampler(predict_noise, method.abar, noise(), [*times, END], noise)
@@ -175,13 +175,13 @@ def sample(method, y, seeds, sampler=SAMPLER, steps=STEPS, batch_size=BATCH_SIZE
     images, largest = [], torch.zeros((), device=method.device)
     with tqdm(total=len(batches) * len(times), desc="sampling", disable=None) as bar:
         for batch in batches:
-            y_batch = None if y is None else y[batch]
+            y_batch, at_end = None if y is None else y[batch], False
             for u, x_t, _ in draw(method, y_batch, seeds[batch], sampler, times):
                 largest = torch.maximum(largest, x_t.abs().max())  # read once, at the end
                 at_end = u == END
                 bar.update()
-            if not at_end:
-                raise UserError(f"the sampler stopped at t = {u}, where noise is left")
+            if not at_end or len(x_t) != len(seeds[batch]):
+                raise UserError("the sampler did not reach the end, or not with all images")
             images.append(x_t.cpu())
     images = torch.cat(images)
     check_images(images, largest)
@@ -201,6 +201,7 @@ def main(argv=None):
     digits = class_numbers(args.digits, classes)
     y = torch.tensor(digits).repeat_interleave(args.num_samples)  # (N,)
     seeds = image_seeds(args.seed, y.tolist())
+    check_window(args.window, abar_table(ddpm.scheduler), args.steps)
     print(f"reads {args.models}; device: {args.device}", flush=True)
 
     rows = {}  # the images of each scale, by its label
@@ -226,9 +227,16 @@ def main(argv=None):
         pictures.save_npz(args.npz, images, y)
     if args.gif:  # drawn once more, step by step
         shown_seeds = [seed for seed, is_shown in zip(seeds, shown) if is_shown]
-        steps = draw(method, y[shown], shown_seeds, args.sampler, args.steps)
+        steps = film(method, y[shown], shown_seeds, args.sampler, args.steps)
         pictures.save_film(args.gif, steps, args.steps, columns, made_from)
     print(f"images drawn: {len(y) * len(rows)}; written: {', '.join(map(str, outputs))}")
+
+
+def film(method, y, seeds, sampler, steps):
+    """`draw`, with the gradient of the guide at each x_u, which pushes the next step."""
+    for u, x_t, x_0 in draw(method, y, seeds, sampler, steps):
+        at_end = u == END
+        yield u, x_t, x_0, None if at_end else gradient(method.log_p, x_t, u, y.to(x_t.device))
 
 
 def load_models(folder=MODELS, device="cpu"):
@@ -262,7 +270,7 @@ def parse_args(argv):
     grid_help = f"the grid, up to {MAX_SHOWN} images of each digit; without it, guided_output.png"
     add("--output", type=cli.file(".png"), metavar="PNG", help=grid_help)
     npz_help = "all images of the last scale, with labels"
-    gif_help = "a film of the last scale: x_t beside x_0"
+    gif_help = "a film of the last scale: x_t, x_0 and the gradient"
     add("--npz", type=cli.file(".npz"), metavar="NPZ", help=npz_help)
     add("--gif", type=cli.file(".gif"), metavar="GIF", help=gif_help)
     models_help = "folder of the checkpoints"
@@ -295,7 +303,7 @@ def scale_of_flags(guidance_scale, growth, default=DEFAULT_SCALE):
 def scale_in_words(w, g):
     """The label of a scale in a picture."""
     if w == 0:
-        return "unguided"
+        return "left to chance"
     return f"w = {w:.10g}" if g else f"s = {w:.10g}"
 
 
@@ -336,7 +344,7 @@ def growing_scale(scheduler, w=DEFAULT_SCALE[0], g=DEFAULT_SCALE[1], window=None
     """
     T = scheduler.config.num_train_timesteps
     low, high = window or (0, T)
-    if not 0 <= low < min(high, T):
+    if not any(low <= t < high for t in range(T)):
         raise UserError(f"window is {window}, not (low, high) with 0 <= low < high and low < {T}")
     snr_at = snr(scheduler.alphas_cumprod).tolist()
 
@@ -408,6 +416,14 @@ def check_ddpm(ddpm, labelled):
         raise UserError("the scheduler has dynamic thresholding, which is not supported")
     if (ddpm.scheduler.alphas_cumprod <= 0).any():
         raise UserError("abar is 0 at the last timestep: betas of zero SNR are not supported")
+
+
+def check_window(window, abar, steps):
+    """Raises UserError if no time of so many steps is in a window: nothing would be guided."""
+    times = sampling_times(len(abar) - 1, steps)
+    if window and not any(window[0] <= t < window[1] for t in times):
+        low, high = window
+        raise UserError(f"--window {low}-{high}: no step is in it, the times are {times}")
 
 
 def check_scale(scale, t):
@@ -491,10 +507,11 @@ def checked_request(method, y, seeds, sampler, steps):
     if y is not None and (y.ndim == 0 or len(y) != len(seeds)):
         raise UserError(f"y has the shape {tuple(y.shape)}, but there are {len(seeds)} seeds")
     try:
-        if hasattr(steps, "__index__"):
-            times = sampling_times(T, steps) if steps <= T else []
-        else:
+        if hasattr(steps, "__iter__"):
             times = [operator.index(t) for t in steps]
+        else:
+            steps = operator.index(steps)
+            times = sampling_times(T, steps) if steps <= T else []
     except TypeError:
         times = []
     if not times or not all(t > u for t, u in pairwise([T, *times, END])):

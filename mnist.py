@@ -48,7 +48,7 @@ class Dataset:
     Attributes:
         splits: "train", "validation", "test" -> images uint8 (N, C, H, W), and labels (N,).
         info: what checkpoints of this data set carry: its kind, name, classes and image shape, and
-            of a folder the SHA-256 of its training images.
+            of a folder the SHA-256 of its training images and labels.
     """
 
     def __init__(self, name="mnist", size=None):
@@ -77,7 +77,8 @@ class Dataset:
             "shape": list(images.shape[1:]),
         }
         if kind == "folder":  # whose name does not say which images it has
-            self.info["sha256"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+            content = [part.numpy().tobytes() for part in self.splits["train"]]
+            self.info["sha256"] = hashlib.sha256(b"".join(content)).hexdigest()
 
     def load(self, split):
         """Images of a split, float (N, C, H, W) in [-1, 1], and labels, int64 (N,)."""
@@ -124,8 +125,13 @@ def read_folder(folder, size):
     pictures = Folder(folder)
     images, targets = [], []
     for path, target in pictures.samples:
-        if any(part.startswith(".") for part in Path(path).relative_to(folder).parts):
-            continue  # it is in a hidden folder of a class
+        inside = Path(path).relative_to(folder).parts
+        if any(part.startswith(".") for part in inside):
+            continue  # hidden, as ._1.png is
+        if len(inside) != 2:
+            raise UserError(
+                f"{path} is not in the folder of its class: name {Path(path).parents[1]}"
+            )
         targets.append(target)
         images.append(read_image(path, size))
         if images[-1].shape != images[0].shape:
@@ -135,6 +141,11 @@ def read_folder(folder, size):
         should = f"they should be square, a multiple of 4, from 8 to {MAX_SIZE}"
         raise UserError(f"images are {height}x{width}: {should}; scale with --size 32")
     images, labels = torch.stack(images), torch.tensor(targets)
+    for number, name in enumerate(pictures.classes):
+        if targets.count(number) < 10:
+            raise UserError(
+                f"class {name!r} has fewer than 10 images: delete its folder, or add some"
+            )
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
     tenth = len(images) // 10
@@ -150,14 +161,20 @@ def read_image(path, size):
     """An image file, uint8 (3, H, W), scaled to a size if it is not None. Raises UserError."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path} has more than 8 bits a pixel: convert it to 8")
-            if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
-                raise UserError(f"{path} is transparent: put it on a background")
+            check_pixels(image, path)
             image = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged, or is no image: {error}") from error
     return pil_to_tensor(image.resize((size, size), Image.BILINEAR) if size else image)
+
+
+def check_pixels(image, path):
+    """Raises UserError if the pixels of a PIL image would be changed on the way to 8 bits."""
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{path} has more than 8 bits a pixel: convert it to 8")
+    opaque = not image.has_transparency_data or image.convert("RGBA").getextrema()[3] == (255, 255)
+    if not opaque:
+        raise UserError(f"{path} is transparent: put it on a background")
 
 
 def load_mnist(split):
@@ -166,11 +183,16 @@ def load_mnist(split):
 
 
 def class_numbers(words, classes):
-    """The classes that are named, or numbered from 0; "all" for all: ints. Raises UserError."""
-    numbers = {str(y): y for y in range(len(classes))}
-    numbers |= {name: y for y, name in enumerate(classes)}  # a name goes before a number
+    """The classes that are named, or numbered from 0; "all" for all: ints. Raises UserError.
+
+    Where the name of a class is a number, numbers are names.
+    """
+    numbers = {name: y for y, name in enumerate(classes)}
+    known = f"{', '.join(classes)}, or all"
+    if not any(name.isdecimal() for name in classes):
+        numbers |= {str(y): y for y in range(len(classes))}
+        known = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
     asked = classes if "all" in words else words
-    known = f"{', '.join(classes)}, a number from 0 to {len(classes) - 1}, or all"
     for word in asked:
         if word not in numbers:
             raise UserError(f"{word!r} is not one of {known}; separate by spaces")
@@ -187,17 +209,19 @@ def add_data_flags(parser):
 def read_dataset(args):
     """The `Dataset` of the flags. Raises UserError."""
     dataset = Dataset(args.dataset, args.size)
-    print(f"reads {args.dataset}; device: {args.device}", flush=True)
+    print(f"reads {in_words(dataset.info)}; device: {args.device}", flush=True)
     return dataset
 
 
-def training_data(args, checkpoint, *pictures):
-    """The `Dataset` of the flags, to train a network for the folder --models.
+def training_data(args, network_class, checkpoint, *pictures):
+    """The `Dataset` of the flags, to train a network of a class for the folder --models.
 
     Raises UserError if an output cannot be written, or a network there is of another data set.
     """
     check_outputs(checkpoint, *pictures)
-    check_replaceable(checkpoint)
+    check_replaceable(checkpoint, network_class)
+    if args.models.resolve().is_relative_to(Path(args.dataset).resolve()):
+        raise UserError(f"--models {args.models} is in the data set: name a folder outside of it")
     dataset = read_dataset(args)
     for path, content in readable_checkpoints(args.models):
         trained = content.get("dataset")
@@ -218,4 +242,5 @@ def in_words(info):
     kind = "the folder " if info["kind"] == "folder" else ""
     size = "x".join(map(str, info["shape"]))
     which = f", sha256 {info['sha256'][:8]}" if "sha256" in info else ""
-    return f"{kind}{info['name']} ({len(info['classes'])} classes, {size}{which})"
+    classes = ", ".join(info["classes"][:10]) + (", ..." if len(info["classes"]) > 10 else "")
+    return f"{kind}{info['name']} ({size}{which}; classes {classes})"

@@ -48,6 +48,7 @@ def train(args, dataset, checkpoint, classifier, scheduler, validate):
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
     parts = {"classifier": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
     settings = cli.training_settings(args) | {"schedule": schedule_of(scheduler)}
+    settings["network"] = type(classifier).__name__
     run = Run("classifier", checkpoint, settings, dataset, args.resume, **parts)
 
     for x_0, y, rng in run.batches():  # (B, C, H, W), (B,); rng is the stream of this step
@@ -134,7 +135,7 @@ def main(argv=None, network=Classifier):
     figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
     scheduler = DDPMScheduler(**SCHEDULE)  # the same in all three scripts
     check_folder(args.models, checkpoint, scheduler)
-    dataset = training_data(args, checkpoint, figure)
+    dataset = training_data(args, network, checkpoint, figure)
     images, labels = dataset.load("validation")
 
     torch.manual_seed(args.seed)  # for the initial weights

@@ -15,7 +15,7 @@ import contextlib
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
@@ -26,18 +26,18 @@ from mnist import add_data_flags, training_data
 from support import cli
 from support.files import output_folder, provenance, save_checkpoint
 from support.pictures import ACCENT, INK, save_figure, save_grid
-from support.streams import image_seeds
 from support.training import Run
 
-STEPS = 4_500
-BATCH_SIZE = 64
-LEARNING_RATE = 4e-3
+STEPS = 16_000
+BATCH_SIZE = 32
+LEARNING_RATE = 3e-3
 ADAM_BETAS = (0.9, 0.99)
 WARMUP_STEPS = 200
 MAX_GRAD_NORM = 1.0
 EMA_DECAY = 0.998
 NUM_VALIDATION_IMAGES = 1_000
 SAMPLING_STEPS = 50
+NUM_SAMPLES, COLUMNS = 40, 10  # of the pictures
 
 
 def ddpm_loss(unet, scheduler, x_0, y, rng):
@@ -65,7 +65,7 @@ def train(args, dataset, checkpoint, unet, scheduler, validate, loss_of=ddpm_los
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
     parts = {"unet": unet, "optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema}
     settings = cli.training_settings(args)
-    name = getattr(loss_of, "__name__", repr(loss_of))  # a partial has none
+    name = getattr(loss_of, "__name__", type(loss_of).__name__)  # a partial has none
     settings |= {"schedule": schedule_of(scheduler), "loss_of": name}
     run = Run("U-Net", checkpoint, settings, dataset, args.resume, **parts)
     ema.to(unet.device)  # a state is loaded to the CPU
@@ -119,7 +119,8 @@ def unguided_samples(unet, scheduler, seeds):
     ddpm = DDPMPipeline(unet, scheduler)
     ddpm.set_progress_bar_config(disable=None, desc="sampling", leave=False)
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-    settings = {"num_inference_steps": SAMPLING_STEPS, "output_type": "np"}
+    steps = min(SAMPLING_STEPS, scheduler.config.num_train_timesteps)
+    settings = {"num_inference_steps": steps, "output_type": "np"}
     images = ddpm(len(seeds), rngs, **settings).images  # (N, H, W, C) in [0, 1]
     return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
 
@@ -158,7 +159,7 @@ def main(argv=None, loss_of=ddpm_loss):
     samples, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
     scheduler = DDPMScheduler(**SCHEDULE)  # the same in all three scripts
     check_folder(args.models, checkpoint, scheduler)
-    dataset = training_data(args, checkpoint, samples, figure)
+    dataset = training_data(args, UNet2DModel, checkpoint, samples, figure)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
     torch.manual_seed(args.seed)  # for the initial weights
@@ -168,14 +169,15 @@ def main(argv=None, loss_of=ddpm_loss):
         run.record(validation=validation_loss(unet, scheduler, validation))
         preview = top / "previews" / f"step_{run.step:06d}.png"
         made_from = provenance([], step=run.step, **run.settings)
-        save_grid(preview, unguided_samples(unet, scheduler, range(40)), 10, made_from)
+        images = unguided_samples(unet, scheduler, range(NUM_SAMPLES))
+        save_grid(preview, images, COLUMNS, made_from)
 
     run = train(args, dataset, checkpoint, unet, scheduler, validate, loss_of)
     save_checkpoint(checkpoint, unet, schedule_of(scheduler), dataset.info, run.summary())
     made_from = provenance([checkpoint], **run.settings)
     save_figure(figure, plot_loss(run), made_from)
-    seeds = image_seeds(0, [1] * 8)  # the noise of `python inference.py`
-    save_grid(samples, unguided_samples(unet, scheduler, seeds), 8, made_from)
+    images = unguided_samples(unet, scheduler, range(NUM_SAMPLES))
+    save_grid(samples, images, COLUMNS, made_from)
     run.remove_state()
     files = f"{checkpoint}, {samples} and {figure}"
     print(f"{files}: {args.steps} steps in {run.elapsed():.0f} s")

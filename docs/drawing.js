@@ -21,6 +21,7 @@ function inkTo(row, column) {
 
 export function showDrawing() {
   drawImage(canvas, drawing, grey);
+  canvas.parentElement.classList.toggle("empty", isEmpty());
   if (canvas.matches(":focus-visible")) { // show the pen, for the keyboard
     const context = canvas.getContext("2d");
     context.fillStyle = "#808080";

@@ -29,20 +29,6 @@ export async function loadNetworks() {
   };
 }
 
-/**
- * A guide of `Guided`: log p(y | x_t). The classifier is told t, or always `told`; with a digit `second`,
- * the log p of this digit in the image upside down is added.
- */
-export function guideOf(networks, told, second) {
-  return (x_t, t, y) => {
-    const times = told === null ? t : tf.fill(t.shape, told);
-    const upright = networks.log_p(x_t, times, y);
-    if (second === null) return upright;
-    const turned = tf.reverse(x_t, [1, 2]);
-    return tf.add(upright, networks.log_p(turned, times, tf.fill(y.shape, second, "int32")));
-  };
-}
-
 /** A number from its 16 bits: sign, exponent, fraction. */
 function halfToFloat(bits) {
   const sign = bits & 0x8000 ? -1 : 1;

@@ -1,4 +1,4 @@
-// The process, the guided noise and the samplers: diffusion.py and inference.py, in TensorFlow.js.
+// The process, the guided noise and the sampler: diffusion.py and inference.py, in TensorFlow.js.
 //
 // Functions have the names that they have there, in the same order: lay them side by side. Equations
 // are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images x_t are (B, 28, 28, 1)
@@ -44,11 +44,6 @@ function posterior(x_t, x_0, abar_t, abar_u, noise) {
   return tf.addN([tf.mul(x_0, of_x_0), tf.mul(x_t, of_x_t), tf.mul(noise(), Math.sqrt(variance))]);
 }
 
-/** x_u with the noise that is in x_t: DDIM. Draws no noise. */
-function same_noise(x_t, x_0, abar_t, abar_u, noise) {
-  return add_noise(x_0, implied_noise(x_t, x_0, abar_t), abar_u);
-}
-
 /** abar_t, the product of 1 - beta up to t, for t = 0 .. T - 1, and 1 at END: T + 1 numbers. */
 function abar_table({ num_train_timesteps: T, beta_start, beta_end }) {
   const table = [];
@@ -59,7 +54,7 @@ function abar_table({ num_train_timesteps: T, beta_start, beta_end }) {
   return [...table, 1];
 }
 
-/** The falling times of every sampler, from T - 1 to T / steps - 1; Python rounds halves to even, as at 16 steps. */
+/** The falling times of the sampler, from T - 1 to T / steps - 1; Python rounds halves to even, as at 16 steps. */
 function sampling_times(num_timesteps, steps) {
   const T = num_timesteps;
   return Array.from({ length: steps }, (_, i) => Math.round((T * (steps - i)) / steps) - 1);
@@ -67,18 +62,18 @@ function sampling_times(num_timesteps, steps) {
 
 // --- inference.py ---
 
-/** Classifier guidance, ADM (14). `scale` is a function of t. Where the guide log_p is null, eps_hat is unguided. */
+/** Classifier guidance, ADM (14). `scale` is a function of t. */
 export class Guided {
   constructor(unet, log_p, scale) {
     Object.assign(this, { unet, log_p, scale });
   }
 
-  /** {eps_hat, s, grad}: the guided noise, and the gradient, which the page shows even where s is 0. */
+  /** {eps_hat, s, grad}: the guided noise, and what guided it. At s = 0, it is unguided, and grad is null. */
   predict_noise(x_t, t, y) {
     const times = tf.fill([x_t.shape[0]], t);
     const eps = clipped_noise(x_t, this.unet(x_t, times), abar.at(t));
     const s = this.scale(t);
-    if (this.log_p === null) return { eps_hat: eps, s, grad: null };
+    if (s === 0) return { eps_hat: eps, s, grad: null };
     const grad = gradient(this.log_p, x_t, times, y);
     return { eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar.at(t)))), s, grad }; // ADM (14), scaled by s
   }
@@ -90,7 +85,7 @@ function gradient(log_p, x_t, t, y) {
 }
 
 /**
- * DDPM Algorithm 2, with `posterior` as its step; with `same_noise`, it is DDIM. One step per `next()`.
+ * DDPM Algorithm 2, with `posterior` as its step. One step per `next()`.
  *
  * Unlike Python's, it yields where a step from t to u begins: {t, u, s, x_t, x_0, grad}; and at last {t: END, x_t}.
  *
@@ -115,14 +110,14 @@ function* first_order(step, predict_noise, abar, x_t, times, noise) {
 }
 
 /**
- * An image for each seed, step by step: the frames of `first_order`.
+ * An image for each seed, step by step: the frames of `first_order`. The sampler is Python's sde-dpmsolver++.
  *
  * @param method such as a `Guided`.
  * @param y digits (B).
- * @param sampler a name of `SAMPLERS`. @param steps how many.
+ * @param steps how many.
  * @param start {x_0: 784 numbers, t}: begin with this image, noised to t, instead of pure noise; or null.
  */
-export function* draw(method, y, seeds, sampler, steps, start = null) {
+export function* draw(method, y, seeds, steps, start = null) {
   const rngs = seeds.map((seed) => new Noise(seed));
   const noise = () => gaussian_noise(rngs);
   const predict_noise = (x_t, t) => method.predict_noise(x_t, t, tf.tensor(y, [y.length], "int32"));
@@ -131,7 +126,7 @@ export function* draw(method, y, seeds, sampler, steps, start = null) {
     const eps = noise();
     return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, abar.at(times[0])) : eps).dataSync();
   });
-  yield* SAMPLERS[sampler](predict_noise, abar, x_t, times, noise);
+  yield* multistep(posterior, predict_noise, abar, x_t, times, noise);
 }
 
 /** s_t = w (1 + g abar_t / (1 - abar_t)), a function of t; 0 outside of the window. At g = 0 it is constant, as in ADM. */
@@ -140,7 +135,7 @@ export function growing_scale(w = 1, g = 24, [low, high] = [0, SCHEDULE.num_trai
 }
 
 /**
- * DPM-Solver++ (2M) of Lu et al. 2022, Algorithm 2; with `posterior`, SDE-DPM-Solver++: as `first_order`.
+ * DPM-Solver++ (2M) of Lu et al. 2022, Algorithm 2, with `posterior` as its step: SDE-DPM-Solver++. As `first_order`.
  *
  * The step takes x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. The line
  * is in lambda, half the logarithm of the SNR. Python writes the loop out again; here it is that of `first_order`.
@@ -161,13 +156,6 @@ function multistep(step, ...others) {
   };
   return first_order(multistep_step, ...others);
 }
-
-export const SAMPLERS = { // in the order of the page's list
-  "sde-dpmsolver++": multistep.bind(null, posterior),
-  "dpmsolver++": multistep.bind(null, same_noise),
-  ddim: first_order.bind(null, same_noise),
-  ddpm: first_order.bind(null, posterior),
-};
 
 // --- noise that is the same on every machine: in the place of support/streams.py ---
 

@@ -120,7 +120,7 @@ def main(argv=None):
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "judge.pth"
-    dataset = training_data(args, checkpoint)
+    dataset = training_data(args, Judge, checkpoint)
 
     torch.manual_seed(args.seed)  # for the initial weights
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]

@@ -2,12 +2,13 @@
 
 A method is a class, see `inference.Method`. `evaluate.py` makes one for each row, and gives it what
 its arguments name: `ddpm`, our DDPM; `rival`, that of classifier-free guidance; `log_p`, the guide;
-and `scale`. `python evaluate.py --method guided FILE.py:NAME` compares one of your own.
+`exact`, the exact networks of the training images; and `scale`. `python evaluate.py --method guided
+FILE.py:NAME` compares one of your own.
 """
 
 import torch
 
-from diffusion import check_same_betas, clipped_noise, predicted_x_0
+from diffusion import check_same_betas, clipped_noise, for_each, implied_noise, predicted_x_0
 from evaluation.rivals import ClassifierFree
 from inference import Guided, Method, Unguided, check_betas, gradient, predicted_image
 
@@ -19,8 +20,14 @@ class Control(Guided):
 
     def change(self, x_t, t, y):
         """What ADM (14) adds to eps: as x_t."""
-        root = (1 - self.abar[t]).sqrt()
-        return -self.scale(t) * root * gradient(self.log_p, x_t, t, y)
+        return -self.scale(t) * (1 - self.abar[t]).sqrt() * self.gradient(x_t, t, y)
+
+    def gradient(self, x_t, t, y):
+        """Of the guide, as x_t."""
+        return gradient(self.log_p, x_t, t, y)
+
+    def __call__(self, x_t, t, y):
+        return self.clipped_eps(x_t, t) + self.change(x_t, t, y)
 
 
 class WithoutRoot(Control):
@@ -68,6 +75,49 @@ class AtPredictedX0(Guided):
 
 
 # --- is it the guide, or the U-Net? At s = 1, all terms are alike if all networks are exact ---
+
+
+class ExactDenoiser(Guided):
+    """The exact denoiser of the training images in the place of our U-Net."""
+
+    def __init__(self, ddpm, log_p, exact, scale):
+        super().__init__(ddpm, log_p, scale)
+        self.exact = exact
+
+    def eps(self, x_t, t):
+        """The noise that x_t has on average, over the training images: as x_t."""
+        return implied_noise(x_t, self.exact.denoised(x_t, for_each(x_t, t)), self.abar[t])
+
+
+class ExactLength(Control):
+    """The direction of the guide's gradient, and the length of the exact one."""
+
+    def __init__(self, ddpm, log_p, exact, scale):
+        super().__init__(ddpm, log_p, scale)
+        self.exact = exact
+
+    def gradient(self, x_t, t, y):
+        """What stands in the place of the guide's gradient: as x_t."""
+        ours = gradient(self.log_p, x_t, t, y)
+        return ours * length(gradient(self.exact.log_p, x_t, t, y)) / length(ours)
+
+
+class ExactDirection(ExactLength):
+    """The direction of the exact gradient, and the length of the guide's one.
+
+    Where the exact gradient is 0 it has no direction, and there is no guidance.
+    """
+
+    def gradient(self, x_t, t, y):
+        """As `ExactLength.gradient`."""
+        exact = gradient(self.exact.log_p, x_t, t, y)
+        ours = gradient(self.log_p, x_t, t, y)
+        return exact * length(ours) / length(exact).clamp(min=1e-12)
+
+
+def length(grad):
+    """The length of each gradient of a batch (B, C, H, W): (B, 1, 1, 1)."""
+    return grad.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
 class Difference(Method):
@@ -129,6 +179,9 @@ METHODS = {
     "clip_after_tilt": ClipAfterTilt,
     "projected": Projected,
     "at_predicted_x_0": AtPredictedX0,
+    "exact_denoiser": ExactDenoiser,
+    "exact_length": ExactLength,
+    "exact_direction": ExactDirection,
     "difference": Difference,
     "on_rival": OnRival,
     "difference_late": DifferenceLate,

@@ -12,7 +12,7 @@ Writes models/rival_classifier_free.pth; with --models DIR, to DIR.
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DModel
 
 from diffusion import SCHEDULE, check_folder, clipped_noise, make_unet, schedule_of
 from diffusion import training_target
@@ -23,7 +23,7 @@ from support.files import save_checkpoint
 from support.training import Run
 from train_ddpm import add_unet_flags, train
 
-STEPS = 5_400
+STEPS = 18_000
 DROPPED = 0.1  # the share of labels that are dropped, p_uncond of the paper
 
 
@@ -83,7 +83,7 @@ def main(argv=None):
     checkpoint = args.models / "rival_classifier_free.pth"
     scheduler = DDPMScheduler(**SCHEDULE)
     check_folder(args.models, checkpoint, scheduler)
-    dataset = training_data(args, checkpoint)
+    dataset = training_data(args, UNet2DModel, checkpoint)
 
     torch.manual_seed(args.seed)  # for the initial weights
     num_labels = len(dataset.info["classes"]) + 1  # the last one means no label

@@ -17,11 +17,18 @@ from PIL import Image
 
 from classifier import load_classifier
 from diffusion import load_ddpm
-from evaluation.exact_guide import ExactGuide
+from evaluation.exact import Exact
 from evaluation.methods import METHODS
 from inference import DEFAULT_SCALE, SAMPLER, SAMPLERS, STEPS, check_betas, check_guide
-from inference import checked_request, growing_scale, parse_window, sample, scale_of_flags
-from mnist import add_data_flags, check_same_dataset
+from inference import (
+    check_window,
+    checked_request,
+    growing_scale,
+    parse_window,
+    sample,
+    scale_of_flags,
+)
+from mnist import add_data_flags, check_pixels, check_same_dataset
 from support import cli
 from support.errors import UserError
 from support.files import MODELS, sha256
@@ -33,6 +40,7 @@ CHECKPOINTS = {"ddpm": "ddpm_unet.pth", "rival": "rival_classifier_free.pth"}
 LEAST_IMAGES = 100
 DEFAULT = "default"  # a method's own scale
 NOT_USED = "-"
+ARGUMENTS = "a method takes ddpm or rival, log_p, exact, scale; a guide's maker ddpm, classifier"
 
 
 class Row(NamedTuple):
@@ -114,8 +122,7 @@ def file_row(path, info):
             pngs = sorted(p for p in Path(path).iterdir() if p.suffix.lower() == ".png")
             opened = [Image.open(png) for png in pngs]
             for png, image in zip(pngs, opened):
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"{png} has more than 8 bits a pixel")
+                check_pixels(image, png)
             images = np.stack([image.convert(mode) for image in opened])
         else:
             if Path(path).suffix not in (".npz", ".npy"):
@@ -128,6 +135,8 @@ def file_row(path, info):
         shape = (len(images), height, width, channels)
         if images.dtype != np.uint8 or images.shape != shape or len(images) < LEAST_IMAGES:
             raise ValueError(f"it holds {images.dtype} {images.shape}")
+        if images.max() <= 1:
+            raise ValueError("its pixels are 0 and 1, where 0 to 255 are read")
         if labels is not None:
             if labels.shape != shape[:1] or not np.isin(labels, range(num_classes)).all():
                 raise ValueError("its labels are others")
@@ -169,6 +178,10 @@ def sampled_row(settings, args, dataset):
             check_same_dataset(given[name].unet.dataset, dataset.info, path)
             files[name] = path
     ddpm = given.get("ddpm") or given.get("rival")
+    if ddpm is None:
+        raise UserError(f"--method {settings['method']}: {ARGUMENTS}")
+    if "exact" in takes:
+        given["exact"] = exact_networks(Path(settings["models"]), dataset, args.device)
     if "log_p" in takes:
         folder = Path(settings["models"])
         given["log_p"], files["guide"] = find_guide(settings["guide"], folder, dataset, args.device)
@@ -180,10 +193,12 @@ def sampled_row(settings, args, dataset):
         settings = settings | used
     else:
         settings = settings | dict.fromkeys(("guidance_scale", "growth", "window"), NOT_USED)
-    method = method_class(**given)
+    method = call(settings["method"], method_class, given)
     if "log_p" in takes:
         check_guide(given["log_p"], method, y)  # before other rows are measured
     checked_request(method, y, seeds, sampler, settings["steps"])
+    if settings["window"] != NOT_USED:
+        check_window(settings["window"], method.abar, settings["steps"])
     hashes = {f"sha256 of {name}": sha256(path) for name, path in files.items() if path}
 
     def draw():
@@ -199,6 +214,13 @@ def loaded_ddpm(path, device):
 
 
 @functools.cache
+def exact_networks(folder, dataset, device):
+    """The `Exact` networks of the training images, under the scheduler of a folder's U-Net."""
+    scheduler = loaded_ddpm(folder / CHECKPOINTS["ddpm"], device).scheduler
+    return Exact(*dataset.load("train"), scheduler, device)
+
+
+@functools.cache
 def find_guide(name, folder, dataset, device):
     """The log_p of a guide of --guide, and its file or None. Raises UserError.
 
@@ -207,8 +229,7 @@ def find_guide(name, folder, dataset, device):
     """
     path = folder / "classifier.pth" if name == "classifier" else Path(name)
     if name == "exact":
-        scheduler = loaded_ddpm(folder / CHECKPOINTS["ddpm"], device).scheduler
-        return ExactGuide(*dataset.load("train"), scheduler, device).log_p, None
+        return exact_networks(folder, dataset, device).log_p, None
     if ".py:" in name:
         guide, path = named(name, {})
         takes, given = inspect.signature(guide).parameters, {}
@@ -217,13 +238,22 @@ def find_guide(name, folder, dataset, device):
         if "classifier" in takes:
             classifier = given["classifier"] = load_classifier(folder / "classifier.pth", device)
             check_betas(classifier.log_p, loaded_ddpm(folder / CHECKPOINTS["ddpm"], device))
-        return (guide(**given) if given else guide), path
+        return (call(name, guide, given) if given else guide), path
     if path.suffix != ".pth":
         known = "write classifier, exact, FILE.pth or FILE.py:NAME"
         raise UserError(f"--guide {name}: {known}")
     classifier = load_classifier(path, device)
     check_same_dataset(classifier.dataset, dataset.info, path)
     return classifier.log_p, path
+
+
+def call(name, thing, given):
+    """What a class or a function makes of the arguments that it is given. Raises UserError."""
+    try:
+        inspect.signature(thing).bind(**given)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}; {ARGUMENTS}") from error
+    return thing(**given)
 
 
 def find_scale(settings, scheduler, default):
@@ -233,6 +263,8 @@ def find_scale(settings, scheduler, default):
     """
     s = settings["guidance_scale"]
     if isinstance(s, str) and s != DEFAULT:
+        if settings["growth"] is not None or settings["window"] is not None:
+            raise UserError(f"--guidance-scale {s} knows no --growth and no --window")
         scale, file = named(s, {})
         return scale, file, {"growth": NOT_USED, "window": NOT_USED}
     w, g = scale_of_flags(None if s == DEFAULT else s, settings["growth"], default)
@@ -260,5 +292,10 @@ def named(text, known):
 @functools.cache
 def run_file(path):
     """The names that a FILE.py defines: a dict. It can import its neighbours, as a script can."""
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    return runpy.run_path(path)
+    folder, before = Path(path).resolve().parent, set(sys.modules)
+    sys.path.insert(0, str(folder))
+    names = runpy.run_path(path)
+    for name in set(sys.modules) - before:  # another FILE.py may have a neighbour of this name
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+    return names

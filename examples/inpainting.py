@@ -29,11 +29,14 @@ def main(ddpm, classifier):
     def pixels_and_class(x_t, t, y):
         return pixels(x_t, t, y) + classifier.log_p(x_t, t, labels[y])
 
-    rows = {"digit": x_0, "seen": x_0 * (torch.arange(28) < 14)[:, None]}
-    for name, log_p in {"no class": pixels, "with class": pixels_and_class}.items():
+    seen = torch.where((torch.arange(28) < 14)[:, None], x_0, -1.0)  # the lower half is blank
+    rows = {"a test digit": x_0, "its upper half": seen}
+    guides = {"completed": pixels, "with its label": pixels_and_class}
+    for name, log_p in guides.items():
         rows[name] = sample(Guided(ddpm, log_p, 1), torch.arange(N), range(N), **FAST)
         print(f"{name}: read as its label: {share(read(rows[name]) == labels)}")
-    save_rows("inpainting", rows, labels.tolist(), guidance_scale=1)
+    first = {name: images[:8] for name, images in rows.items()}
+    save_rows("inpainting", first, labels[:8].tolist(), guidance_scale=1)
 
 
 if __name__ == "__main__":

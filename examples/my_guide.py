@@ -39,9 +39,9 @@ def slant(images):
 
 @example("my_guide")
 def main(ddpm, classifier):
-    y, seeds = torch.arange(10).repeat(2), range(20)
+    y, seeds = torch.arange(10), range(10)
     rows = {}
-    guides = {"digits": classifier.log_p, "leaning": leaning(ddpm, classifier)}
+    guides = {"upright": classifier.log_p, "leaning": leaning(ddpm, classifier)}
     for name, log_p in guides.items():
         method = Guided(ddpm, log_p, growing_scale(ddpm.scheduler))
         rows[name] = sample(method, y, seeds, **FAST)

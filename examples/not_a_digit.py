@@ -2,8 +2,9 @@
 
     python -m examples.not_a_digit    # results/not_a_1.png
 
-Ten images that are a 1 unguided and ten that are not, named as the judge reads them; below, guided
-from the same noise. The guide should leave the others alone, but changes some of them too.
+Five images that are a 1 when left to chance and five that are not, named as the judge reads them;
+below, guided from the same noise. The guide should leave the others alone, but changes some of them
+too.
 """
 
 import torch
@@ -28,8 +29,8 @@ def main(ddpm, classifier):
     before, after = read(free), read(guided)
     print(f"read as 1, unguided: {share(before == 1)}; guided: {share(after == 1)}")
     print(f"of the others, read as before: {share((after == before)[before != 1])}")
-    shown = torch.cat([torch.where(before == 1)[0][:10], torch.where(before != 1)[0][:10]])
-    rows = {"unguided": free[shown], "not a 1": guided[shown]}
+    shown = torch.cat([torch.where(before == 1)[0][:5], torch.where(before != 1)[0][:5]])
+    rows = {"left to chance": free[shown], "not a 1": guided[shown]}
     save_rows("not_a_1", rows, before[shown].tolist())
 
 

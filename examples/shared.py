@@ -10,7 +10,6 @@ from support.files import MODELS, ROOT, check_outputs, provenance
 from support.pictures import save_labelled_grid, to_uint8
 
 FAST = {"sampler": "sde-dpmsolver++", "steps": 20}  # as good as the default, in 40 % of the time
-NUM_SHOWN = 20  # images of a row
 judge = functools.cache(load_judge)  # it never guides
 
 
@@ -44,10 +43,9 @@ def read(images):
 
 
 def save_rows(name, rows, columns=(), **settings):
-    """Write results/NAME.png: the first images (N, 1, 28, 28) of each label of `rows`, a dict."""
+    """Write results/NAME.png: the images (N, 1, 28, 28) of each label of `rows`, a dict."""
     path = picture_path(name)
-    shown = {label: images[:NUM_SHOWN] for label, images in rows.items()}
     weights = [MODELS / "ddpm_unet.pth", MODELS / "classifier.pth"]
-    columns = [str(label) for label in columns[:NUM_SHOWN]]
-    save_labelled_grid(path, shown, columns, provenance(weights, **settings))
+    columns = [str(label) for label in columns]
+    save_labelled_grid(path, rows, columns, provenance(weights, **settings))
     print(path)

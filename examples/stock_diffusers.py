@@ -18,15 +18,15 @@ from examples.shared import FAST, example, save_rows
 from inference import Guided, Unguided, predicted_image, sample
 from support.errors import UserError
 
-FOLDER = "digits"
-N = 20
+FOLDER, CARD = "digits", Path(__file__).with_name("model_card.md")
+N = 10
 STRICTNESS = 1_000  # 1 / (2 variance) of the ink that is asked for, as a share of all pixels
 
 
 def export(ddpm, folder):
     """Write the DDPM with a model card."""
     ddpm.save_pretrained(folder)
-    shutil.copy(Path(__file__).with_name("model_card.md"), Path(folder, "README.md"))
+    shutil.copy(CARD, Path(folder, "README.md"))
 
 
 def ink(images):
@@ -36,8 +36,9 @@ def ink(images):
 
 @example("stock")
 def main(ddpm, classifier):
-    if Path(FOLDER).exists() and not Path(FOLDER, "model_index.json").exists():
-        raise UserError(f"{FOLDER}/ is there, and is no pipeline of diffusers: rename it")
+    card = Path(FOLDER, "README.md")
+    if Path(FOLDER).exists() and not (card.exists() and card.read_text() == CARD.read_text()):
+        raise UserError(f"{FOLDER}/ is there, and not from this script: rename it")
     export(ddpm, FOLDER)
     pipeline = DDPMPipeline.from_pretrained(FOLDER, low_cpu_mem_usage=False)  # or anybody's
 

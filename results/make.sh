@@ -15,13 +15,11 @@ networks() { # models/, docs/weights.*, sample_ddpm_output.png, the curves of bo
 
 pictures() { # guided_output.png, all pictures of results/ but the curves
   python inference.py
-  python inference.py --digits all --num-samples 2 --guidance-scale 0 1 --growth 24 \
-    --output results/compare.png
-  python inference.py --digits 3 1 4 --num-samples 4 --output samples.png --gif results/guided.gif
-  python inference.py --digits all --num-samples 2 --guidance-scale 0 0.05 0.25 1 10 100 1000 5000 \
-    --growth 24 --output results/scales_grid.png
+  python -m examples.wishes
+  python inference.py --digits all --num-samples 1 --output samples.png --gif results/guided.gif
+  python inference.py --digits all --num-samples 1 --guidance-scale 0 1 5 50 500 \
+    --output results/scales_grid.png
   python -m examples.ambigram
-  python -m examples.two_digits
   python -m examples.inpainting
   python -m examples.not_a_digit
   python -m examples.my_guide
@@ -36,14 +34,18 @@ table() { # table NAME FLAGS: measure results/NAME.csv again
 tables() { # the CSV files of results/README.md but learned.csv, and the tables in it and in README.md
   fast="--sampler sde-dpmsolver++ --steps 20"
   look="--n 1000 --seed 1"
+  table default --n 2000 --split test --seed 0 --method guided classifier_free \
+    --guidance-scale default 1
   table final --split test --seed 0 $fast --method guided classifier_free --guidance-scale 1 0 1.25 \
     --growth 24 0
   python -m evaluation.judge --seed 1 --models judge1
   table second_judge --split test --seed 0 --judge judge1 $fast --method guided classifier_free
-  python -m evaluation.saturation
+  python -m evaluation.lengths
   table two_by_two --seed 2 --guidance-scale 1 $fast \
     --method guided difference on_rival classifier_free difference_late difference_early
-  table exact_guide $look $fast --guidance-scale 1 --guide classifier exact
+  table four --n 500 --seed 2 $fast --guidance-scale 1 --method guided exact_denoiser \
+    --guide classifier exact
+  table swap --n 500 --seed 2 $fast --guidance-scale 1 --method guided exact_length exact_direction
   table candidates --seed 2 $fast --growth 24 6 0
   table scales $look $fast --guidance-scale 1 0.5 2 3 --growth 24 6 0
   table constant_scale --split test --seed 0 $fast --guidance-scale 1 3 --growth 24 0

@@ -55,7 +55,12 @@ def check_outputs(*paths):
 
 
 def output_folder(models):
-    """Where pictures go: the top folder, or for a trial with --models elsewhere, that folder."""
+    """Where pictures go: the top folder, or for a trial with --models elsewhere, that folder.
+
+    Raises UserError if a trial would replace the pictures that ship.
+    """
+    if models.resolve() == ROOT:
+        raise UserError(f"--models {models} is the repository itself: name a folder in it")
     return ROOT if models.resolve() == MODELS else models
 
 
@@ -85,6 +90,7 @@ def save_checkpoint(path, network, schedule, dataset, training):
     # diffusers marks its own bookkeeping in the config with a leading underscore
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
     content = {
+        "network": type(network).__name__,
         "config": config,
         "schedule": schedule,
         "dataset": dataset,
@@ -102,6 +108,8 @@ def load_checkpoint(path, network_class, device="cpu"):
     """
     content = load_tensors(path, remedy_for(path))
     try:
+        if not is_of_class(content, network_class):
+            raise KeyError("network")
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])
         network.schedule, network.dataset = content["schedule"], content["dataset"]
@@ -134,11 +142,20 @@ def readable_checkpoints(folder):
         yield path, content
 
 
-def check_replaceable(checkpoint):
-    """Raises UserError if a training would write its checkpoint over somebody else's file."""
+def is_of_class(content, network_class):
+    """Whether a checkpoint is one of this project, of a class of networks."""
+    words = {"config", "schedule", "dataset", "training", "state_dict"}
+    name = network_class.__name__
+    return words <= set(content) and content.get("network", name) == name
+
+
+def check_replaceable(checkpoint, network_class):
+    """Raises UserError if a training would replace what is no earlier network of its own."""
     remedy = "move it, or name another folder with --models"
-    if checkpoint.exists() and "state_dict" not in load_tensors(checkpoint, remedy):
-        raise UserError(f"{checkpoint} is no checkpoint of this project: {remedy}")
+    if checkpoint.is_symlink():
+        raise UserError(f"{checkpoint} is a link, behind which a network would change: {remedy}")
+    if checkpoint.exists() and not is_of_class(load_tensors(checkpoint, remedy), network_class):
+        raise UserError(f"{checkpoint} holds no {network_class.__name__}: {remedy}")
 
 
 def save_tensors(path, content):

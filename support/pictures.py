@@ -1,21 +1,25 @@
-"""Images as files: PNG grids, figures, GIF films, NPZ samples."""
+"""Images as files: PNG grids, figures, GIF films, NPZ samples.
+
+Gray images are shown as ink on paper: -1, the background of MNIST, is light, and 1 is dark.
+"""
 
 import math
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torchvision.utils import make_grid
 
 from support.files import atomic_write
 
-GAP = 10  # pixels between the two sides of a film
-MAX_FRAMES = 25
-FRAME_MS, LAST_FRAME_MS = 120, 2_500
-DPI = 120
+PAPER, INK_GRAY = 250, 25  # of 255
 INK, ACCENT = "#222222", "#c8500a"  # colours of figures
-LABEL_SIZE = 14  # points: readable where a grid is as wide as a printed page
+ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
+MAX_FRAMES = 20
+FRAME_MS, LAST_FRAME_MS = 160, 3_000
+DPI = 120
+LABEL_SIZE = 13  # points: readable where a grid is as wide as a printed page
 
 
 def to_uint8(images):
@@ -23,12 +27,38 @@ def to_uint8(images):
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
-def grid_image(images, columns, pixel=4, border=0):
-    """A PIL image of images (N, C, H, W) in [-1, 1], row by row, `columns` in a row.
+def on_paper(images):
+    """Images (N, C, H, W) in [-1, 1] as they are shown, uint8: gray ones from PAPER to INK_GRAY."""
+    if images.shape[1] == 3:
+        return to_uint8(images)
+    ink = (images.clamp(-1, 1) + 1) / 2
+    return (PAPER + (INK_GRAY - PAPER) * ink).round().to(torch.uint8)
 
-    Each pixel has `pixel` screen pixels; `border` is the gray, 0 .. 255, between images.
+
+def push_on_paper(grad):
+    """Gradients (N, C, H, W) as colours, uint8 (N, 3, H, W): orange is more ink, blue is less.
+
+    The colours of each image are as strong as its largest value.
     """
-    grid = make_grid(to_uint8(images), nrow=columns, pad_value=border).permute(1, 2, 0)
+    push = grad.mean(dim=1, keepdim=True)
+    return in_colors(push / push.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12))
+
+
+def in_colors(push):
+    """Numbers (N, 1, H, W) in [-1, 1] as colours between BLUE, PAPER and ORANGE: (N, 3, H, W)."""
+    orange, blue = (torch.tensor(color).view(3, 1, 1) for color in (ORANGE, BLUE))
+    color = torch.where(push > 0, orange, blue)
+    return (PAPER + (color - PAPER) * push.abs()).round().to(torch.uint8)
+
+
+def grid_image(images, columns, pixel=4):
+    """A PIL image of images (N, C, H, W), row by row, `columns` in a row.
+
+    They are in [-1, 1], or as `on_paper` makes them. Each pixel has `pixel` screen pixels.
+    """
+    if images.dtype != torch.uint8:
+        images = on_paper(images)
+    grid = make_grid(images, nrow=columns, pad_value=PAPER).permute(1, 2, 0)
     pixels = grid if images.shape[1] == 3 else grid[..., 0]  # make_grid repeats a gray channel
     picture = Image.fromarray(pixels.numpy())
     return picture.resize((pixel * picture.width, pixel * picture.height), Image.NEAREST)
@@ -43,23 +73,23 @@ def save_grid(path, images, columns, made_from):
 
 
 def save_labelled_grid(path, rows, column_labels, made_from):
-    """Write rows, label -> images (N, C, H, W) in [-1, 1], as a PNG, two screen pixels a pixel.
+    """Write rows, label -> images (N, C, H, W) in [-1, 1], as a PNG, three screen pixels a pixel.
 
     A column label is above equally many images.
     """
     from matplotlib.figure import Figure  # here, since scripts start faster without it
 
     images = torch.cat(list(rows.values()))
-    grid = np.asarray(grid_image(images, len(images) // len(rows), pixel=1, border=255))
+    grid = np.asarray(grid_image(images, len(images) // len(rows), pixel=1))
     height, width = grid.shape[:2]
-    figure = Figure(figsize=(2 * width / DPI, 2 * height / DPI))
+    figure = Figure(figsize=(3 * width / DPI, 3 * height / DPI), facecolor=(PAPER / 255,) * 3)
     axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside, where "tight" makes room
     axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     sides = (axes.yaxis, list(rows), height), (axes.xaxis, column_labels, width)
     for axis, labels, length in sides:  # the labels share the length equally
         centres = [(k + 0.5) * length / len(labels) - 0.5 for k in range(len(labels))]
-        axis.set_ticks(centres, labels, fontsize=LABEL_SIZE)
-    if any(len(label) > 2 for label in column_labels):  # such as names of clothes
+        axis.set_ticks(centres, labels, fontsize=LABEL_SIZE, color=INK)
+    if any(len(label) > 4 for label in column_labels):  # such as names of clothes
         axes.tick_params(axis="x", labelrotation=90)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
@@ -74,27 +104,56 @@ def save_figure(path, figure, made_from, **settings):
 
 
 def save_film(path, steps, num_steps, columns, made_from):
-    """Write a GIF of images as they form, x_t, beside those that they become, x_0.
+    """Write a GIF of images as they form: x_t, the x_0 in it, and the push of the guide.
 
-    A frame has two grids as `save_grid` writes them, in eight shades: a small file. There are
-    MAX_FRAMES frames at most, and the film rests on the last one.
+    There are MAX_FRAMES frames at most, and the film rests on the last one.
 
     Args:
-        steps: yields `num_steps` times what `inference.draw` does: a time, x_t, and x_0.
+        steps: yields `num_steps` times t, x_t, x_0 (N, C, H, W) in [-1, 1], and the gradient of
+            the guide at x_t, or None at the end.
     """
     every = math.ceil(num_steps / MAX_FRAMES)
     frames = []
-    for number, (_, *sides) in enumerate(steps, start=1):
+    for number, (t, x_t, x_0, grad) in enumerate(steps, start=1):
         if number % every == 0 or number == num_steps:
-            left, right = (np.asarray(grid_image(side.cpu(), columns)) for side in sides)
-            gap = np.full_like(left[:, :GAP], 255)
-            shades = np.concatenate([left, gap, right], axis=1) // 32 * 36  # 0, 36, ... 252
-            frames.append(Image.fromarray(shades))
+            push = torch.full_like(x_t, 0) if grad is None else grad
+            rows = {
+                "the noisy image": x_t.cpu(),
+                "what it would become": x_0.cpu(),
+                "the push of the guide": push_on_paper(push.cpu()),
+            }
+            clock = "the end" if grad is None else f"t = {t}"
+            frames.append(film_frame(clock, rows, columns).quantize(palette=film_palette()))
     first, *others = frames
     durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
     settings = {"append_images": others, "duration": durations, "loop": 0}
     with atomic_write(path) as file:
         first.save(file, "gif", save_all=True, comment=made_from.encode(), **settings)
+
+
+def film_frame(clock, rows, columns):
+    """A PIL image in colours: the clock, and below it each grid of `rows` under its label."""
+    font, line = ImageFont.load_default(18), 30
+    grids = {label: grid_image(images, columns, pixel=3) for label, images in rows.items()}
+    width, height = next(iter(grids.values())).size
+    frame = Image.new("RGB", (max(width, 260), len(grids) * (line + height)), (PAPER,) * 3)
+    draw = ImageDraw.Draw(frame)
+    for number, (label, grid) in enumerate(grids.items()):
+        top = number * (line + height)
+        draw.text((8, top + 4), label, fill=INK, font=font)
+        frame.paste(grid.convert("RGB"), (0, top + line))
+    draw.text((frame.width - 8, 4), clock, fill=INK, font=font, anchor="ra")
+    return frame
+
+
+def film_palette():
+    """The colours of a film, few for a small file: grays, and from blue over paper to orange."""
+    grays = torch.linspace(INK_GRAY, PAPER, 16).round().int().view(16, 1).expand(16, 3)
+    pushes = in_colors(torch.linspace(-1, 1, 31).view(31, 1, 1, 1)).view(31, 3).int()
+    colors = torch.cat([grays, pushes])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colors.flatten().tolist())
+    return palette
 
 
 def save_npz(path, images, labels):

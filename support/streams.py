@@ -15,7 +15,6 @@ PURPOSES = {  # of a stream -> its number, and what follows it in a key; no numb
     "split": 7,
     "subset": 8,
     "halves": 9,  # number
-    "saturation": 10,
 }
 
 

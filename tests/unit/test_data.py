@@ -1,5 +1,8 @@
 """MNIST, data sets of its form, and folders of images; the whole way on a folder of images."""
 
+import shutil
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ import inference
 import mnist
 import train_classifier
 import train_ddpm
+from classifier import Classifier
 from evaluation import judge, measures, rivals
 from evaluation.report import read_rows
 from mnist import DATA, SPLITS, Dataset, class_numbers
@@ -69,14 +73,31 @@ def test_a_hidden_folder_is_no_class_and_a_bad_file_is_named(shapes):
     assert Dataset(shapes).info["classes"] == ["bar", "dot", "ring"]
     path = shapes / "bar" / "3.png"
     deep = Image.fromarray(np.full((32, 32), 9_000, np.uint16))
+    clear = Image.new("RGB", (32, 32))
     for spoil, said in (
         (lambda: deep.save(path), "has more than 8 bits a pixel"),
         (lambda: Image.new("RGB", (28, 28)).save(path), "has another size than the others"),
+        (lambda: clear.convert("P").save(path, transparency=0), "is transparent"),
         (lambda: path.write_bytes(path.read_bytes()[:50]), "is damaged"),
     ):
         spoil()
         with pytest.raises(UserError, match=f"{path} {said}"):
             Dataset(shapes)
+
+
+def test_a_folder_of_folders_and_a_class_without_images_are_refused(shapes, tmp_path):
+    """As train/bar, and as __MACOSX; networks are not written into their data."""
+    (tmp_path / "all").mkdir()
+    shutil.copytree(shapes, tmp_path / "all" / "train")
+    with pytest.raises(UserError, match=f"not in the folder of its class: name {tmp_path}/all/tr"):
+        Dataset(tmp_path / "all")
+    (shapes / "__MACOSX").mkdir()
+    Image.new("L", (32, 32)).save(shapes / "__MACOSX" / "._0.png")
+    with pytest.raises(UserError, match="'__MACOSX' has fewer than 10 images"):
+        Dataset(shapes)
+    args = Namespace(dataset=str(shapes), size=None, models=shapes / "models", device="cpu")
+    with pytest.raises(UserError, match="is in the data set: name a folder outside of it"):
+        mnist.training_data(args, Classifier, args.models / "classifier.pth")
 
 
 def test_labels_that_are_damaged_are_refused(monkeypatch):
@@ -89,7 +110,9 @@ def test_labels_that_are_damaged_are_refused(monkeypatch):
 
 def test_classes_go_by_name_and_by_number():
     assert class_numbers(["dot", "0", "dot"], ["bar", "dot"]) == [1, 0, 1]
-    assert class_numbers(["1", "2"], ["1", "7", "9"]) == [0, 2]  # a name goes before a number
+    assert class_numbers(["9", "1"], ["1", "7", "9"]) == [2, 0]  # numbers are names here
+    with pytest.raises(UserError, match="'0' is not one of 1, 7, 9, or all"):
+        class_numbers(["0"], ["1", "7", "9"])
 
 
 def test_the_whole_way_on_a_folder_of_colour_images(shapes, tmp_path, monkeypatch):

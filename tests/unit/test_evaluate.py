@@ -17,8 +17,8 @@ import inference
 import mnist
 from classifier import Classifier, load_classifier
 from diffusion import SCHEDULE
-from evaluation import measures, rows, saturation, train_on_samples
-from evaluation.exact_guide import ExactGuide
+from evaluation import lengths, measures, rows, train_on_samples
+from evaluation.exact import Exact
 from evaluation.measures import COMPARED
 from evaluation.methods import METHODS
 from evaluation.report import read_rows
@@ -179,6 +179,32 @@ def test_method_scale_and_sampler_may_be_your_own(asked, tmp_path):
     torch.testing.assert_close(asked[-1].args[0].log_p(*inputs), shipped + 1000)
 
 
+def test_what_a_file_of_your_own_cannot_have_is_refused(refused, tmp_path):
+    """Before a row is measured: arguments of other names; a growth beside a scale of your own."""
+    own = tmp_path / "own.py"
+    own.write_text(
+        "def five(t):\n    return 5\n\nclass Extra:\n    def __init__(self, ddpm, x): ..."
+    )
+    known = "a method takes ddpm or rival, log_p, exact, scale; a guide's maker ddpm, classifier"
+    assert f"missing a required argument: 'x'; {known}" in refused("--method", f"{own}:Extra")
+    assert known in refused("--method", f"{own}:five")
+    said = f"--guidance-scale {own}:five knows no --growth and no --window"
+    assert said in refused("--guidance-scale", f"{own}:five", "--growth", 24)
+    said = "--window 0-10: no step is in it, the times are [999, 499]"
+    assert said in refused("--window", "0-10", "--steps", 2)
+
+
+def test_two_files_may_have_neighbours_of_the_same_name(tmp_path):
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "neighbour.py").write_text(f"NUMBER = {number}")
+        (folder / "own.py").write_text("from neighbour import NUMBER")
+        found.append(rows.run_file(folder / "own.py")["NUMBER"])
+    assert found == [1, 2]
+
+
 def test_a_guide_of_other_betas_is_refused_before_a_row_is_measured(refused, tmp_path, few_images):
     guide, csv = tmp_path / "cosine.pth", tmp_path / "x.csv"
     schedule = SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"}
@@ -190,7 +216,7 @@ def test_a_guide_of_other_betas_is_refused_before_a_row_is_measured(refused, tmp
 def test_a_guide_of_another_data_set_is_refused(refused, tmp_path, few_images):
     guide, info = tmp_path / "shapes.pth", {**few_images.info, "name": "shapes"}
     save_checkpoint(guide, Classifier(), SCHEDULE, info, {"seed": 0})
-    assert f"{guide} was trained on shapes (10 classes" in refused("--guide", guide)
+    assert f"{guide} was trained on shapes (1x28x28; classes 0, 1" in refused("--guide", guide)
 
 
 # --- the table ---
@@ -225,12 +251,12 @@ def test_a_table_is_not_overwritten(refused, three):
 
 
 def test_rows_are_written_as_they_are_measured(tmp_path, monkeypatch, capsys):
-    """Ctrl-C in the third of four rows leaves two; and what is printed names its settings."""
+    """Ctrl-C at the third of four rows leaves three; what is printed names its settings."""
     path = tmp_path / "x.csv"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(evaluate, "described", Mock(side_effect=["", "", KeyboardInterrupt]))
         run(path, *SCALES)
-    assert end.value.code == 130 and column(read_rows(path), "guidance_scale") == ["-", "1"]
+    assert end.value.code == 130 and column(read_rows(path), "guidance_scale") == ["-", "1", "0"]
     run(tmp_path / "y.csv", "--guidance-scale", 0)
     printed = capsys.readouterr().out
     assert "method guided, guide classifier, guidance_scale 0, growth 0, sampler ddpm" in printed
@@ -267,13 +293,14 @@ def test_a_wrong_file_of_samples(refused, tmp_path, monkeypatch):
     """One line says what is read. No code in the file is run, and no table begins."""
     monkeypatch.chdir(tmp_path)
     read = "what is read is 100 or more uint8 images (N, 28, 28, 1): arr_0 of an .npz"
-    gray, labels = np.zeros((100, 28, 28), np.uint8), np.arange(100) % 10
+    gray, labels = np.full((100, 28, 28), 7, np.uint8), np.arange(100) % 10
     for arrays in (
         {"arr_0": gray / 255},
         {"arr_0": gray[:99]},
         {"images": gray},
         {"arr_0": gray, "arr_1": np.array([Evil()] * 100)},
         {"arr_0": gray, "arr_1": labels + 1},
+        {"arr_0": gray // 7},
     ):
         np.savez("x.npz", **arrays)
         assert read in refused("--samples", "x.npz", "--csv", "x.csv")
@@ -300,7 +327,7 @@ def test_training_on_samples_tells_good_from_wrong(tmp_path, monkeypatch, fails,
     of_real, of_right, of_wrong = (float(row["accuracy"]) for row in read_rows(table))
     assert min(of_real, of_right) > 0.6 and of_wrong < 0.2
     assert "exists: name another file" in fails(train_on_samples.main, *flags)
-    np.savez(right, np.zeros((100, 28, 28), np.uint8))
+    np.savez(right, np.full((100, 28, 28), 7, np.uint8))
     assert "has no labels" in fails(train_on_samples.main, "--samples", right, "--csv", other)
     assert not Path(other).exists()  # nothing was trained
 
@@ -322,40 +349,44 @@ def test_training_on_samples_is_tested_on_the_real_images_of_the_split(monkeypat
 
 
 @pytest.mark.parametrize("t", [100, 500, 900])
-def test_the_exact_guide_is_bayes_rule_over_the_training_images(t):
+def test_the_exact_networks_are_bayes_rule_over_the_training_images(t):
     """In float64, with the densities of DDPM (4) written out."""
     images, labels = torch.randn(30, 1, 4, 4), torch.arange(30) % 3
-    y, x_t = torch.tensor([0, 1, 2, 2]), torch.randn(4, 1, 4, 4)
+    y, x_t, times = torch.tensor([0, 1, 2, 2]), torch.randn(4, 1, 4, 4), torch.full((4,), t)
     a = abar(t).double()
     error = x_t[:, None].double() - a.sqrt() * images.double()  # (4, 30, 1, 4, 4)
     p = (-error.square().sum(dim=(2, 3, 4)) / (2 * (1 - a))).softmax(dim=1)  # of each x_0
-    expected = torch.stack([p[k, labels == y[k]].sum() for k in range(4)]).log().float()
-    guide = ExactGuide(images, labels, DDPMScheduler(**SCHEDULE))
-    torch.testing.assert_close(
-        guide.log_p(x_t, torch.full((4,), t), y), expected, atol=1e-3, rtol=0
-    )
+    log_p = torch.stack([p[k, labels == y[k]].sum() for k in range(4)]).log().float()
+    mean = (p @ images.flatten(1).double()).view(4, 1, 4, 4).float()
+    exact = Exact(images, labels, DDPMScheduler(**SCHEDULE))
+    torch.testing.assert_close(exact.log_p(x_t, times, y), log_p, atol=1e-3, rtol=0)
+    torch.testing.assert_close(exact.denoised(x_t, times), mean, atol=1e-3, rtol=0)
 
 
-def test_saturation_is_measured_on_validation_images(tmp_path, monkeypatch):
-    """Each with its digit and a wrong one; the exact guide is that of the training images."""
+def test_lengths_are_compared_apart_for_samples_that_end_right_and_wrong(tmp_path, monkeypatch):
+    """The exact guide is that of the training images. Here, the first half ends right."""
     asked = []
 
     def few(split):
         asked.append(split)
         images, labels = mnist.load_mnist(split)
-        return images[:20], labels[:20]
+        return images[:500], labels[:500]
 
-    def compare(guides, x_t, t, y):
-        compared.append((x_t, y))
-        return {name: torch.ones(len(y)) for name in ("ours", "exact", "ratio", "cosine")}
+    def half_right(judge, images):
+        y = torch.arange(10).repeat_interleave(2)
+        return None, torch.where(torch.arange(20) < 10, y, (y + 1) % 10)
 
-    compared = []
     (tmp_path / "results").mkdir()
-    settings = {"load_mnist": few, "compare": compare, "TIMES": (0,), "ROOT": tmp_path, "N": 20}
-    for name, value in settings.items():
-        monkeypatch.setattr(saturation, name, value)
-    saturation.main([])
-    images, labels = few("validation")
-    (x_t, own), (_, wrong) = compared
-    assert asked[:2] == ["train", "validation"] and torch.equal(own, labels)
-    assert (x_t - images).abs().max() < 0.1 and not (own == wrong).any()
+    settings = {"load_mnist": few, "judge_images": half_right, "ROOT": tmp_path}
+    for name, value in (settings | {"N": 20, "BATCH_SIZE": 12, "STEPS": 3}).items():
+        monkeypatch.setattr(lengths, name, value)
+    lengths.main([])
+    rows = read_rows(tmp_path / "results" / "lengths.csv")
+    assert asked == ["train"]
+    found = [(row["t"], row["ends"], row["n"]) for row in rows]
+    assert found == [(t, ends, "10") for t in ("666", "332") for ends in ("wrong", "right")]
+
+
+def test_the_fitted_growth_is_that_of_the_ratios():
+    snrs = [0.01, 0.1, 1.0, 10.0]
+    assert lengths.fitted_growth(snrs, [1 + 6 * x for x in snrs]) == pytest.approx(6, abs=0.1)

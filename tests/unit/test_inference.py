@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageSequence
 
 import inference
-from inference import Guided, Unguided, draw, growing_scale, sample
+from inference import Guided, Unguided, draw, gradient, growing_scale, sample
+from mnist import from_uint8
 from support import pictures
 from support.files import sha256
 from support.streams import image_seeds
@@ -66,7 +67,8 @@ def test_a_row_for_each_digit_asked_for(run, tmp_path):
     assert len(np.unique(images, axis=0)) == 9
     grid = np.asarray(Image.open(tmp_path / "o.png"))[::4, ::4]
     assert grid.shape == (3 * 30 + 2, 3 * 30 + 2)
-    assert np.array_equal(grid[32:60, 62:90], images[5])
+    shown = pictures.on_paper(from_uint8(torch.from_numpy(images[5:6, None])))
+    assert np.abs(grid[32:60, 62:90].astype(int) - shown[0, 0].numpy()).max() <= 1
 
 
 def test_one_row_of_one_image_of_each_digit(run, tmp_path):
@@ -82,7 +84,7 @@ def test_several_scales_make_a_row_each_and_the_last_one_is_kept(run, tmp_path, 
     flags = ["--digits", 4, 7, "--num-samples", 2, "--guidance-scale", 0, 2]
     images, labels = run(*flags, "--growth", 24, "--gif", tmp_path / "o.gif")
     rows = saved[1]
-    assert list(rows) == ["unguided", "w = 2"] and saved[2] == ["4", "7"]
+    assert list(rows) == ["left to chance", "w = 2"] and saved[2] == ["4", "7"]
 
     y, seeds = torch.tensor([4, 4, 7, 7]), image_seeds(0, labels)
     ddpm, classifier = inference.load_models()
@@ -92,42 +94,47 @@ def test_several_scales_make_a_row_each_and_the_last_one_is_kept(run, tmp_path, 
     assert np.array_equal(images, pictures.to_uint8(guided)[:, 0])
     assert torch.equal(torch.cat([*rows.values()]), torch.cat([unguided, guided]))
 
-    # a frame for each step, x_t beside the predicted x_0; eight grays
+    # a frame for each step: x_t, the predicted x_0 and the gradient, in few colours
     film = Image.open(tmp_path / "o.gif")
     assert "classifier.pth" in json.loads(film.info["comment"])["sha256"]
-    frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(film)]
-    for frame, (_, *sides) in zip(frames, draw(method, y, seeds, steps=4), strict=True):
-        left, right = (np.asarray(pictures.grid_image(side, 2)) // 32 * 36 for side in sides)
-        assert np.array_equal(frame[:, :248], left) and np.array_equal(frame[:, -248:], right)
-        assert frame.shape == (248, 248 + 10 + 248)
+    frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(film)]
+    for frame, (t, *sides) in zip(frames, draw(method, y, seeds, steps=4), strict=True):
+        grad = gradient(classifier.log_p, sides[0], t, y) if t >= 0 else torch.zeros(4, 1, 28, 28)
+        for number, side in enumerate([*sides, pictures.push_on_paper(grad)]):
+            grid = pictures.grid_image(side, 2, pixel=3)
+            top = number * (30 + grid.height) + 30
+            shown = frame.crop((0, top, grid.width, top + grid.height))
+            error = np.asarray(shown, dtype=int) - np.asarray(grid.convert("RGB"), dtype=int)
+            assert np.abs(error).max() <= 20
     assert torch.equal(sides[0].clamp(-1, 1), guided)
 
 
 def test_the_labels_of_a_picture_stand_at_their_images(tmp_path, monkeypatch):
-    """From above and from the left: two rows of three images, black and white."""
+    """From above and from the left: two rows of three images, light and dark."""
     drawn = []
     monkeypatch.setattr(
         pictures, "save_figure", lambda path, figure, *_, **__: drawn.append(figure)
     )
-    rows = {"black": torch.full((3, 1, 8, 8), -1.0), "white": torch.full((3, 1, 8, 8), 1.0)}
+    rows = {"light": torch.full((3, 1, 8, 8), -1.0), "dark": torch.full((3, 1, 8, 8), 1.0)}
     pictures.save_labelled_grid(tmp_path / "o.png", rows, ["a", "b", "c"], "")
     [axes] = drawn[0].axes
     image = axes.images[0].get_array()
     for place, label in zip(axes.get_yticks(), axes.get_yticklabels()):
-        assert image[round(place), 6] == {"black": 0, "white": 255}[label.get_text()]
+        gray = {"light": pictures.PAPER, "dark": pictures.INK_GRAY}[label.get_text()]
+        assert image[round(place), 6] == gray
     texts = [label.get_text() for label in axes.get_xticklabels()]
     assert texts == ["a", "b", "c"] and list(axes.get_xticks()) == sorted(axes.get_xticks())
 
 
 def test_a_long_film_has_few_frames_and_ends_with_the_images(tmp_path):
     """The last step is shown, whatever its number."""
-    gray, black = torch.zeros(1, 1, 28, 28), torch.full((1, 1, 28, 28), -1.0)
-    steps = [(t, gray, gray) for t in range(59)] + [(59, black, gray)]
+    gray, dark = torch.zeros(1, 1, 28, 28), torch.ones(1, 1, 28, 28)
+    steps = [(t, gray, gray, gray) for t in range(59)] + [(-1, dark, gray, None)]
     pictures.save_film(tmp_path / "o.gif", iter(steps), 60, 1, "")
     film = Image.open(tmp_path / "o.gif")
     assert film.n_frames <= pictures.MAX_FRAMES
     film.seek(film.n_frames - 1)
-    assert film.convert("L").getpixel((60, 60)) == 0
+    assert film.convert("L").getpixel((60, 60)) == pictures.INK_GRAY
 
 
 def test_the_same_command_makes_the_same_bytes(run, tmp_path):

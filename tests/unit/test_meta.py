@@ -16,6 +16,7 @@ import train_ddpm
 from classifier import Classifier
 from diffusion import SCHEDULE, make_unet
 from evaluation import judge, rivals
+from evaluation.exact import Exact
 from evaluation.methods import METHODS
 from inference import SAMPLERS, Guided, Unguided, draw, growing_scale
 from support.training import Run
@@ -33,6 +34,7 @@ NETWORKS = {
     "ddpm": meta_ddpm(),
     "rival": meta_ddpm(11),
     "log_p": Classifier(8).eval().requires_grad_(False).to(META).log_p,
+    "exact": Exact(torch.zeros(5, *SHAPE), torch.arange(5), DDPMScheduler(**SCHEDULE), META),
     "scale": growing_scale(DDPMScheduler(**SCHEDULE)),
 }
 

@@ -167,7 +167,7 @@ WRONG_ARGUMENTS = {  # what is said -> what is wrong
     "gradient of the guide is not finite": {"log_p": of_the_spread},
     "samples are not finite": {"log_p": nan_at_the_end},
     "the guide changes x_t in place": {"log_p": in_place_behind_autograd},
-    "the sampler stopped at t = 499, where noise is left": {"sampler": too_short},
+    "the sampler did not reach the end": {"sampler": too_short},
     "scale is None, not a number": {"scale": None},
     "scale is None, not a number or a function of t that returns one": {"scale": lambda t: None},
     "scale is '5'": {"scale": "5"},

@@ -1,6 +1,7 @@
 """Each method of a table does what its name says."""
 
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from conftest import ABAR, IMAGE_SHAPE, abar, fake_ddpm
 from diffusers import DDPMScheduler
 
 from diffusion import END, SCHEDULE, clipped_noise, posterior, predicted_x_0, sampling_times
-from evaluation import saturation
+from evaluation import lengths
 from evaluation.methods import METHODS
 from inference import Guided
 from support.errors import UserError
@@ -134,6 +135,22 @@ def test_the_guide_and_the_unet_are_exchanged_for_those_of_the_rival():
             torch.testing.assert_close(method(x_t, t, Y), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_the_exact_networks_give_the_denoiser_the_length_or_the_direction():
+    """These say: all images are 0.25; log p has five times our gradient, the other way."""
+    x_t, t = torch.randn(3, *IMAGE_SHAPE), 600
+    exact = Mock(denoised=lambda x_t, t: torch.full_like(x_t, 0.25))
+    exact.log_p = lambda *inputs: -5 * log_p(*inputs)
+    eps, change = by_hand(x_t, t, 2.0)
+    denoised = (x_t - abar(t).sqrt() * 0.25) / (1 - abar(t)).sqrt()
+    for name, expected in (
+        ("exact_denoiser", denoised + change),
+        ("exact_length", eps + 5 * change),
+        ("exact_direction", eps - change),
+    ):
+        eps_hat = METHODS[name](DDPM, log_p, exact, 2.0)(x_t, t, Y)
+        torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_rival_of_other_betas_is_refused():
     rival = fake_ddpm(None, num_class_embeds=11, beta_schedule="squaredcos_cap_v2")
     with pytest.raises(UserError, match="the rival was trained with 1000 squaredcos"):
@@ -143,9 +160,9 @@ def test_a_rival_of_other_betas_is_refused():
 def test_two_guides_are_compared_in_log_p_length_and_direction():
     """One is three times the other: its gradient is three times as long, in the same direction."""
     x_t, t, y = torch.randn(150, *IMAGE_SHAPE), 400, torch.arange(150) % 3
-    found = saturation.compare((log_p, lambda *inputs: 3 * log_p(*inputs)), x_t, t, y)
+    found = lengths.compare(log_p, lambda *inputs: 3 * log_p(*inputs), x_t, t, y)
     expected = log_p(x_t, torch.full((150,), t), y)
-    torch.testing.assert_close(found["ours"], expected)
-    torch.testing.assert_close(found["exact"], 3 * expected)
+    torch.testing.assert_close(found["log_p_ours"], expected)
+    torch.testing.assert_close(found["log_p_exact"], 3 * expected)
     torch.testing.assert_close(found["ratio"], torch.full((150,), 3.0))
     torch.testing.assert_close(found["cosine"], torch.ones(150))

@@ -14,13 +14,16 @@ from PIL import Image
 from torch import nn
 
 import inference
+import mnist
 import train_classifier
 import train_ddpm
 from diffusion import SCHEDULE, make_unet, training_target
 from classifier import load_classifier
 from evaluation import judge, rivals
+from evaluation.judge import Judge
 from support import training
 from support.errors import UserError
+from support.files import MODELS, save_checkpoint
 from support.streams import PURPOSES, batch_indices, generator
 from support.training import Run
 
@@ -285,11 +288,17 @@ def test_a_state_is_kept_after_an_error_and_continued_only_if_it_fits(tmp_path, 
     assert f"{state} is damaged" in error("--resume", "--lr", "1e9")
 
 
-@pytest.mark.parametrize("content", [b"anything", {"weights": [1.0]}])
+@pytest.mark.parametrize("content", [b"anything", {"state_dict": {}, "epoch": 5}, "judge", "link"])
 def test_somebody_else_s_file_is_not_replaced(fails, tmp_path, content):
+    """Nor a network of another class, nor one behind a link."""
     path = tmp_path / "classifier.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
+    elif content == "judge":
+        judge = Judge()
+        save_checkpoint(path, judge, None, mnist.Dataset().info, {})
+    elif content == "link":
+        path.symlink_to(MODELS / "classifier.pth")
     else:
         torch.save(content, path)
     before = path.read_bytes()
