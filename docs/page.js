@@ -215,6 +215,9 @@ function record(button) {
   if (shape) {
     showShape(shape);
     shape.removeAttribute("hidden");
+    const end = button.querySelector("canvas");
+    drawImage(end, ways.pushed.frames[STEPS - 1].x_0, grey);
+    end.removeAttribute("hidden");
     button.querySelector("em").textContent = `ends ${distanceAt(STEPS - 1, ways).toFixed(2)} from its way`;
     if (all("#when svg[hidden]").length === 0) $("decided").hidden = false;
   }
@@ -230,7 +233,7 @@ function record(button) {
 
 /** The shapes are of another noise or wish. */
 function forgetShapes() {
-  for (const svg of all("#when svg")) svg.setAttribute("hidden", "");
+  for (const picture of all("#when :is(svg, canvas)")) picture.setAttribute("hidden", "");
   for (const words of all("#when em")) words.textContent = "";
 }
 
@@ -298,6 +301,7 @@ function listen() {
   });
   $("noise").addEventListener("click", () => {
     settings.noise = (settings.noise + 1) % NOISES;
+    forget(); // a drawing, too
     writeAddress();
     begin();
   });
