@@ -1,91 +1,205 @@
-"""What the quick demo and the course use to show pictures and to check answers."""
+"""What the quick demo and the lessons share: pictures, films, and what is said of an answer."""
 
 import io
 import math
+import traceback
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
-import torch.nn.functional as F
 from IPython.display import Image as Picture
 from IPython.display import display
-from ipywidgets import FloatSlider, IntRangeSlider, IntSlider
+from ipywidgets import FloatSlider, IntRangeSlider, IntSlider, interact
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import pil_to_tensor
 
-from inference import gradient
-from support.pictures import grid_image
+from examples.shared import read
+from mnist import load_mnist
+from support.pictures import BLUE, INK, ORANGE, PAPER, film_frame, film_palette
+from support.pictures import grid_image, on_paper, push_on_paper
+
+BACKGROUND = (PAPER / 255,) * 3
+CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
+FRAME_MS, LAST_FRAME_MS = 300, 3_000
 
 
-def show(images, columns, titles=(), rows=(), wrong=()):
-    """Draw images (N, 1, H, H) in [-1, 1], row by row, with labels above and at the left.
+# --- what is said of an answer ---
 
-    `wrong` says of each image whether it gets a red frame.
+
+def attempt(function, *inputs):
+    """What a function of the reader's returns; None if it is empty or raises, which is printed."""
+    try:
+        answer = function(*inputs)
+    except Exception as error:  # an answer can raise anything
+        print(f"{function.__name__} raises {type(error).__name__}: {error}")
+        file = getattr(getattr(function, "__code__", None), "co_filename", None)
+        lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        if lines:
+            print(f"in its line `{lines[-1].line}`")
+        return None
+    if answer is None:
+        print(f"{function.__name__} is still empty")
+    return answer.detach() if isinstance(answer, torch.Tensor) else answer
+
+
+def verdict(name, yours, ours, mistakes=(), tolerance=1e-2):
+    """Print whether an answer is ours, and if it is not, which mistake makes it.
+
+    Both are tensors; `yours` is None if it is empty. `mistakes` is a dict: what a common mistake
+    is, and a function that makes it and returns its result.
     """
-    height = math.ceil(len(images) / columns)
-    pitch = images.shape[-1] + 2  # pixels from one image of the grid to the next
-    figure, axes = plt.subplots(figsize=(0.72 * columns + 0.2, 0.72 * height + 0.2))
-    axes.imshow(grid_image(images, columns, pixel=1), cmap="gray", vmin=0, vmax=255)
+    if yours is None:
+        print(f"{name}: nothing to compare yet, so only ours is drawn")
+        return
+    try:
+        yours, ours = torch.as_tensor(yours).detach(), torch.as_tensor(ours)
+    except (TypeError, ValueError, RuntimeError):
+        print(f"{name}: it is a {type(yours).__name__}, and should be a tensor {tuple(ours.shape)}")
+        return
+    if yours.shape != ours.shape:
+        print(f"{name}: the shape is {tuple(yours.shape)}, and should be {tuple(ours.shape)}")
+        return
+    error = largest_difference(yours, ours)
+    if error < tolerance:
+        print(f"{name}: right, it differs from ours by {error:.1g} at most")
+        return
+    print(f"{name}: not yet, it differs from ours by up to {error:.2g}.", end=" ")
+    for mistake, make in dict(mistakes).items():
+        if largest_difference(yours, torch.as_tensor(make())) < tolerance:
+            print(f"The picture is the one that this makes: {mistake}")
+            return
+    print("It is none of the mistakes that we know")
+
+
+def largest_difference(a, b):
+    """Of two tensors of one shape, a number; infinite if one of them is not finite."""
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return math.inf
+    return (a.double() - b.double()).abs().max().item()
+
+
+# --- digits ---
+
+
+def show(rows, columns=(), asked=None, width=None):
+    """Draw rows of images, name -> (N, 1, H, H) in [-1, 1], as ink on paper.
+
+    A row that is None or no images is named and left out. With digits `asked` (N,), an image in
+    which the judge reads another one gets a frame. `columns` are labels above; a line has `width`
+    images, by default the whole row.
+    """
+    lines, framed, labels = [], [], []
+    for name, images in rows.items():
+        if not isinstance(images, torch.Tensor) or images.ndim != 4:
+            what = "nothing to draw yet" if images is None else "these are not images (N, 1, H, H)"
+            print(f"{name}: {what}")
+            continue
+        width = width or len(images)
+        wrong = torch.zeros(len(images)) if asked is None else read(images) != asked
+        lines.append(images.detach())
+        framed += wrong.tolist()
+        labels += [name] + [""] * (math.ceil(len(images) / width) - 1)
+    if not lines:
+        return
+    grid = grid_image(torch.cat(lines), width, pixel=1)
+    pitch = lines[0].shape[-1] + 2  # pixels from one image to the next
+    figure = plt.figure(figsize=(0.72 * width, 0.72 * len(labels)), dpi=100, facecolor=BACKGROUND)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.xaxis.tick_top()
-    for set_ticks, labels in ((axes.set_xticks, titles), (axes.set_yticks, rows)):
-        set_ticks([pitch * i + pitch / 2 for i in range(len(labels))], labels)
-    for number, is_wrong in enumerate(wrong):
-        if is_wrong:
-            corner = pitch * (number % columns) + 1, pitch * (number // columns) + 1
-            axes.add_patch(plt.Rectangle(corner, pitch - 1, pitch - 1, fill=False, color="red"))
+    columns = [f"{each}" for each in columns]
+    for set_ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, labels)):
+        set_ticks([pitch * (i + 0.5) for i in range(len(names))], names, fontsize=11, color=INK)
+    for number, is_framed in enumerate(framed):
+        if is_framed:
+            corner = pitch * (number % width) + 0.5, pitch * (number // width) + 0.5
+            axes.add_patch(plt.Rectangle(corner, pitch, pitch, fill=False, color="#d00000", lw=1.8))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     plt.show()
 
 
-def check(name, yours, exact, inputs=None, tolerance=1e-4, mistakes=()):
-    """Print whether `yours` is right, and return what to go on with: yours if it is, else `exact`.
+def film(path, gradient, y):
+    """Play how images form: a path of (t, x_t, x_0), and below the push of the guide at x_t.
 
-    Both are tensors or numbers; with `inputs`, functions, which are compared on these. `mistakes`
-    are pairs: the name of a common mistake, and a function that makes it.
+    Without a path, which an empty answer does not make, it says so.
     """
-    right = torch.as_tensor(exact(*inputs) if inputs else exact)
-    try:
-        mine = torch.as_tensor(yours(*inputs) if inputs else yours)
-    except Exception as error:  # a wrong answer can raise anything
-        if "NoneType" in str(error):  # as in None + 1, where a blank stands
-            print(f"{name}: still blank, so the cells below use the project's own")
-        else:
-            print(f"{name}: it raises {type(error).__name__}: {error}")
-        return exact
-    if mine.shape != right.shape:
-        print(f"{name}: the shape is {tuple(mine.shape)}, not {tuple(right.shape)}")
-        return exact
-    error = (mine - right).abs().max().item()
-    if error < tolerance:
-        print(f"{name}: correct")
-        return yours
-    reason = ", only the sign is wrong" if (mine + right).abs().max() < tolerance else ""
-    for mistake, function in mistakes:
-        if (mine - function(*inputs)).abs().max() < tolerance:
-            reason = f": {mistake}"
-    print(f"{name}: wrong by up to {error:.2g}{reason}")
-    return exact
+    if not path:
+        print("the film: nothing to play yet")
+        return
+    frames = []
+    path = [(t, x_t.detach(), x_0.detach()) for t, x_t, x_0 in path]
+    for t, x_t, x_0 in path[::2]:
+        push = push_on_paper(gradient(x_t, t, y))
+        frames.append(film_frame(f"t = {t}", film_rows(x_t, x_0, push), len(x_t)))
+    end = path[-1][2]
+    frames.append(film_frame("the end", film_rows(end, end, push_on_paper(0 * end)), len(end)))
+    animate([frame.quantize(palette=film_palette()) for frame in frames])
 
 
-def check_guide(name, yours, exact, inputs):
-    """As `check`, of two guides: it compares their gradients, since sampling takes nothing else."""
-
-    def gradient_of(log_p):  # `gradient` has one t for all images; here each has its own
-        return lambda x_t, t, y: gradient(lambda x_t, _, y: log_p(x_t, t, y), x_t, 0, y)
-
-    right = gradient_of(exact)
-    agreed = check(name, gradient_of(yours), right, inputs, tolerance=1e-2)
-    return exact if agreed is right else yours
+def film_rows(x_t, x_0, push):
+    """The three rows of a film."""
+    return {"the noisy image": x_t, "what it would become": x_0, "the push of the guide": push}
 
 
-def slider(low, high, value, name):
-    """A slider that draws when it is let go: for whole numbers, for others, or for a range."""
-    kind = {tuple: IntRangeSlider, int: IntSlider, float: FloatSlider}[type(value)]
-    return kind(value=value, min=low, max=high, description=name, continuous_update=False)
+def animate(frames):
+    """Show PIL images as a film that rests on the last, inside of the notebook.
+
+    It is a GIF that is called a PNG: so GitHub shows it, and every browser plays it.
+    """
+    file = io.BytesIO()
+    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    settings = {"append_images": frames[1:], "duration": durations, "loop": 0}
+    frames[0].save(file, "gif", save_all=True, **settings)
+    display(Picture(file.getvalue(), format="png"))
+
+
+def equation(x_t, abar_t, eps, grad, s, eps_hat):
+    """ADM (14) in pictures, of one image x_t (1, 1, H, H), and what it does to the image in it."""
+    if eps_hat is None:
+        print("the equation: nothing to draw yet")
+        return
+    root = (1 - abar_t).sqrt()
+    before, after = ((x_t - root * noise) / abar_t.sqrt() for noise in (eps, eps_hat))
+    times = rf"$-\ {s:g}\,\sqrt{{1-\bar\alpha_t}}\ \times$"
+    push = push_on_paper(grad)
+    rows = [
+        [("the guided noise", eps_hat / 3), "=", ("the U-Net's noise", eps / 3), times]
+        + [("what the classifier wants", push)],
+        [("the image it leaves", after), "=", ("what the U-Net sees", before), "+"]
+        + [("the push", push_on_paper(after - before))],
+    ]
+    figure = plt.figure(figsize=(8, 4.5), dpi=100, facecolor=BACKGROUND)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for bottom, row in zip((2.2, 0), rows):
+        left = 0.1
+        for item in row:
+            if isinstance(item, str):
+                gap = 1.5 if len(item) > 1 else 0.5
+                axes.text(left + gap / 2, bottom + 0.75, item, ha="center", va="center", size=14)
+                left += gap
+                continue
+            label, image = item
+            image = image if image.dtype == torch.uint8 else on_paper(image).expand(-1, 3, -1, -1)
+            extent = left, left + 1.5, bottom, bottom + 1.5
+            axes.imshow(image[0].permute(1, 2, 0), extent=extent, interpolation="nearest")
+            corner = left, bottom
+            axes.add_patch(plt.Rectangle(corner, 1.5, 1.5, fill=False, color="0.8", lw=0.8))
+            axes.text(left + 0.75, bottom + 1.58, label, ha="center", size=10.5, color=INK)
+            left += 1.5
+    axes.set(xlim=(0, 6.9), ylim=(-0.1, 4))
+    plt.show()
+
+
+def real(digit):
+    """A digit of MNIST that no network was trained on: (1, 1, 28, 28) in [-1, 1]."""
+    images, labels = load_mnist("validation")
+    return images[labels == digit][:1]
 
 
 def draw_strokes(strokes):
-    """Draw white lines on black: lists of points (x, y) from 0 to 28 -> (1, 1, 28, 28) in [-1, 1].
+    """Draw lines of ink: lists of points (x, y) from 0 to 28 -> (1, 1, 28, 28) in [-1, 1].
 
     (0, 0) is the upper left corner. Each list of points becomes a line.
     """
@@ -96,74 +210,98 @@ def draw_strokes(strokes):
     return pil_to_tensor(large.resize((28, 28)))[None] / 127.5 - 1
 
 
-def picture_equations(rows, signed=()):
-    """Draw equations, one below the other, with pictures in the place of symbols.
+def play(draw, **ranges):
+    """Call `draw` again whenever a slider is let go. A range is (lowest, highest, first value)."""
+    kinds = {tuple: IntRangeSlider, int: IntSlider, float: FloatSlider}
+    sliders = {}
+    for name, (low, high, first) in ranges.items():
+        settings = {"min": low, "max": high, "value": first, "continuous_update": False}
+        sliders[name] = kinds[type(first)](**settings, description=name)
+    interact(draw, **sliders)
 
-    A row is a list of texts, and of pairs: a symbol, and its picture (1, 1, 28, 28). Pictures are
-    gray from -1 to 1, those of `signed` blue, white and red: negative, zero and positive.
+
+# --- curves, and points in the plane ---
+
+
+def panels(columns, rows=1, size=(3.0, 2.6), **settings):
+    """Axes side by side on paper, without frames: an array, as `plt.subplots` gives it."""
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * size[0], rows * size[1]),
+        layout="constrained",
+        facecolor=BACKGROUND,
+        dpi=90,
+        **settings,
+    )
+    for axis in figure.axes:
+        axis.set_facecolor(BACKGROUND)
+        axis.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def plane(axis, **settings):
+    """Axes as a map of the plane, without numbers."""
+    axis.set(aspect="equal", xticks=[], yticks=[], **settings)
+    axis.spines[:].set_visible(False)
+
+
+def frame_of(figure):
+    """A matplotlib figure as a frame of `animate`."""
+    file = io.BytesIO()
+    figure.savefig(file, facecolor=BACKGROUND)
+    plt.close(figure)
+    return Image.open(file).convert("RGB").quantize(32)
+
+
+def two_arrows(abar, t=200):
+    """Two clouds of points under noise: score, guide and their sum, and paths that follow it.
+
+    `abar` (T + 1,) is the schedule, and 1 at the end.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 1.9 * len(rows)), layout="constrained")
-    axes.axis("off")
-    for bottom, row in zip(range(2 * len(rows), 0, -2), rows):
-        left = 0
-        for item in row:
-            if isinstance(item, str):
-                axes.text(left + 1, bottom + 0.75, item, ha="center", va="center", fontsize=13)
-                left += 2
-                continue
-            symbol, picture = item
-            cmap, limit = "gray", 1
-            if any(picture is each for each in signed):
-                cmap, limit = "bwr", picture.abs().max()
-            extent = left, left + 1.5, bottom, bottom + 1.5
-            axes.imshow(picture[0, 0], extent=extent, cmap=cmap, vmin=-limit, vmax=limit)
-            axes.text(left + 0.75, bottom + 1.57, symbol, ha="center", fontsize=13)
-            left += 1.5
-    axes.set(xlim=(0, 8.5), ylim=(1.9, 2 * len(rows) + 1.9))
+    centers, width = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 0.4
+
+    def log_joint(x_t, t):  # log p(x_t, y) of both clouds y, up to a constant: (B, 2)
+        squares = (x_t[:, None] - abar[t].sqrt() * centers).square().sum(dim=2)
+        return -squares / (2 * (width**2 * abar[t] + 1 - abar[t]))
+
+    def arrows(x_t, t):  # the gradients of log p(x_t) and of log p(orange | x_t)
+        x_t = x_t.clone().requires_grad_()
+        log_p = log_joint(x_t, t).logsumexp(dim=1)
+        log_p_orange = log_joint(x_t, t).log_softmax(dim=1)[:, 1]
+        return [torch.autograd.grad(each.sum(), x_t)[0] for each in (log_p, log_p_orange)]
+
+    def path(s):  # of twelve points, along the score plus s times the guide
+        x_t = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
+        points = [x_t]
+        for t, u in pairwise([*range(999, 0, -20), -1]):
+            score, guide = arrows(x_t, t)
+            eps = -(1 - abar[t]).sqrt() * (score + s * guide)
+            x_0 = (x_t - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt()
+            x_t = abar[u].sqrt() * x_0 + (1 - abar[u]).sqrt() * eps
+            points.append(x_t)
+        return torch.stack(points)
+
+    rng = torch.Generator().manual_seed(0)
+    points = centers.repeat(120, 1) + width * torch.randn(240, 2, generator=rng)
+    eps = torch.randn(240, 2, generator=rng)
+    noisy = abar[t].sqrt() * points + (1 - abar[t]).sqrt() * eps
+    grid = torch.cartesian_prod(torch.linspace(-2, 2, 11), torch.linspace(-1.2, 1.2, 5))
+    score, guide = arrows(grid, t)
+    fields = {"where points are dense": score, "where points are orange": guide}
+    fields["the sum of both arrows"] = score + guide
+    above, below = panels(3, 2, size=(3.1, 2.3))
+    for axis, (name, field) in zip(above, fields.items()):
+        axis.scatter(*noisy.T, c=CLASS_COLORS * 120, s=10, alpha=0.45, linewidth=0)
+        axis.quiver(*grid.T, *field.T, scale=60, width=0.005, color=INK)
+        axis.plot(0, 0.6, "o", color="#d00000", markersize=15, fillstyle="none")
+        axis.set_title(name, fontsize=11, color=INK)
+        plane(axis, xlim=(-2.4, 2.4), ylim=(-1.5, 1.5))
+    for axis, s in zip(below, (0, 1, 5)):
+        axis.scatter(*points.T, c=CLASS_COLORS * 120, s=8, alpha=0.35, linewidth=0)
+        way = path(s)
+        axis.plot(*way.unbind(2), color="0.45", linewidth=0.8)
+        axis.plot(*way[-1].T, "o", color=INK, markersize=4)
+        axis.set_title(f"twelve paths, s = {s}", fontsize=11, color=INK)
+        plane(axis, xlim=(-2.8, 2.8), ylim=(-1.75, 1.75))
     plt.show()
-
-
-def play(figures):
-    """Show matplotlib figures, made one at a time, as a film that rests on the last."""
-    frames = []
-    for figure in figures:
-        buffer = io.BytesIO()
-        figure.savefig(buffer)
-        plt.close(figure)
-        frames.append(Image.open(buffer).convert("P", palette=Image.ADAPTIVE))
-    gif, durations = io.BytesIO(), [300] * (len(frames) - 1) + [3_000]
-    frames[0].save(gif, "gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    display(Picture(gif.getvalue(), format="png"))  # so GitHub shows it; browsers animate it
-
-
-def film(rows, gradients, times):
-    """Show a film of rows of images, and the length of the gradient, a frame for each t of `times`.
-
-    `rows` has the images of all steps, name -> a list of (N, 1, 28, 28) in [-1, 1]. Gradients are
-    blue, white and red, with a scale of each frame: the lengths differ by orders of magnitude.
-    """
-    lengths = [grad.flatten(1).norm(dim=1).mean() for grad in gradients]
-
-    def pictures():
-        for k, t in enumerate(times):
-            figure = plt.figure(figsize=(11, 3.5), dpi=64, layout="constrained")
-            mosaic = [[name, "length"] for name in (*rows, "gradient")]
-            panels = figure.subplot_mosaic(mosaic, width_ratios=(3.4, 1))
-            length = panels.pop("length")
-            for name, images in rows.items():
-                grid = grid_image(images[k], len(images[k]), pixel=1)
-                panels[name].imshow(grid, cmap="gray", vmin=0, vmax=255)
-            row = torch.cat(list(F.pad(gradients[k], (1, 1, 1, 1))[:, 0]), dim=1)
-            row = F.pad(row, (1, 1, 1, 1))  # now each image stands below those of the grids
-            limit = row.abs().max()
-            panels["gradient"].imshow(row, cmap="bwr", vmin=-limit, vmax=limit)
-            for name, panel in panels.items():
-                panel.set(xticks=[], yticks=[])
-                panel.set_ylabel(name, rotation=0, ha="right", va="center")
-            length.semilogy(times, lengths, color="0.7")
-            length.plot(t, lengths[k], "o", color="C3")
-            length.set(title="length of the gradient", xlabel="t, sampling runs to the left")
-            figure.suptitle(f"t = {t}")
-            yield figure
-
-    play(pictures())

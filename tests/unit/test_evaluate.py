@@ -364,7 +364,7 @@ def test_the_exact_networks_are_bayes_rule_over_the_training_images(t):
 
 
 def test_lengths_are_compared_apart_for_samples_that_end_right_and_wrong(tmp_path, monkeypatch):
-    """The exact guide is that of the training images. Here, the first half ends right."""
+    """The exact guide is that of the training images. Here, the first eight end right."""
     asked = []
 
     def few(split):
@@ -372,19 +372,20 @@ def test_lengths_are_compared_apart_for_samples_that_end_right_and_wrong(tmp_pat
         images, labels = mnist.load_mnist(split)
         return images[:500], labels[:500]
 
-    def half_right(judge, images):
+    def eight_right(judge, images):
         y = torch.arange(10).repeat_interleave(2)
-        return None, torch.where(torch.arange(20) < 10, y, (y + 1) % 10)
+        return None, torch.where(torch.arange(20) < 8, y, (y + 1) % 10)
 
     (tmp_path / "results").mkdir()
-    settings = {"load_mnist": few, "judge_images": half_right, "ROOT": tmp_path}
+    settings = {"load_mnist": few, "judge_images": eight_right, "ROOT": tmp_path}
     for name, value in (settings | {"N": 20, "BATCH_SIZE": 12, "STEPS": 3}).items():
         monkeypatch.setattr(lengths, name, value)
     lengths.main([])
     rows = read_rows(tmp_path / "results" / "lengths.csv")
     assert asked == ["train"]
     found = [(row["t"], row["ends"], row["n"]) for row in rows]
-    assert found == [(t, ends, "10") for t in ("666", "332") for ends in ("wrong", "right")]
+    ends = ("wrong", "12"), ("right", "8")
+    assert found == [(t, end, n) for t in ("666", "332") for end, n in ends]
 
 
 def test_the_fitted_growth_is_that_of_the_ratios():
