@@ -218,7 +218,8 @@ function record(button) {
     const end = button.querySelector("canvas");
     drawImage(end, ways.pushed.frames[STEPS - 1].x_0, grey);
     end.removeAttribute("hidden");
-    button.querySelector("em").textContent = `ends ${distanceAt(STEPS - 1, ways).toFixed(2)} from its way`;
+    const back = distanceAt(STEPS - 1, ways) < SAME;
+    button.querySelector("em").textContent = back ? "falls back onto its way" : "leaves its way for this";
     if (all("#when svg[hidden]").length === 0) $("decided").hidden = false;
   }
   if (button.dataset.bars === "hardest") {

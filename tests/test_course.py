@@ -17,6 +17,8 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 NO_PICTURES = 'import matplotlib; matplotlib.use("agg")'  # faster
 FEWER = {"arange(10).repeat(10)": "arange(10).repeat(3)", "1_100)": "1_030)", "3_200)": "3_050)"}
+FEWER |= {"unet, 300)": "unet, 20)", "unet, 400)": "unet, 20)", "steps=150": "steps=20"}
+FEWER |= {'"sde-dpmsolver++", steps=10': '"sde-dpmsolver++", steps=3'}
 FAILED = re.compile("not yet|is still empty|raises [A-Z]|nothing to|not ready|should be")
 TRIES = re.compile(r"verdict\(|attempt\(my_guide|compared\(")  # in the cell that tries an answer
 WRONG = {  # of a notebook: what becomes of a line, and what is said of it
@@ -36,7 +38,7 @@ def code_cells(notebook):
 
 
 def run(cells, path):
-    """Run code in the folder of a notebook, with fewer samples: what each cell prints."""
+    """Run code in the folder of a notebook, with fewer samples and steps: what each prints."""
     for many, few in FEWER.items():
         cells = [cell.replace(many, few) for cell in cells]
     cells = [nbformat.v4.new_code_cell(cell) for cell in (NO_PICTURES, *cells)]
