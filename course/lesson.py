@@ -42,7 +42,7 @@ def attempt(function, *inputs):
     return answer.detach() if isinstance(answer, torch.Tensor) else answer
 
 
-def verdict(name, yours, ours, mistakes=(), tolerance=1e-2):
+def verdict(name, yours, ours, mistakes=(), tolerance=1e-3):
     """Print whether an answer is ours, and if it is not, which mistake makes it.
 
     Both are tensors; `yours` is None if it is empty. `mistakes` is a dict: what a common mistake
