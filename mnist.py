@@ -163,6 +163,8 @@ def read_image(path, size):
         with Image.open(path) as image:
             check_pixels(image, path)
             image = image.convert("RGB")
+    except UserError:  # which is a ValueError
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged, or is no image: {error}") from error
     return pil_to_tensor(image.resize((size, size), Image.BILINEAR) if size else image)

@@ -6,6 +6,7 @@ import inspect
 import os
 import runpy
 import sys
+import zipfile
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -127,6 +128,8 @@ def file_row(path, info):
         else:
             if Path(path).suffix not in (".npz", ".npy"):
                 raise ValueError("it is no .npz, .npy or folder")
+            if Path(path).suffix == ".npz" and not zipfile.is_zipfile(path):
+                raise ValueError("it is damaged")  # numpy would advise to allow pickles
             images = np.load(path)  # runs no code in the file
         if not isinstance(images, np.ndarray):  # an .npz
             images, labels = images["arr_0"], images.get("arr_1")

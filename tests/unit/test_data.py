@@ -81,7 +81,7 @@ def test_a_hidden_folder_is_no_class_and_a_bad_file_is_named(shapes):
         (lambda: path.write_bytes(path.read_bytes()[:50]), "is damaged"),
     ):
         spoil()
-        with pytest.raises(UserError, match=f"{path} {said}"):
+        with pytest.raises(UserError, match=f"^--dataset {shapes}: {path} {said}"):
             Dataset(shapes)
 
 

@@ -304,6 +304,8 @@ def test_a_wrong_file_of_samples(refused, tmp_path, monkeypatch):
     ):
         np.savez("x.npz", **arrays)
         assert read in refused("--samples", "x.npz", "--csv", "x.csv")
+    Path("x.npz").write_bytes(b"anything")
+    assert "it is damaged; what is read is" in refused("--samples", "x.npz", "--csv", "x.csv")
     assert not Path("made").exists() and not Path("x.csv").exists()
 
 
