@@ -203,13 +203,6 @@ def same_betas(scheduler, other):
     return torch.equal(scheduler.alphas_cumprod.cpu(), other.alphas_cumprod.cpu())
 
 
-def check_same_betas(scheduler, of_unet, whose):
-    """Raises UserError if a network has learned from other noise than the U-Net."""
-    if not same_betas(scheduler, of_unet):
-        theirs, ours = betas_in_words(scheduler), betas_in_words(of_unet)
-        raise UserError(f"{whose} was trained with {theirs}, but the U-Net with {ours}")
-
-
 def check_folder(folder, checkpoint, scheduler):
     """Raises UserError if a training would replace the network of another schedule.
 

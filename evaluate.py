@@ -7,31 +7,28 @@
     python evaluate.py --samples FILE.npz                     # anybody's samples
 
 Accuracy is the share of samples in which the judge sees the digit asked for. Fréchet distance,
-precision and recall compare the judge's features of samples and of half of the real images of
---split. The other half gets a row; against the test set, so do the validation images. Changes are
-from the first row that is drawn. `nearest` is the smallest distance of a sample to a training
-image. Settings are chosen with the defaults, and reported with `--split test --seed 0`. Rows are
-written to --csv as they are measured: after an interruption, ask for those that are missing, in
-another file. Of a FILE.py, that file is hashed, and not what it loads.
+precision and recall compare the judge's features of the samples with those of half of the real
+images of --split. The other half gets its own row; with --split test, so do the validation images.
+Changes are relative to the first row of generated samples. `nearest` is the smallest distance of a
+sample to a training image. Choose settings with the defaults; report with `--split test --seed 0`.
+Rows are written to --csv as they are measured: after an interruption, ask only for the missing
+rows, in a new file. Of a FILE.py, only that file is hashed, not what it imports.
 """
 
 import time
 
-from evaluation.judge import load_judge
 from evaluation.measures import NUM_NEIGHBOURS, Scores, balanced_parts, nearest_distances, readings
 from evaluation.report import VERSIONS, cell, check_new_table, described, write_rows
-from evaluation.rows import add_row_flags, real_row, sample_rows, unique
-from mnist import check_same_dataset, read_dataset
+from evaluation.rows import JUDGE, add_row_flags, judge_of, real_row, sample_rows, unique
+from mnist import read_dataset
 from support import cli
 from support.errors import UserError
-from support.files import MODELS, sha256
+from support.files import sha256
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add_row_flags(parser, n=4_300)
-    add = parser.add_argument
-    add("--judge", type=cli.folder, default=MODELS, metavar="DIR", help="folder of judge.pth")
     args = parser.parse_args(argv)
     if args.csv:
         check_new_table(args.csv)
@@ -82,14 +79,12 @@ def measure_row(row, judge, real, train_images):
 def main(argv=None):
     args = parse_args(argv)
     dataset = read_dataset(args)
-    judge_path = args.judge / "judge.pth"
-    judge = load_judge(judge_path, args.device)
-    remedy = "name the folder of a judge of this data set with --judge, or another data set"
-    check_same_dataset(judge.dataset, dataset.info, judge_path, remedy)
+    judge = judge_of(args, dataset)
     samples = sample_rows(args, dataset)
     sizes = {row.settings["n"] for row in samples}
     real, others = real_images(judge, dataset, args.split, sizes)
-    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": sha256(judge_path)}
+    judge_hash = sha256(args.judge / JUDGE)
+    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": judge_hash}
     machine = VERSIONS | {"device": args.device}
     first, done = None, []  # the scores that changes are from; the rows of the table
     for row in unique(others + samples):

@@ -5,7 +5,7 @@
 
 The reverse loop of Ho et al. 2020 ("DDPM", arXiv 2006.11239, Algorithm 2), with the predicted noise
 moved toward the digit y by a classifier: Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233), (14),
-its gradient scaled by s_t: a constant s as in their Algorithm 1, or by default `growing_scale`:
+with the gradient scaled by s_t: a constant, as in their Algorithm 1, or by default `growing_scale`:
 
     eps_hat = eps(x_t, t) - s_t * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 """
@@ -22,9 +22,9 @@ import torch
 from tqdm import tqdm
 
 from classifier import load_classifier
-from diffusion import END, abar_table, check_prediction_type, check_same_betas, clip_limit
+from diffusion import END, abar_table, betas_in_words, check_prediction_type, clip_limit
 from diffusion import clipped_noise, for_each, image_shape, load_ddpm, posterior, predicted_noise
-from diffusion import predicted_x_0, same_noise, sampling_times, snr
+from diffusion import predicted_x_0, same_betas, same_noise, sampling_times, snr
 from mnist import check_same_dataset, class_numbers
 from support import cli, pictures
 from support.errors import UserError
@@ -440,8 +440,9 @@ def check_scale(scale, t):
 def check_betas(log_p, ddpm):
     """Raises UserError if a guide is the method of a classifier of other noise than a DDPM's."""
     classifier = getattr(log_p, "__self__", None)
-    if hasattr(classifier, "scheduler"):
-        check_same_betas(classifier.scheduler, ddpm.scheduler, "the guide")
+    if hasattr(classifier, "scheduler") and not same_betas(classifier.scheduler, ddpm.scheduler):
+        theirs, ours = (betas_in_words(part.scheduler) for part in (classifier, ddpm))
+        raise UserError(f"the guide was trained with {theirs}, but the U-Net with {ours}")
 
 
 def check_guide(log_p, method, y):

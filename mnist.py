@@ -25,7 +25,7 @@ TORCHVISION = {
     "fashion-mnist": datasets.FashionMNIST,
     "kmnist": datasets.KMNIST,
 }
-KNOWN = f"{', '.join(TORCHVISION)}, or a folder of one folder of images per class"
+KNOWN = f"{', '.join(TORCHVISION)}, or a folder with a subfolder of images per class"
 MNIST_REMEDY = f"; if {DATA} is damaged, delete it: `git checkout -- data` restores MNIST"
 NUM_VALIDATION = 5_000
 MAX_SIZE = 256  # pixels; more than a small U-Net can learn

@@ -8,7 +8,7 @@ Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239). What is kept is an exp
 average (EMA) of the network's weights.
 
 Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and unguided samples at
-every validation to previews/. With --models DIR, all of them are in DIR.
+every validation to previews/. With --models DIR, they all go into DIR.
 """
 
 import contextlib

@@ -13,14 +13,16 @@ from ipywidgets import FloatSlider, IntRangeSlider, IntSlider, interact
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import pil_to_tensor
 
+from diffusion import END, add_noise, predicted_x_0, same_noise, sampling_times
 from examples.shared import read
+from inference import Guided, Unguided, first_order, gradient
 from mnist import load_mnist
-from support.pictures import BLUE, INK, ORANGE, PAPER, film_frame, film_palette
-from support.pictures import grid_image, on_paper, push_on_paper
+from support.pictures import BLUE, INK, ORANGE, PAPER, film_frame
+from support.pictures import grid_image, on_paper, push_on_paper, write_gif
 
 BACKGROUND = (PAPER / 255,) * 3
 CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
-FRAME_MS, LAST_FRAME_MS = 300, 3_000
+FRAME_MS = 300  # long enough to read the clock
 
 
 # --- what is said of an answer ---
@@ -32,10 +34,11 @@ def attempt(function, *inputs):
         answer = function(*inputs)
     except Exception as error:  # an answer can raise anything
         print(f"{function.__name__} raises {type(error).__name__}: {error}")
-        file = getattr(getattr(function, "__code__", None), "co_filename", None)
-        lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        written = [each for each in (function, *inputs) if hasattr(each, "__code__")]
+        files = {each.__code__.co_filename for each in written}
+        lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
         if lines:
-            print(f"in its line `{lines[-1].line}`")
+            print(f"in the line `{lines[-1].line}`")
         return None
     if answer is None:
         print(f"{function.__name__} is still empty")
@@ -49,7 +52,7 @@ def verdict(name, yours, ours, mistakes=(), tolerance=1e-3):
     is, and a function that makes it and returns its result.
     """
     if yours is None:
-        print(f"{name}: nothing to compare yet, so only ours is drawn")
+        print(f"{name}: nothing to compare yet")
         return
     try:
         yours, ours = torch.as_tensor(yours).detach(), torch.as_tensor(ours)
@@ -76,6 +79,74 @@ def largest_difference(a, b):
     if not (a.isfinite().all() and b.isfinite().all()):
         return math.inf
     return (a.double() - b.double()).abs().max().item()
+
+
+def path_of(method, x_t, y):
+    """What a `Method` draws from noise x_t (B, C, H, W), by DDIM in twenty steps: its path.
+
+    A path is a list of (t, x_t, x_0), one for each step.
+    """
+    times = [*sampling_times(len(method.abar) - 1, 20), END]
+
+    def predict_noise(x_t, t):
+        return method(x_t, t, y)
+
+    path, t = [], times[0]
+    for u, x_u, x_0 in first_order(same_noise, predict_noise, method.abar, x_t, times, None):
+        path.append((t, x_t, x_0))
+        t, x_t = u, x_u
+    return path
+
+
+def checked_path(name, yours, ours, mistakes=()):
+    """A path of the reader's, and what `verdict` says of its last image; ours if it is no path."""
+    good = isinstance(yours, list) and yours and all(len(part) == 3 for part in yours)
+    if yours is not None and not good:
+        print(f"{name} does not return a list of all (t, x_t, x_0)")
+    if good and [t for t, _, _ in yours] != [t for t, _, _ in ours]:
+        print(f"{name}: the times in the list should be 999, 949, ... 49, those before each step")
+    mistakes = {"x_t and x_0 are exchanged in the list": lambda: ours[-1][1], **dict(mistakes)}
+    verdict(name, yours[-1][2] if good else None, ours[-1][2], mistakes)
+    return yours if good else ours
+
+
+def slips(method, x_t, y):
+    """Slips in the loop of a `Method` from noise x_t: name -> a function that draws with it."""
+    abar, times = method.abar, [*sampling_times(len(method.abar) - 1, 20), END]
+
+    def eps_hat(x_t, t):
+        return method(x_t, t, y)
+
+    def drawn(taken_out, put_back):
+        x = x_t
+        for t, u in pairwise(times):
+            x_0 = predicted_x_0(x, taken_out(x, t), abar[t])
+            x = add_noise(x_0, put_back(x, t), abar[u])
+        return x_0
+
+    def stuck():
+        return predicted_x_0(x_t, eps_hat(x_t, times[-2]), abar[times[-2]])
+
+    found = {
+        "all noise is put back, as if u were t": stuck,
+        "no noise is put back": lambda: drawn(eps_hat, lambda x, t: torch.zeros_like(x)),
+    }
+    if isinstance(method, Guided):
+        unguided = Unguided(method.ddpm)
+
+        def eps(x_t, t):
+            return unguided(x_t, t, y)
+
+        def unclipped(x_t, t):
+            push = method.scale(t) * (1 - abar[t]).sqrt() * gradient(method.log_p, x_t, t, y)
+            return unguided.eps(x_t, t) - push
+
+        found |= {
+            "the U-Net's noise is taken out, not the guided one": lambda: drawn(eps, eps_hat),
+            "the U-Net's noise is put back, not the guided one": lambda: drawn(eps_hat, eps),
+            "the U-Net's image is not clipped": lambda: drawn(unclipped, unclipped),
+        }
+    return found
 
 
 # --- digits ---
@@ -130,16 +201,10 @@ def film(path, gradient, y):
     frames = []
     path = [(t, x_t.detach(), x_0.detach()) for t, x_t, x_0 in path]
     for t, x_t, x_0 in path[::2]:
-        push = push_on_paper(gradient(x_t, t, y))
-        frames.append(film_frame(f"t = {t}", film_rows(x_t, x_0, push), len(x_t)))
+        frames.append(film_frame(t, x_t, x_0, gradient(x_t, t, y), len(x_t)))
     end = path[-1][2]
-    frames.append(film_frame("the end", film_rows(end, end, push_on_paper(0 * end)), len(end)))
-    animate([frame.quantize(palette=film_palette()) for frame in frames])
-
-
-def film_rows(x_t, x_0, push):
-    """The three rows of a film."""
-    return {"the noisy image": x_t, "what it would become": x_0, "the push of the guide": push}
+    frames.append(film_frame(END, end, end, None, len(end)))
+    animate(frames)
 
 
 def animate(frames):
@@ -148,9 +213,7 @@ def animate(frames):
     It is a GIF that is called a PNG: so GitHub shows it, and every browser plays it.
     """
     file = io.BytesIO()
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
-    settings = {"append_images": frames[1:], "duration": durations, "loop": 0}
-    frames[0].save(file, "gif", save_all=True, **settings)
+    write_gif(file, frames, FRAME_MS)
     display(Picture(file.getvalue(), format="png"))
 
 
@@ -166,7 +229,7 @@ def equation(x_t, abar_t, eps, grad, s, eps_hat):
     rows = [
         [("the guided noise", eps_hat / 3), "=", ("the U-Net's noise", eps / 3), times]
         + [("what the classifier wants", push)],
-        [("the image it leaves", after), "=", ("what the U-Net sees", before), "+"]
+        [("the image it leaves", after), "=", ("the U-Net's guess", before), "+"]
         + [("the push", push_on_paper(after - before))],
     ]
     figure = plt.figure(figsize=(8, 4.5), dpi=100, facecolor=BACKGROUND)

@@ -5,27 +5,22 @@ Of our schedule, 1 + 24 min(SNR_t, SNR of that time).
 
 from diffusers import DDPMScheduler
 
-from diffusion import SCHEDULE, snr
-from inference import DEFAULT_SCALE
+from diffusion import SCHEDULE
+from inference import growing_scale
 
-
-def capped(t, time):
-    """s at t, whose SNR counts as that of `time` if it is larger."""
-    snr_at = snr(DDPMScheduler(**SCHEDULE).alphas_cumprod)
-    w, g = DEFAULT_SCALE
-    return w * (1 + g * min(snr_at[t], snr_at[time]).item())
+SCALE = growing_scale(DDPMScheduler(**SCHEDULE))
 
 
 def at_499(t):
     """The growth stops at t = 499."""
-    return capped(t, 499)
+    return SCALE(max(t, 499))
 
 
 def at_399(t):
     """The growth stops at t = 399."""
-    return capped(t, 399)
+    return SCALE(max(t, 399))
 
 
 def at_249(t):
     """The growth stops at t = 249."""
-    return capped(t, 249)
+    return SCALE(max(t, 249))

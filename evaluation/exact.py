@@ -14,8 +14,7 @@ class Exact:
 
     def __init__(self, images, labels, scheduler, device="cpu"):
         self.abar = abar_table(scheduler).to(device)
-        self.images, self.labels = images.to(device), labels.to(device)
-        self.pixels = self.images.flatten(1)
+        self.pixels, self.labels = images.flatten(1).to(device), labels.to(device)
         self.squares = self.pixels.square().sum(dim=1)
 
     def log_p_of_images(self, x_t, t):

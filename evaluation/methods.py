@@ -8,9 +8,9 @@ FILE.py:NAME` compares one of your own.
 
 import torch
 
-from diffusion import check_same_betas, clipped_noise, for_each, implied_noise, predicted_x_0
+from diffusion import clipped_noise, for_each, implied_noise
 from evaluation.rivals import ClassifierFree
-from inference import Guided, Method, Unguided, check_betas, gradient, predicted_image
+from inference import Guided, Unguided, check_betas, gradient, predicted_image
 
 # --- controls: what if one thing were otherwise? ---
 
@@ -33,9 +33,9 @@ class Control(Guided):
 class WithoutRoot(Control):
     """ADM (14) without sqrt(1 - abar_t), a common mistake: stronger where noise is low."""
 
-    def __call__(self, x_t, t, y):
-        eps = self.clipped_eps(x_t, t)
-        return eps - self.scale(t) * gradient(self.log_p, x_t, t, y)
+    def change(self, x_t, t, y):
+        """As `Control.change`."""
+        return -self.scale(t) * self.gradient(x_t, t, y)
 
 
 class ClipAfterTilt(Control):
@@ -46,21 +46,6 @@ class ClipAfterTilt(Control):
             eps = self.eps(x_t, t)
         eps_hat = eps + self.change(x_t, t, y)
         return clipped_noise(x_t, eps_hat, self.abar[t], self.limit)
-
-
-class Projected(Control):
-    """The projection of adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416).
-
-    The change that guidance makes loses its part along the predicted x_0, where black is 0, so it
-    cannot brighten the image as a whole. Their limit on the change, and momentum, are left out.
-    """
-
-    def __call__(self, x_t, t, y):
-        eps, change = self.clipped_eps(x_t, t), self.change(x_t, t, y)
-        image = predicted_x_0(x_t, eps, self.abar[t]) + 1
-        along = (change * image).sum(dim=(1, 2, 3), keepdim=True)
-        length = image.square().sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-9)
-        return eps + change - along / length * image
 
 
 class AtPredictedX0(Guided):
@@ -74,7 +59,20 @@ class AtPredictedX0(Guided):
         super().__init__(ddpm, log_p_of_x_0, scale)
 
 
-# --- is it the guide, or the U-Net? At s = 1, all terms are alike if all networks are exact ---
+class OnRival(Control):
+    """The rival's U-Net without label, and the gradient of the guide."""
+
+    labelled = True
+
+    def __init__(self, rival, log_p, scale):
+        super().__init__(rival, log_p, scale)
+        self.unguided = ClassifierFree(rival, 0)
+
+    def __call__(self, x_t, t, y):
+        return self.unguided(x_t, t, y) + self.change(x_t, t, y)
+
+
+# --- is it the guide, or the U-Net? Exact networks in their place, see evaluation/exact.py ---
 
 
 class ExactDenoiser(Guided):
@@ -120,70 +118,15 @@ def length(grad):
     return grad.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
-class Difference(Method):
-    """Our U-Net; in the place of the classifier's term, what the label changes in the rival."""
-
-    def __init__(self, ddpm, rival, scale):
-        super().__init__(ddpm, scale)
-        check_same_betas(rival.scheduler, ddpm.scheduler, "the rival")
-        self.rival = ClassifierFree(rival, 1)
-
-    @torch.no_grad()
-    def __call__(self, x_t, t, y):
-        eps = self.clipped_eps(x_t, t)
-        with_label = self.rival.eps(x_t, t, y)
-        without = self.rival.eps(x_t, t, self.rival.no_label(y))
-        return eps + self.scale(t) * (with_label - without)
-
-
-class OnRival(Control):
-    """The rival's U-Net without label, and the classifier's term."""
-
-    labelled = True
-
-    def __init__(self, rival, log_p, scale):
-        super().__init__(rival, log_p, scale)
-        self.unguided = ClassifierFree(rival, 0)
-
-    def __call__(self, x_t, t, y):
-        return self.unguided(x_t, t, y) + self.change(x_t, t, y)
-
-
-class DifferenceLate(Difference):
-    """Our U-Net; the classifier's term in the first half of all timesteps, then the difference."""
-
-    def __init__(self, ddpm, rival, log_p, scale):
-        super().__init__(ddpm, rival, scale)
-        self.guided, self.middle = Guided(ddpm, log_p, scale), len(self.abar) // 2
-
-    def __call__(self, x_t, t, y):
-        if t >= self.middle:
-            return self.guided(x_t, t, y)
-        return super().__call__(x_t, t, y)
-
-
-class DifferenceEarly(DifferenceLate):
-    """Our U-Net; the difference in the first half of all timesteps, then the classifier's term."""
-
-    def __call__(self, x_t, t, y):
-        if t >= self.middle:
-            return Difference.__call__(self, x_t, t, y)
-        return self.guided(x_t, t, y)
-
-
 METHODS = {
     "unguided": Unguided,
     "guided": Guided,
     "classifier_free": ClassifierFree,
     "without_root": WithoutRoot,
     "clip_after_tilt": ClipAfterTilt,
-    "projected": Projected,
     "at_predicted_x_0": AtPredictedX0,
+    "on_rival": OnRival,
     "exact_denoiser": ExactDenoiser,
     "exact_length": ExactLength,
     "exact_direction": ExactDirection,
-    "difference": Difference,
-    "on_rival": OnRival,
-    "difference_late": DifferenceLate,
-    "difference_early": DifferenceEarly,
 }

@@ -19,6 +19,7 @@ from PIL import Image
 from classifier import load_classifier
 from diffusion import load_ddpm
 from evaluation.exact import Exact
+from evaluation.judge import load_judge
 from evaluation.methods import METHODS
 from inference import DEFAULT_SCALE, SAMPLER, SAMPLERS, STEPS, check_betas, check_guide
 from inference import (
@@ -38,6 +39,7 @@ from support.streams import image_seeds
 
 SETTINGS = ("models", "method", "guide", "guidance_scale", "growth", "window", "sampler", "steps")
 CHECKPOINTS = {"ddpm": "ddpm_unet.pth", "rival": "rival_classifier_free.pth"}
+JUDGE = "judge.pth"
 LEAST_IMAGES = 100
 DEFAULT = "default"  # a method's own scale
 NOT_USED = "-"
@@ -54,29 +56,30 @@ class Row(NamedTuple):
 
 def add_row_flags(parser, n):
     """The flags of the rows, by default of n samples, and of the real images."""
-    title = "several values make several rows, the last ones change fastest"
+    title = "several values make several rows; the last options vary fastest"
     add = parser.add_argument_group(title).add_argument
     samples = ".npz, .npy or folder of PNGs; without --models, nothing else is drawn"
     add("--models", nargs="+", default=[], metavar="DIR", help="folders of both networks")
-    methods = f"{', '.join(METHODS)}, or FILE.py:NAME of a class as these"
+    methods = f"{', '.join(METHODS)}, or FILE.py:NAME of a class like these"
     add("--method", nargs="+", default=["guided"], metavar="NAME", help=methods)
     guides = "FILE.py:NAME of a log_p(x_t, t, y) -> (B,), FILE.pth of a classifier, or exact"
     add("--guide", nargs="+", default=["classifier"], help=guides)
-    scales = f"s, as in inference.py, {DEFAULT} for each method's own, or FILE.py:NAME of an s(t)"
+    scales = f"s, as in inference.py, '{DEFAULT}' for the method's own, or FILE.py:NAME of an s(t)"
     add("--guidance-scale", nargs="+", default=[DEFAULT], type=scale_or_name, help=scales)
     number = cli.number(float, 0)
     add("--growth", nargs="+", default=[None], type=number, help="G of s = S (1 + G SNR)")
     windows = "guide at LOW <= t < HIGH only, such as 250-750"
     add("--window", nargs="+", default=[None], type=parse_window, metavar="LOW-HIGH", help=windows)
-    samplers = f"{', '.join(SAMPLERS)}, or FILE.py:NAME of a generator as these"
+    samplers = f"{', '.join(SAMPLERS)}, or FILE.py:NAME of a generator like these"
     add("--sampler", nargs="+", default=[SAMPLER], metavar="NAME", help=samplers)
     add("--steps", nargs="+", default=[STEPS], type=cli.number(int, 1), help="of the sampler")
     add("--samples", nargs="+", default=[], metavar="FILE", help=samples)
     add = parser.add_argument
     number_help = "samples, equally many of each class"
     add("--n", type=cli.number(int, 100, 100_000), default=n, help=number_help)
-    splits_help = "of the real images; test is for what is reported"
+    splits_help = "of the real images; use test only for reported results"
     add("--split", choices=("validation", "test"), default="validation", help=splits_help)
+    add("--judge", type=cli.folder, default=MODELS, metavar="DIR", help=f"folder of {JUDGE}")
     add("--csv", type=cli.file(".csv"), metavar="CSV", help="keep the rows in a new file")
     cli.add_run_flags(parser, seed=1)
     add_data_flags(parser)
@@ -94,6 +97,15 @@ def sample_rows(args, dataset):
     choices = [getattr(args, name) for name in SETTINGS]
     rows = [sampled_row(dict(zip(SETTINGS, values)), args, dataset) for values in product(*choices)]
     return unique(rows + [file_row(path, dataset.info) for path in args.samples])
+
+
+def judge_of(args, dataset):
+    """The judge of --judge. Raises UserError unless it has learned from the data set."""
+    path = args.judge / JUDGE
+    judge = load_judge(path, args.device)
+    remedy = "name the folder of a judge of this data set with --judge, or another data set"
+    check_same_dataset(judge.dataset, dataset.info, path, remedy)
+    return judge
 
 
 def unique(rows):

@@ -137,4 +137,4 @@ def add_training_flags(parser, steps, batch_size, lr):
     add("--steps", type=number(int, 1), default=steps, help="optimizer steps")
     add("--batch-size", type=number(int, 1), default=batch_size, help="images per step")
     add("--lr", type=number(float, 1e-9), default=lr, help="peak learning rate")
-    add("--resume", action="store_true", help="continue a stopped training")
+    add("--resume", action="store_true", help="resume an interrupted training")

@@ -116,25 +116,33 @@ def save_film(path, steps, num_steps, columns, made_from):
     frames = []
     for number, (t, x_t, x_0, grad) in enumerate(steps, start=1):
         if number % every == 0 or number == num_steps:
-            push = torch.full_like(x_t, 0) if grad is None else grad
-            rows = {
-                "the noisy image": x_t.cpu(),
-                "what it would become": x_0.cpu(),
-                "the push of the guide": push_on_paper(push.cpu()),
-            }
-            clock = "the end" if grad is None else f"t = {t}"
-            frames.append(film_frame(clock, rows, columns).quantize(palette=film_palette()))
-    first, *others = frames
-    durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
-    settings = {"append_images": others, "duration": durations, "loop": 0}
+            frames.append(film_frame(t, x_t, x_0, grad, columns))
     with atomic_write(path) as file:
-        first.save(file, "gif", save_all=True, comment=made_from.encode(), **settings)
+        write_gif(file, frames, FRAME_MS, comment=made_from.encode())
 
 
-def film_frame(clock, rows, columns):
-    """A PIL image in colours: the clock, and below it each grid of `rows` under its label."""
+def write_gif(file, frames, frame_ms, **settings):
+    """Write PIL images as a film that rests on the last one; `settings` of PIL's GIF."""
+    first, *others = frames
+    durations = [frame_ms] * len(others) + [LAST_FRAME_MS]
+    settings |= {"append_images": others, "duration": durations, "loop": 0}
+    first.save(file, "gif", save_all=True, **settings)
+
+
+def film_frame(t, x_t, x_0, grad, columns):
+    """A frame of a film, a PIL image: a clock, grids of x_t and x_0, and the push of the guide.
+
+    They are (N, C, H, W). At the end, `grad` is None.
+    """
+    clock = f"t = {t}" if grad is not None else "the end"
+    push = grad if grad is not None else torch.zeros_like(x_t)
+    rows = {
+        "the noisy image": x_t,
+        "what it would become": x_0,
+        "the push of the guide": push_on_paper(push.cpu()),
+    }
     font, line = ImageFont.load_default(18), 30
-    grids = {label: grid_image(images, columns, pixel=3) for label, images in rows.items()}
+    grids = {label: grid_image(images.cpu(), columns, pixel=3) for label, images in rows.items()}
     width, height = next(iter(grids.values())).size
     frame = Image.new("RGB", (max(width, 260), len(grids) * (line + height)), (PAPER,) * 3)
     draw = ImageDraw.Draw(frame)
@@ -143,7 +151,7 @@ def film_frame(clock, rows, columns):
         draw.text((8, top + 4), label, fill=INK, font=font)
         frame.paste(grid.convert("RGB"), (0, top + line))
     draw.text((frame.width - 8, 4), clock, fill=INK, font=font, anchor="ra")
-    return frame
+    return frame.quantize(palette=film_palette())
 
 
 def film_palette():

@@ -17,10 +17,12 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 NO_PICTURES = 'import matplotlib; matplotlib.use("agg")'  # faster
 FEWER = {"arange(10).repeat(10)": "arange(10).repeat(3)", "1_100)": "1_030)", "3_200)": "3_050)"}
+FEWER |= {"digits.repeat(30)": "digits.repeat(3)", "range(300)": "range(30)"}
 FEWER |= {"unet, 300)": "unet, 20)", "unet, 400)": "unet, 20)", "steps=150": "steps=20"}
 FEWER |= {'"sde-dpmsolver++", steps=10': '"sde-dpmsolver++", steps=3'}
 FAILED = re.compile("not yet|is still empty|raises [A-Z]|nothing to|not ready|should be")
-TRIES = re.compile(r"verdict\(|attempt\(my_guide|compared\(")  # in the cell that tries an answer
+# in the cell that tries an answer:
+TRIES = re.compile(r"verdict\(|checked_path\(|attempt\(my_guide|compared\(")
 WRONG = {  # of a notebook: what becomes of a line, and what is said of it
     "quick_demo_CGD": ("eps - s * (1", "eps + s * (1", "a plus for the minus"),
     "1_two_arrows": ("eps - s * root", "eps + s * root", "a plus for the minus"),

@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_data_set(fails, tmp_path, shapes):
         flags = ["--models", tmp_path / "models", "--steps", 1, "--dataset", folder]
         return fails(train_ddpm.main, *flags)
 
-    known = "it is none of mnist, fashion-mnist, kmnist, or a folder of one folder of images per"
+    known = "it is none of mnist, fashion-mnist, kmnist, or a folder with a subfolder of images"
     assert f"--dataset {folder}: {known}" in error()
     folder.mkdir()
     assert f"--dataset {folder}" in error()

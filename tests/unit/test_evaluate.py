@@ -326,8 +326,10 @@ def test_training_on_samples_tells_good_from_wrong(tmp_path, monkeypatch, fails,
     save_npz(wrong, images, (labels + 1) % 10)
     flags = ["--samples", right, wrong, right, "--csv", table]
     train_on_samples.main(flags)
-    of_real, of_right, of_wrong = (float(row["accuracy"]) for row in read_rows(table))
+    rows = read_rows(table)
+    of_real, of_right, of_wrong = (float(row["accuracy"]) for row in rows)
     assert min(of_real, of_right) > 0.6 and of_wrong < 0.2
+    assert float(rows[1]["confirmed"]) > 0.9 and float(rows[2]["confirmed"]) < 0.1
     assert "exists: name another file" in fails(train_on_samples.main, *flags)
     np.savez(right, np.full((100, 28, 28), 7, np.uint8))
     assert "has no labels" in fails(train_on_samples.main, "--samples", right, "--csv", other)
