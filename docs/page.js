@@ -73,7 +73,7 @@ worker.onmessage = ({ data: { sha256, error, name, number, frame } }) => {
   if (error) return fail(`The networks stopped: ${error}. Reload the page.`);
   if (sha256) {
     $("weights").textContent = Object.entries(sha256).map(([file, hash]) => `${file} ${hash}`).join(", ");
-    return say("The networks start …");
+    return say("Starting the networks …");
   }
   if (followed.get(name).number === number) followed.get(name).follow(frame);
 };
@@ -154,7 +154,7 @@ function verdict() {
   const it = drawn ? "your drawing" : "this noise";
   const alone = isSure(left) ? named(likeliest(left)) : "nothing that the guide can read";
   if (levels.every((level) => level === 0)) return `Left alone, ${it} becomes ${alone}.`;
-  if (distanceAt(STEPS - 1, ways) < SAME) return `It falls back onto its way: ${alone}, as if left alone.`;
+  if (distanceAt(STEPS - 1, ways) < SAME) return `It falls back onto its path: ${alone}, as if left alone.`;
   const end = isSure(pushed) ? `${named(likeliest(pushed))}, says the guide` : "nothing that the guide can read";
   return `It becomes ${end}; left alone, ${alone}.`;
 }
@@ -219,7 +219,7 @@ function record(button) {
     drawImage(end, ways.pushed.frames[STEPS - 1].x_0, grey);
     end.removeAttribute("hidden");
     const back = distanceAt(STEPS - 1, ways) < SAME;
-    button.querySelector("em").textContent = back ? "falls back onto its way" : "leaves its way for this";
+    button.querySelector("em").textContent = back ? "falls back onto its path" : "leaves its path for this";
     if (all("#when svg[hidden]").length === 0) $("decided").hidden = false;
   }
   if (button.dataset.bars === "hardest") {

@@ -40,7 +40,7 @@ function sentence(t, s, p, size, asked) {
   const digit = likeliest(p);
   const sees = p[digit] < 0.3 ? "The guide cannot read anything yet" : `The guide reads ${named(digit)} (${Math.round(100 * p[digit])} %)`;
   if (s === 0) return `${sees}. No bar is painted here, so it is not asked.`;
-  if (t > EARLY) return `${sees}. Its push toward ${asked} looks large only because it is magnified: nearly all is noise here.`;
-  if (size < SMALL) return `${sees} and was asked for ${asked}: it is content, and hardly pushes.`;
+  if (t > EARLY) return `${sees}. Its push toward ${asked} looks large only because it is magnified: almost everything here is noise.`;
+  if (size < SMALL) return `${sees} and was asked for ${asked}: it is satisfied, and barely pushes.`;
   return `${sees} and was asked for ${asked}, so it adds ink where the push is orange, and takes ink where it is blue.`;
 }

@@ -217,7 +217,7 @@ def test_when_a_digit_is_decided_is_a_shape(page):
     assert page.locator("#decided").is_hidden()
     early = paint(page, "early")
     assert max(early) > 0.1 and early[-1] < SAME  # it falls back onto its way
-    assert page.inner_text("#status").startswith("It falls back onto its way: ")
+    assert page.inner_text("#status").startswith("It falls back onto its path: ")
     midway = paint(page, "midway")
     assert read(end(page)).item() == 5 and abs(midway[-1] - everywhere[-1]) < 0.1
     late = paint(page, "late")
