@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion import END, add_noise, predicted_x_0, same_noise, sampling_times
 from examples.shared import read
-from inference import Guided, Unguided, first_order, gradient
+from inference import Guided, Unguided, first_order
 from mnist import load_mnist
 from support.pictures import BLUE, INK, ORANGE, PAPER, film_frame
 from support.pictures import grid_image, on_paper, push_on_paper, write_gif
@@ -81,12 +81,17 @@ def largest_difference(a, b):
     return (a.double() - b.double()).abs().max().item()
 
 
+def times_of(method):
+    """The times of twenty steps of a `Method`, and `END`."""
+    return [*sampling_times(len(method.abar) - 1, 20), END]
+
+
 def path_of(method, x_t, y):
     """What a `Method` draws from noise x_t (B, C, H, W), by DDIM in twenty steps: its path.
 
     A path is a list of (t, x_t, x_0), one for each step.
     """
-    times = [*sampling_times(len(method.abar) - 1, 20), END]
+    times = times_of(method)
 
     def predict_noise(x_t, t):
         return method(x_t, t, y)
@@ -112,7 +117,7 @@ def checked_path(name, yours, ours, mistakes=()):
 
 def slips(method, x_t, y):
     """Slips in the loop of a `Method` from noise x_t: name -> a function that draws with it."""
-    abar, times = method.abar, [*sampling_times(len(method.abar) - 1, 20), END]
+    abar, times = method.abar, times_of(method)
 
     def eps_hat(x_t, t):
         return method(x_t, t, y)
@@ -133,18 +138,16 @@ def slips(method, x_t, y):
     }
     if isinstance(method, Guided):
         unguided = Unguided(method.ddpm)
+        unclipped = Guided(method.ddpm, method.log_p, method.scale)
+        unclipped.limit = math.inf
 
         def eps(x_t, t):
             return unguided(x_t, t, y)
 
-        def unclipped(x_t, t):
-            push = method.scale(t) * (1 - abar[t]).sqrt() * gradient(method.log_p, x_t, t, y)
-            return unguided.eps(x_t, t) - push
-
         found |= {
             "the U-Net's noise is taken out, not the guided one": lambda: drawn(eps, eps_hat),
             "the U-Net's noise is put back, not the guided one": lambda: drawn(eps_hat, eps),
-            "the U-Net's image is not clipped": lambda: drawn(unclipped, unclipped),
+            "the U-Net's image is not clipped": lambda: path_of(unclipped, x_t, y)[-1][2],
         }
     return found
 
@@ -335,20 +338,19 @@ def two_arrows(abar, t=200):
         return [torch.autograd.grad(each.sum(), x_t)[0] for each in (log_p, log_p_orange)]
 
     def path(s):  # of twelve points, along the score plus s times the guide
-        x_t = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
-        points = [x_t]
-        for t, u in pairwise([*range(999, 0, -20), -1]):
+        def predict_noise(x_t, t):
             score, guide = arrows(x_t, t)
-            eps = -(1 - abar[t]).sqrt() * (score + s * guide)
-            x_0 = (x_t - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt()
-            x_t = abar[u].sqrt() * x_0 + (1 - abar[u]).sqrt() * eps
-            points.append(x_t)
-        return torch.stack(points)
+            return -(1 - abar[t]).sqrt() * (score + s * guide)
+
+        start = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
+        times = [*range(999, 0, -20), END]
+        steps = first_order(same_noise, predict_noise, abar, start, times, None)
+        return torch.stack([start, *(x_t for _, x_t, _ in steps)])
 
     rng = torch.Generator().manual_seed(0)
     points = centers.repeat(120, 1) + width * torch.randn(240, 2, generator=rng)
     eps = torch.randn(240, 2, generator=rng)
-    noisy = abar[t].sqrt() * points + (1 - abar[t]).sqrt() * eps
+    noisy = add_noise(points, eps, abar[t])
     grid = torch.cartesian_prod(torch.linspace(-2, 2, 11), torch.linspace(-1.2, 1.2, 5))
     score, guide = arrows(grid, t)
     fields = {"where points are dense": score, "where points are orange": guide}

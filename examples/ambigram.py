@@ -8,7 +8,7 @@ At t > 0 the sum of two noisy guides is not exact; it works for about half of th
 import torch
 
 from evaluation.measures import share
-from examples.shared import FAST, example, judge_log_p, read, save_rows
+from examples.shared import FAST, example, judge_log_p, save_rows
 from inference import Guided, growing_scale, sample
 
 N = 10  # of each pair
@@ -28,13 +28,14 @@ def main(ddpm, classifier):
     scale = growing_scale(ddpm.scheduler, 1, 6)
     guided = Guided(ddpm, both_ways(classifier.log_p), scale)
     images = sample(guided, y, range(len(y)), **FAST)
-    right = (read(images) == y[:, 0]) & (read(images.flip(2, 3)) == y[:, 1])
+    upright, turned = judge_log_p(images), judge_log_p(images.flip(2, 3))  # (100 N, 10) each
+    right = (upright.argmax(dim=1) == y[:, 0]) & (turned.argmax(dim=1) == y[:, 1])
     print(f"read as asked both ways up: {share(right)}; of {N}, a column per digit upside down:")
     print(right.view(10, 10, N).sum(dim=2))
     # of the pairs of different digits that work most often, the ones that the judge is surest of
     works = (right & (y[:, 0] < y[:, 1])).view(100, N).sum(dim=1)
     pairs = works.topk(SHOWN).indices.sort().values
-    sure = torch.minimum(judge_log_p(images, y[:, 0]), judge_log_p(images.flip(2, 3), y[:, 1]))
+    sure = torch.minimum(upright.gather(1, y[:, :1]), turned.gather(1, y[:, 1:]))  # (100 N, 1)
     shown = images[pairs * N + sure.view(100, N).argmax(dim=1)[pairs]]
     labels = [f"{a}, {b}" for a, b in y[pairs * N].tolist()]
     save_rows("ambigram", {"upright": shown, "turned": shown.flip(2, 3)}, labels)

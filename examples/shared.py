@@ -42,10 +42,10 @@ def read(images):
     return judge_images(judge(), to_uint8(images))[1]
 
 
-def judge_log_p(images, y):
-    """The log p (N,) that the judge gives the digits y (N,) of images (N, 1, 28, 28)."""
+def judge_log_p(images):
+    """The log p that the judge gives each digit, of images (N, 1, 28, 28): (N, 10)."""
     features, _ = judge_images(judge(), to_uint8(images))
-    return judge().linear(features).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
+    return judge().linear(features).log_softmax(dim=1)
 
 
 def save_rows(name, rows, columns=(), **settings):
