@@ -1,21 +1,20 @@
-"""The guide: a small CNN for p(y | x_t, t), which digit a noisy image shows.
+"""The classifier: a small CNN for p(y | x_t, t), the digit in a noisy image.
 
-Its gradient guides the sampling (Dhariwal & Nichol 2021, "ADM", section 4). This asks three things
-of the network:
+Its gradient guides the sampling (Dhariwal & Nichol 2021, "ADM", section 4), which puts three
+demands on the network:
 
-- Its *features* depend on t: an embedding of t scales and shifts them in every block. Feeding t
-  to the last layer only would add a bias to each class and nothing more.
-- It is smooth (SiLU, strided convolutions, GroupNorm), so that its gradient is usable. Without
-  BatchNorm an image's log-probability never depends on the rest of the batch.
-- It is cheap, since it runs forward and backward at every guided step.
+- Its features depend on t: an embedding of t scales and shifts them in every block. Added only to
+  the last layer, t would merely shift the logits.
+- It is smooth: SiLU, strided convolutions, and GroupNorm. With BatchNorm in train mode, the
+  gradient for one image would depend on the rest of the batch.
+- It is small, because it runs forward and backward at every guided step.
 """
 
 import torch.nn.functional as F
+from diffusers import DDPMScheduler
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-from diffusion import scheduler_of
-from support.errors import UserError
 from support.files import load_checkpoint
 
 CHANNELS = 16
@@ -25,10 +24,10 @@ class Classifier(nn.Module):
     """Logits of p(y | x_t, t).
 
     Args:
-        channels: width at half the size of the images, a multiple of 8; twice that at a quarter.
-        embedding_dim: width of the embedding of t.
-        num_classes: K, the values of y.
-        image_shape: (C, H, W), square; H is a multiple of 4.
+        channels: width at half resolution, a multiple of 8; doubled at a quarter.
+        embedding_dim: width of the timestep embedding.
+        num_classes: K.
+        image_shape: (C, H, H), where H is a multiple of 4.
     """
 
     def __init__(
@@ -41,6 +40,7 @@ class Classifier(nn.Module):
             "num_classes": num_classes,
             "image_shape": list(image_shape),
         }
+        self.num_classes = num_classes
         self.time_proj = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(64, embedding_dim)
         self.conv_in = nn.Conv2d(image_shape[0], channels, 4, stride=2, padding=1)
@@ -51,32 +51,23 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(2 * channels * (image_shape[1] // 4) ** 2, num_classes)
 
     def forward(self, x_t, t):
-        """Logits (B, K) of x_t (B, C, H, W), images in [-1, 1] noised to t (B,), 0 .. 999."""
-        shape = tuple(self.config["image_shape"])
-        if x_t.shape[1:] != shape:
-            raise UserError(f"the classifier reads images {shape}, not {tuple(x_t.shape[1:])}")
-        if t.shape != x_t.shape[:1]:
-            raise UserError(f"t has the shape {tuple(t.shape)}, not ({len(x_t)},)")
-        embedding = F.silu(self.time_embedding(self.time_proj(t)))
-        h = self.conv_in(x_t)  # (B, channels, H / 2, W / 2)
+        """Logits (B, K) of noisy images x_t (B, C, H, W) at timesteps t (B,)."""
+        dtype = self.linear.weight.dtype
+        embedding = F.silu(self.time_embedding(self.time_proj(t).to(dtype)))
+        h = self.conv_in(x_t.to(dtype))  # (B, channels, H / 2, W / 2)
         h = self.block1(h, embedding)
         h = self.block2(h, embedding)  # (B, 2 * channels, H / 4, W / 4)
         h = self.block3(h, embedding)
         h = F.silu(self.norm_out(h)).flatten(1)
-        return self.linear(h)
+        return self.linear(h).to(x_t.dtype)
 
     def log_p(self, x_t, t, y):
-        """log p(y | x_t, t) of the classes y (B,): (B,). This is the guide that sampling takes."""
-        last = self.config["num_classes"] - 1
-        if y.shape != t.shape or y.is_floating_point():
-            raise UserError(f"y is {y.dtype} {tuple(y.shape)}, classes are ints {tuple(t.shape)}")
-        if y.is_cpu and not (y.min() >= 0 and y.max() <= last):  # a GPU would have to wait
-            raise UserError(f"y has values from {y.min()} to {y.max()}; classes are 0 .. {last}")
-        return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None].long())[:, 0]
+        """log p(y | x_t, t) of the classes y (B,), int64: (B,). This is the guide."""
+        return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
 
 
 class FiLMBlock(nn.Module):
-    """A residual block of two 3x3 convolutions; t scales and shifts the features between them."""
+    """A residual block of two 3x3 convolutions; t scales and shifts the features in between."""
 
     def __init__(self, in_channels, out_channels, embedding_dim, stride=1):
         super().__init__()
@@ -91,19 +82,19 @@ class FiLMBlock(nn.Module):
             self.skip = nn.Conv2d(in_channels, out_channels, kernel_size=stride, stride=stride)
 
     def forward(self, h, embedding):
-        """h: (B, in_channels, H, W). embedding: (B, embedding_dim)."""
+        """h (B, in_channels, H, W), embedding (B, embedding_dim) -> (B, out_channels, ...)."""
         scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
         residual = self.conv1(F.silu(self.norm1(h)))
         residual = self.norm2(residual) * (1 + scale) + shift
         return self.skip(h) + self.conv2(F.silu(residual))
 
 
-def load_classifier(path, device="cpu", network=Classifier):
-    """The guide of a checkpoint of train_classifier.py, in eval mode. Raises UserError.
+def load_classifier(path, device="cpu"):
+    """Load the classifier of a checkpoint, in eval mode.
 
-    `classifier.scheduler` is the DDPMScheduler whose noise it has learned from, and
-    `classifier.dataset` says of what data set.
+    Its attributes `scheduler` (the DDPMScheduler it was trained with) and `dataset` describe its
+    training. Raises UserError if the checkpoint is missing, corrupted or incompatible.
     """
-    classifier = load_checkpoint(path, network, device)
-    classifier.scheduler = scheduler_of(classifier, path)
+    classifier = load_checkpoint(path, Classifier, device)
+    classifier.scheduler = DDPMScheduler(**classifier.schedule)
     return classifier

@@ -1,30 +1,31 @@
-"""The process: the noise schedule, the formulas of one step, the U-Net and its checkpoint.
+"""The DDPM: formulas in abar, sampling steps, the multistep solver, schedule, U-Net, loading.
 
-A DDPM is a U-Net and its scheduler: diffusers' `DDPMPipeline`. Each formula takes abar_t, the
-`alphas_cumprod[t]` of that scheduler, so it holds for any schedule. Equations are numbered as in
+A DDPM is a U-Net and its scheduler, as in diffusers' `DDPMPipeline`. Each formula takes abar_t,
+the scheduler's `alphas_cumprod[t]`, so it holds for any noise schedule. Equation numbers refer to
 Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors (B, C, H, W) in [-1, 1];
-timesteps t are 0 .. T - 1, where x_{T-1} is almost pure noise.
+timesteps t run from 0 to T - 1, and x_{T-1} is almost pure noise.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from support.errors import UserError
-from support.files import load_checkpoint, readable_checkpoints
+from support.cli import UserError
+from support.files import load_checkpoint
 from support.streams import generator
 
-SCHEDULE = {  # of our DDPMScheduler, in the words of diffusers: DDPM, section 4
+SCHEDULE = {  # of the DDPMScheduler that all scripts share: DDPM, section 4
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "beta_schedule": "linear",
-    "prediction_type": "epsilon",  # what the U-Net learns: the noise; or "v_prediction"
-    "timestep_spacing": "trailing",  # of diffusers' own sampling: the times of `sampling_times`
+    "prediction_type": "epsilon",  # or "v_prediction"
+    "timestep_spacing": "trailing",  # diffusers then uses the timesteps of `sampling_times`
 }
-CHANNELS = 16  # of the U-Net at full size
-END = -1  # the time after the last step, where no noise is left; abar[-1], the last entry, is 1
+CHANNELS = 16  # of the U-Net at full resolution
+END = -1  # the timestep after the last step: no noise is left, abar[END] is 1
 VALIDATION_SEED = 1
 
 
@@ -32,74 +33,98 @@ VALIDATION_SEED = 1
 
 
 def add_noise(x_0, eps, abar_t):
-    """x_t, an image with noise eps ~ N(0, I): DDPM (4). `DDPMScheduler.add_noise` takes t."""
+    """x_t, the image x_0 with noise eps ~ N(0, I): DDPM (4)."""
     return abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
 
 
 def predicted_x_0(x_t, eps, abar_t):
-    """The image in x_t if eps is its noise: DDPM (15). It may leave [-1, 1]."""
+    """The image in x_t if its noise is eps: DDPM (15). May leave [-1, 1]."""
     return (x_t - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
 
 
 def implied_noise(x_t, x_0, abar_t):
-    """The noise in x_t if x_0 is its image: DDPM (4), solved for eps."""
+    """The noise in x_t if its image is x_0: DDPM (4) solved for eps."""
     return (x_t - abar_t.sqrt() * x_0) / (1 - abar_t).sqrt()
 
 
 def clipped_noise(x_t, eps, abar_t, limit=1.0):
-    """The noise in x_t if its image is that predicted from eps, clipped to [-limit, limit]."""
+    """The noise in x_t after clipping the x_0 predicted from eps to [-limit, limit]."""
     return implied_noise(x_t, predicted_x_0(x_t, eps, abar_t).clamp(-limit, limit), abar_t)
 
 
 def snr(abar_t):
-    """The signal-to-noise ratio (SNR) of x_t."""
+    """The signal-to-noise ratio of x_t."""
     return abar_t / (1 - abar_t)
 
 
-# --- one sampling step, from t to any later, less noisy time u ---
+# --- one sampling step, from t to any less noisy timestep u ---
 
 
-def posterior(x_t, x_0, abar_t, abar_u, noise):
-    """A draw of q(x_u | x_t, x_0): DDPM (6), (7). `noise()` is fresh noise, of the shape of x_t.
+def ddpm_step(x_t, x_0, abar_t, abar_u, noise):
+    """Sample from q(x_u | x_t, x_0): DDPM (6), (7). `noise()` draws noise of the shape of x_t.
 
-    In the paper u is t - 1; here it is any lower time, so alpha and beta are of all steps between.
+    In the paper u = t - 1. For an earlier u, alpha and beta cover all timesteps in between.
     """
     alpha, beta = abar_t / abar_u, 1 - abar_t / abar_u
-    of_x_0 = abar_u.sqrt() * beta / (1 - abar_t)
-    of_x_t = alpha.sqrt() * (1 - abar_u) / (1 - abar_t)
+    x_0_weight = abar_u.sqrt() * beta / (1 - abar_t)
+    x_t_weight = alpha.sqrt() * (1 - abar_u) / (1 - abar_t)
+    mean = x_0_weight * x_0 + x_t_weight * x_t
     variance = (1 - abar_u) / (1 - abar_t) * beta  # beta_tilde_t
-    return of_x_0 * x_0 + of_x_t * x_t + variance.sqrt() * noise()
+    return mean if variance == 0 else mean + variance.sqrt() * noise()
 
 
-def same_noise(x_t, x_0, abar_t, abar_u, noise):
-    """x_u with the noise that is in x_t: DDIM (Song et al. 2021) at eta = 0. Draws no noise."""
+def ddim_step(x_t, x_0, abar_t, abar_u, noise):
+    """x_u with the same noise as x_t: DDIM with eta = 0 (Song et al. 2021, arXiv 2010.02502)."""
     return add_noise(x_0, implied_noise(x_t, x_0, abar_t), abar_u)
+
+
+def multistep(step, predict_noise, abar, x_t, times, noise):
+    """DPM-Solver++ (2M): Lu et al. 2022, arXiv 2211.01095, Algorithm 2.
+
+    Extrapolates x_0 linearly from the last two steps to halfway between t and u, in lambda = half
+    the log-SNR. With `ddpm_step` this is SDE-DPM-Solver++. Arguments and yields: `first_order` in
+    inference.py.
+    """
+    half_log_snr = snr(abar).log() / 2  # lambda
+    previous = None  # t and x_0 of the previous step
+    for t, u in pairwise(times):
+        eps_hat = predict_noise(x_t, t)
+        x_0 = halfway = predicted_x_0(x_t, eps_hat, abar[t])
+        if previous is not None and u != END:  # at END lambda is infinite
+            s, x_0_at_s = previous
+            slope = (x_0 - x_0_at_s) / (half_log_snr[t] - half_log_snr[s])
+            halfway = x_0 + slope * (half_log_snr[u] - half_log_snr[t]) / 2
+        x_t = step(x_t, halfway, abar[t], abar[u], noise)
+        previous = t, x_0
+        yield u, x_t, x_0
 
 
 # --- the scheduler ---
 
 
 def abar_table(scheduler):
-    """abar_t, the product of 1 - beta up to t, for t = 0 .. T - 1, and 1 at `END`: (T + 1,).
-
-    It stays on the CPU, where the times are: abar[t] is a tensor () that fits images anywhere.
-    """
+    """abar_t for t = 0 .. T - 1, and 1 for t = END: a tensor (T + 1,) on the CPU."""
     return torch.nn.functional.pad(scheduler.alphas_cumprod.cpu(), (0, 1), value=1.0)
 
 
-def sampling_times(num_timesteps, steps):
-    """The falling times of every sampler, evenly spread: from T - 1 to round(T / steps) - 1."""
-    T = num_timesteps
+def sampling_times(T, steps):
+    """`steps` evenly spaced, decreasing timesteps, the first of which is T - 1: a list of ints."""
     return [round(T * (steps - i) / steps) - 1 for i in range(steps)]
 
 
-def for_each(x_t, t):
-    """The time t, an int, for each image of x_t: (B,), made on its device."""
+def timesteps(x_t, t):
+    """The int t for each image of x_t: (B,), on its device."""
     return torch.full((len(x_t),), t, device=x_t.device)
 
 
+def same_schedule(scheduler, other):
+    """Whether two schedulers add the same amount of noise at each timestep."""
+    a, b = scheduler.alphas_cumprod.cpu(), other.alphas_cumprod.cpu()
+    return a.shape == b.shape and torch.allclose(a, b)
+
+
 def training_target(scheduler, x_0, eps, t):
-    """What a U-Net is to predict, by the `prediction_type` of its scheduler: as x_0."""
+    """What the U-Net learns to predict, eps or v, same shape as x_0."""
     check_prediction_type(scheduler)
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(x_0, eps, t)
@@ -107,23 +132,28 @@ def training_target(scheduler, x_0, eps, t):
 
 
 def predicted_noise(scheduler, output, x_t, abar_t):
-    """eps, from the output of a U-Net that learned `training_target`: as x_t."""
+    """eps, given the output of a U-Net that predicts `training_target`."""
     if scheduler.config.prediction_type == "v_prediction":  # Salimans & Ho 2022, section 4
         return abar_t.sqrt() * output + (1 - abar_t).sqrt() * x_t
     return output
 
 
+def check_prediction_type(scheduler):
+    """Raise UserError unless the U-Net of a scheduler predicts eps or v."""
+    kind = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise UserError(f"prediction_type must be epsilon or v_prediction, got {kind}")
+
+
 def clip_limit(scheduler):
-    """To how much a scheduler clips the predicted x_0, by default to 1: a number, or infinity."""
-    if not scheduler.config.get("clip_sample", True):
-        return math.inf
-    return scheduler.config.get("clip_sample_range", 1.0)
+    """The scheduler clips the predicted x_0 to [-limit, limit]; infinity if it does not clip."""
+    return scheduler.config.clip_sample_range if scheduler.config.clip_sample else math.inf
 
 
 def noised_for_validation(scheduler, x_0, t=None):
-    """Images x_0 (N, C, H, W) with noise, the same at every call: x_t and t (N,), eps.
+    """Noise validation images x_0 (N, C, H, W), in the same way at every call.
 
-    By default, t is spread evenly over all timesteps, in random order.
+    Returns (x_t, t, eps). By default t (N,) covers all timesteps evenly, in random order.
     """
     n = len(x_0)
     if t is None:
@@ -133,14 +163,15 @@ def noised_for_validation(scheduler, x_0, t=None):
     return scheduler.add_noise(x_0, eps, t), t, eps
 
 
-# --- the U-Net, and the DDPM ---
+# --- the U-Net and the DDPM ---
 
 
 def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
-    """diffusers' UNet2DModel for images (C, H, W), square; H is a multiple of 4.
+    """diffusers' UNet2DModel for images (C, H, H), where H is a multiple of 4.
 
-    `channels`, a multiple of 8, is the width at full size. `num_class_embeds` is for a U-Net that
-    is given labels too, of classifier-free guidance.
+    Args:
+        channels: width at full resolution, a multiple of 8.
+        num_class_embeds: number of labels of a class-conditional U-Net.
     """
     return UNet2DModel(
         sample_size=shape[1],
@@ -151,81 +182,34 @@ def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
         up_block_types=("UpBlock2D",) * 3,
         layers_per_block=1,
         norm_num_groups=8,
-        resnet_time_scale_shift="scale_shift",  # t scales and shifts the normalised features
+        resnet_time_scale_shift="scale_shift",  # t scales and shifts the normalized features
         add_attention=False,  # at H / 4 the convolutions see a whole digit
         num_class_embeds=num_class_embeds,
     )
 
 
 def load_ddpm(path, device="cpu"):
-    """The U-Net of a checkpoint and its scheduler: a DDPMPipeline. Raises UserError.
+    """Load the DDPMPipeline of a checkpoint; `ddpm.unet.dataset` describes its training data.
 
-    `ddpm.unet.dataset` says on what it was trained. `ddpm.save_pretrained(folder)` writes it for
-    diffusers alone.
+    Raises UserError if the checkpoint is missing, corrupted or incompatible.
     """
     unet = load_checkpoint(path, UNet2DModel, device)
-    return DDPMPipeline(unet, scheduler_of(unet, path))
-
-
-def scheduler_of(network, path):
-    """The DDPMScheduler with which the network of a checkpoint was trained. Raises UserError."""
-    spacing = {"timestep_spacing": SCHEDULE["timestep_spacing"]}  # if it says nothing
-    try:
-        return DDPMScheduler(**spacing | network.schedule)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{path} is damaged: its schedule is {network.schedule}") from error
+    return DDPMPipeline(unet, DDPMScheduler(**unet.schedule))
 
 
 def image_shape(unet):
-    """(C, H, W) of the images of a U-Net of diffusers."""
+    """(C, H, W) of the images of a diffusers U-Net."""
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return unet.config.in_channels, height, width
 
 
-# --- schedules that fit together ---
+def predicted_image(ddpm, x_t, t):
+    """The predicted x_0, clipped, for guides that expect clean images: (B, C, H, W).
 
-
-def check_prediction_type(scheduler):
-    """Raises UserError if a U-Net predicts, or is to predict, neither eps nor v."""
-    kind = scheduler.config.prediction_type
-    if kind not in ("epsilon", "v_prediction"):
-        raise UserError(f"prediction_type is {kind!r}, not epsilon or v_prediction")
-
-
-def schedule_of(scheduler):
-    """What a checkpoint keeps of a scheduler: the words of `SCHEDULE`, a dict."""
-    return {word: scheduler.config[word] for word in SCHEDULE}
-
-
-def same_betas(scheduler, other):
-    """Whether two schedulers have the same noise at every timestep."""
-    return torch.equal(scheduler.alphas_cumprod.cpu(), other.alphas_cumprod.cpu())
-
-
-def check_folder(folder, checkpoint, scheduler):
-    """Raises UserError if a training would replace the network of another schedule.
-
-    Or if a network of the folder has other betas, so that the two could not work together.
+    Differentiable through the U-Net; the gradient is 0 where a pixel is clipped. t is (B,).
     """
-    for path, content in readable_checkpoints(folder):
-        schedule = content.get("schedule")
-        if not isinstance(schedule, dict) or not set(schedule) <= set(SCHEDULE):
-            continue
-        theirs = DDPMScheduler(**schedule)
-        learned, wanted = theirs.config.prediction_type, scheduler.config.prediction_type
-        if not same_betas(theirs, scheduler) or (path == checkpoint and learned != wanted):
-            raise UserError(
-                f"{path} was trained with {betas_in_words(theirs)} and {learned}, this one would "
-                f"be with {betas_in_words(scheduler)} and {wanted}: name another folder with "
-                "--models"
-            )
-
-
-def betas_in_words(scheduler):
-    """The betas of a scheduler in words."""
-    config = scheduler.config
-    ends = f" from {config.beta_start:g} to {config.beta_end:g}"
-    if config.beta_schedule == "squaredcos_cap_v2":  # which does not use the ends
-        ends = ""
-    return f"{config.num_train_timesteps} {config.beta_schedule} betas{ends}"
+    abar_t = ddpm.scheduler.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
+    eps = predicted_noise(ddpm.scheduler, ddpm.unet(x_t, t).sample, x_t, abar_t)
+    limit = clip_limit(ddpm.scheduler)
+    return predicted_x_0(x_t, eps, abar_t).clamp(-limit, limit)

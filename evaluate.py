@@ -1,104 +1,103 @@
-"""Measure samples with a judge that never guides: a row for each combination of settings.
+"""Measure the shipped methods, or a file of samples, with a judge that is never used for guidance.
 
-    python evaluate.py --n 500                                # a quick look; by default, n = 4,300
-    python evaluate.py --guidance-scale 1 3 --steps 50 20     # four rows
-    python evaluate.py --method guided unguided classifier_free
-    python evaluate.py --guide my_guide.py:log_p              # a guide of your own
-    python evaluate.py --samples FILE.npz                     # anybody's samples
+    python evaluate.py --n 500                                  # a quick look; default n = 4,300
+    python evaluate.py --guidance-scale 1 3 --sampler ddim      # constant scales
+    python evaluate.py --method unguided guided classifier_free
+    python evaluate.py --method --samples FILE.npz              # only your own samples
 
-Accuracy is the share of samples in which the judge sees the digit asked for. Fréchet distance,
-precision and recall compare the judge's features of the samples with those of half of the real
-images of --split. The other half gets its own row; with --split test, so do the validation images.
-Changes are relative to the first row of generated samples. `nearest` is the smallest distance of a
-sample to a training image. Choose settings with the defaults; report with `--split test --seed 0`.
-Rows are written to --csv as they are measured: after an interruption, ask only for the missing
-rows, in a new file. Of a FILE.py, only that file is hashed, not what it imports.
+Accuracy is the fraction of samples in which the judge sees the target digit. Fréchet distance,
+precision and recall compare samples with half of the real images of --split, in the judge's
+features; the other half, and with --split test the validation images, are rows for comparison.
+Changes are relative to the first sampled row. Choose settings with the defaults; report results
+with `--split test --seed 0`. To measure your own guide, sampler, scale or method, call `measure`
+of evaluation/table.py.
 """
 
-import time
+from functools import partial
+from pathlib import Path
 
-from evaluation.measures import NUM_NEIGHBOURS, Scores, balanced_parts, nearest_distances, readings
-from evaluation.report import VERSIONS, cell, check_new_table, described, write_rows
-from evaluation.rows import JUDGE, add_row_flags, judge_of, real_row, sample_rows, unique
-from mnist import read_dataset
+import numpy as np
+import torch
+
+from data import add_data_flags, read_dataset
+from diffusion import load_ddpm
+from evaluation.classifier_free import ClassifierFree
+from evaluation.judge import load_judge
+from evaluation.table import measure
+from inference import SAMPLER, SAMPLERS, STEPS, Guided, NoisePredictor, growing_scale, load_models
+from inference import sample
 from support import cli
-from support.errors import UserError
-from support.files import sha256
+from support.cli import UserError
+from support.files import MODELS
+
+METHODS = ("guided", "unguided", "classifier_free")
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
-    add_row_flags(parser, n=4_300)
-    args = parser.parse_args(argv)
-    if args.csv:
-        check_new_table(args.csv)
-    return args
+    add = parser.add_argument
+    add("--method", nargs="*", choices=METHODS, default=["guided"], help="one row each")
+    scale_help = "constant scales, one row each; None: the default of each method"
+    add("--guidance-scale", nargs="+", type=cli.number(float, 0), metavar="S", help=scale_help)
+    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampler")
+    add("--steps", type=cli.number(int, 1), default=STEPS, help="sampling steps")
+    samples_help = ".npz files in openai/guided-diffusion's format, one row each"
+    add("--samples", nargs="+", type=Path, default=[], metavar="FILE", help=samples_help)
+    add("--n", type=cli.number(int, 100), default=4_300, help="samples per row")
+    add("--split", choices=("validation", "test"), default="validation", help="real images")
+    add("--csv", type=cli.file(".csv"), help="file for the table")
+    add("--models", type=Path, default=MODELS, help="folder of the checkpoints, with judge.pth")
+    cli.add_run_flags(parser, seed=1)
+    add_data_flags(parser)
+    return parser.parse_args(argv)
 
 
-def real_images(judge, dataset, split, sizes):
-    """`Readings` of half of a split, to measure against, and rows of other real images.
+def make_rows(args):
+    """The sampled rows of the flags, for `measure`."""
+    rows = {}
+    if {"guided", "unguided"} & set(args.method):
+        ddpm, classifier = load_models(args.models, args.device)
+    for name in args.method:
+        for scale in args.guidance_scale or [None]:
+            label = f"{name}, s = {scale:g}" if scale is not None else name
+            if name == "guided":
+                default = growing_scale(ddpm.scheduler)
+                method = Guided(ddpm, classifier.log_p, default if scale is None else scale)
+            elif name == "unguided":
+                label, method = name, NoisePredictor(ddpm)
+            else:
+                free = load_ddpm(args.models / "classifier_free.pth", args.device)
+                method = ClassifierFree(free) if scale is None else ClassifierFree(free, scale)
+            rows[label] = partial(sample, method, sampler=args.sampler, steps=args.steps)
+    return rows
 
-    The rows, of each size, are of the other half, which no sampler can be expected to beat, and
-    against the test set also of the validation images, which other people wrote.
+
+def read_samples(path, shape):
+    """uint8 images (N, C, H, W) and labels (N,), or None, of an .npz file in `save_npz`'s format.
+
+    Raises UserError if the file cannot be read or its images do not have the shape (C, H, W).
     """
-    num_classes = len(dataset.info["classes"])
-    images, labels = dataset.splits[split]
-    here, there = balanced_parts(labels, 2, num_classes)  # (K, M) each
-    if num_classes * ((here.shape[1] + 1) // 2) <= NUM_NEIGHBOURS:  # in half of this half
-        raise UserError(f"the {split} images are too few to measure with: {len(labels)}")
-    others = [(f"other half of the {split} set", split, there)]
-    if split == "test":
-        [everywhere] = balanced_parts(dataset.splits["validation"][1], 1, num_classes)
-        others.append(("validation images", "validation", everywhere))
-    rows = []
-    for size in sorted(sizes):
-        for name, source, index in others:
-            some = index[:, : size // num_classes].flatten()
-            rows.append(real_row(name, dataset.splits[source], some))
-    here = here.flatten()
-    return readings(judge, images[here], labels[here]), rows
-
-
-def measure_row(row, judge, real, train_images):
-    """The `Scores` of a `Row` against `Readings` of real images, and all its columns: a dict."""
-    start = time.perf_counter()
-    images, labels = row.draw()
-    seconds = (time.perf_counter() - start) / len(images)
-    scores = Scores(readings(judge, images, labels), real)
-    columns = scores.row()
-    if labels is None:  # what the judge reads was taken for right
-        columns = {name: v for name, v in columns.items() if not name.startswith("accuracy")}
-    if row.sampled:
-        columns["seconds"] = seconds
-    nearest = nearest_distances(images, train_images)  # is it copying?
-    columns["nearest"], columns["nearest_median"] = nearest.min().item(), nearest.median().item()
-    return scores, columns
+    try:
+        arrays = np.load(path)
+        images = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2).contiguous()
+        labels = torch.from_numpy(arrays["arr_1"]).long() if "arr_1" in arrays else None
+    except Exception as error:  # numpy raises many types
+        raise UserError(f"cannot read {path}: {error}") from error
+    if images.dtype != torch.uint8 or list(images.shape[1:]) != shape:
+        channels, height, width = shape
+        raise UserError(f"{path}: arr_0 must be uint8 (N, {height}, {width}, {channels})")
+    return images, labels
 
 
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
     dataset = read_dataset(args)
-    judge = judge_of(args, dataset)
-    samples = sample_rows(args, dataset)
-    sizes = {row.settings["n"] for row in samples}
-    real, others = real_images(judge, dataset, args.split, sizes)
-    judge_hash = sha256(args.judge / JUDGE)
-    shared = {"seed": args.seed, "against": args.split, "sha256 of judge": judge_hash}
-    machine = VERSIONS | {"device": args.device}
-    first, done = None, []  # the scores that changes are from; the rows of the table
-    for row in unique(others + samples):
-        scores, columns = measure_row(row, judge, real, dataset.splits["train"][0])
-        if row.sampled:
-            columns |= scores.changes_from(first) if first else {}
-            first = first or scores
-        settings = row.settings | shared
-        done.append(settings | columns | machine)
-        if args.csv:
-            write_rows(args.csv, done)
-        names = [name for name in columns if f"{name}_low" in columns and "_change" not in name]
-        shown = [f"{name} {cell(columns, name)}" for name in names]
-        print(f"{described(settings)}\n    {'  '.join(shown)}")
+    judge = load_judge(args.models / "judge.pth", args.device)
+    rows = make_rows(args)
+    for path in args.samples:
+        rows[str(path)] = read_samples(path, dataset.info["shape"])
+    measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from ipywidgets import FloatSlider, IntRangeSlider, IntSlider, interact
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import pil_to_tensor
 
-from diffusion import END, add_noise, predicted_x_0, same_noise, sampling_times
+from data import load_mnist
+from diffusion import END, add_noise, clipped_noise, ddim_step, predicted_x_0, sampling_times
 from examples.shared import read
-from inference import Guided, Unguided, first_order
-from mnist import load_mnist
-from support.pictures import BLUE, INK, ORANGE, PAPER, film_frame
-from support.pictures import grid_image, on_paper, push_on_paper, write_gif
+from inference import Guided, NoisePredictor, first_order, gradient
+from support.pictures import BLUE, INK, ORANGE, PAPER, film_frame, grid_image
+from support.pictures import ink_on_paper, push_in_colors, write_gif
 
 BACKGROUND = (PAPER / 255,) * 3
 CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
@@ -97,7 +97,7 @@ def path_of(method, x_t, y):
         return method(x_t, t, y)
 
     path, t = [], times[0]
-    for u, x_u, x_0 in first_order(same_noise, predict_noise, method.abar, x_t, times, None):
+    for u, x_u, x_0 in first_order(ddim_step, predict_noise, method.abar, x_t, times, None):
         path.append((t, x_t, x_0))
         t, x_t = u, x_u
     return path
@@ -137,7 +137,7 @@ def slips(method, x_t, y):
         "no noise is put back": lambda: drawn(eps_hat, lambda x, t: torch.zeros_like(x)),
     }
     if isinstance(method, Guided):
-        unguided = Unguided(method.ddpm)
+        unguided = NoisePredictor(method.ddpm)
         unclipped = Guided(method.ddpm, method.log_p, method.scale)
         unclipped.limit = math.inf
 
@@ -150,6 +150,34 @@ def slips(method, x_t, y):
             "the U-Net's image is not clipped": lambda: path_of(unclipped, x_t, y)[-1][2],
         }
     return found
+
+
+# --- mistakes and combinations that the lessons show ---
+
+
+class WithoutRoot(Guided):
+    """ADM (14) without sqrt(1 - abar_t), a common mistake."""
+
+    def __call__(self, x_t, t, y):
+        return self.clipped_eps(x_t, t) - self.scale(t) * gradient(self.log_p, x_t, t, y)
+
+
+class ClippedAfterGuidance(Guided):
+    """The predicted x_0 is clipped after the guidance, as diffusers' schedulers do."""
+
+    def __call__(self, x_t, t, y):
+        with torch.no_grad():
+            eps = self.eps(x_t, t)
+        push = self.scale(t) * (1 - self.abar[t]).sqrt() * gradient(self.log_p, x_t, t, y)
+        return clipped_noise(x_t, eps - push, self.abar[t], self.limit)
+
+
+class OnClassifierFree(Guided):
+    """A class-conditional U-Net, called without a label, and guided by a classifier."""
+
+    def eps(self, x_t, t):
+        no_label = self.ddpm.unet.config.num_class_embeds - 1
+        return super().eps(x_t, t, torch.full((len(x_t),), no_label))
 
 
 # --- digits ---
@@ -228,12 +256,12 @@ def equation(x_t, abar_t, eps, grad, s, eps_hat):
     root = (1 - abar_t).sqrt()
     before, after = ((x_t - root * noise) / abar_t.sqrt() for noise in (eps, eps_hat))
     times = rf"$-\ {s:g}\,\sqrt{{1-\bar\alpha_t}}\ \times$"
-    push = push_on_paper(grad)
+    push = push_in_colors(grad)
     rows = [
         [("the guided noise", eps_hat / 3), "=", ("the U-Net's noise", eps / 3), times]
         + [("what the classifier wants", push)],
         [("the image it leaves", after), "=", ("the U-Net's guess", before), "+"]
-        + [("the push", push_on_paper(after - before))],
+        + [("the push", push_in_colors(after - before))],
     ]
     figure = plt.figure(figsize=(8, 4.5), dpi=100, facecolor=BACKGROUND)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -247,7 +275,9 @@ def equation(x_t, abar_t, eps, grad, s, eps_hat):
                 left += gap
                 continue
             label, image = item
-            image = image if image.dtype == torch.uint8 else on_paper(image).expand(-1, 3, -1, -1)
+            image = (
+                image if image.dtype == torch.uint8 else ink_on_paper(image).expand(-1, 3, -1, -1)
+            )
             extent = left, left + 1.5, bottom, bottom + 1.5
             axes.imshow(image[0].permute(1, 2, 0), extent=extent, interpolation="nearest")
             corner = left, bottom
@@ -344,7 +374,7 @@ def two_arrows(abar, t=200):
 
         start = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
         times = [*range(999, 0, -20), END]
-        steps = first_order(same_noise, predict_noise, abar, start, times, None)
+        steps = first_order(ddim_step, predict_noise, abar, start, times, None)
         return torch.stack([start, *(x_t for _, x_t, _ in steps)])
 
     rng = torch.Generator().manual_seed(0)

@@ -1,9 +1,9 @@
-"""Write both networks for the page of this folder: 1.5 MB.
+"""Export both networks for the web page: 1.5 MB.
 
     python -m docs.export_weights    # docs/weights.bin, docs/weights.json
 
-weights.bin holds float16; weights.json says which tensor is where in it. TensorFlow.js has the
-channels last, so convolutions become (height, width, in, out), and matrices (in, out).
+weights.bin holds float16; weights.json lists the tensors in it. TensorFlow.js has channels last, so
+convolutions become (height, width, in, out), and matrices (in, out).
 """
 
 import json
@@ -12,12 +12,12 @@ import numpy as np
 
 from inference import load_models
 from support.cli import ArgumentParser, one_line_errors
-from support.files import MODELS, ROOT, atomic_write, sha256
+from support.files import ROOT, atomic_write
 
 
 def for_tensorflow(name, weights):
-    """The weights of a layer in TensorFlow.js' order: a contiguous array of float16."""
-    if name == "linear.weight":  # after the flattening of (C, 7, 7), which is (7, 7, C) there
+    """The weights of a layer in TensorFlow.js order: a contiguous float16 array."""
+    if name == "linear.weight":  # (C, 7, 7) is flattened as (7, 7, C)
         weights = weights.unflatten(1, (-1, 7, 7)).permute(2, 3, 1, 0).flatten(0, 2)
     elif weights.ndim == 4:
         weights = weights.permute(2, 3, 1, 0)
@@ -27,7 +27,7 @@ def for_tensorflow(name, weights):
 
 
 def export(folder):
-    """Write both files to a folder: the number of bytes of weights.bin."""
+    """Write both files to a folder; returns the size of weights.bin in bytes."""
     ddpm, classifier = load_models()
     networks, parts, start = {"unet": [], "classifier": []}, [], 0
     for places, network in zip(networks.values(), (ddpm.unet, classifier)):
@@ -37,7 +37,7 @@ def export(folder):
             places.append(place)
             parts.append(array.tobytes())
             start += array.size
-    hashes = {name: sha256(MODELS / name) for name in ("ddpm_unet.pth", "classifier.pth")}
+    hashes = {network.checkpoint: network.sha256 for network in (ddpm.unet, classifier)}
     with atomic_write(folder / "weights.bin") as file:
         file.write(b"".join(parts))
     with atomic_write(folder / "weights.json") as file:

@@ -1,1 +1,1 @@
-"""What measures samples: judge, measures, rows of a table, methods (controls and rivals)."""
+"""Measuring samples: the judge, the measures, one table function, baselines and ablations."""

@@ -1,9 +1,9 @@
-"""The judge: a classifier of clean digits that measures samples and never guides.
+"""The judge: a classifier of clean digits that measures samples and is never used for guidance.
 
     python -m evaluation.judge
     python -m evaluation.judge --steps 300 --models trial    # a short trial in another folder
 
-Writes models/judge.pth; with --models DIR, DIR/judge.pth. Test accuracy is only reported.
+Writes models/judge.pth; with --models DIR, in DIR.
 """
 
 import torch
@@ -12,26 +12,26 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
 
-from mnist import add_data_flags, from_uint8, training_data
+from data import add_data_flags, from_uint8, read_dataset
 from support import cli
-from support.files import MODELS, load_checkpoint, save_checkpoint
-from support.training import Run
+from support.files import MODELS, check_may_write, load_checkpoint, save_checkpoint
+from support.training import Run, add_training_flags, settings_of
 
 STEPS = 5_148  # twelve epochs
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.02
 LABEL_SMOOTHING = 0.05
-# rotation, shift, scale and shear, of a batch as a whole
+# rotation, translation, scale and shear, the same for a whole batch
 AUGMENT = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINEAR, fill=-1)
 
 
 class Judge(nn.Module):
-    """Plain convolutions, BatchNorm, ReLU and max-pooling: unlike the guide on purpose.
+    """Convolutions, BatchNorm, ReLU and max-pooling: deliberately unlike `Classifier`.
 
     Args:
-        num_features: width of the features before the last layer, in which distances are measured.
-        num_classes: K. image_shape: (C, H, W), square; H is a multiple of 4.
+        num_features: width of the last hidden layer, whose features are compared.
+        num_classes: K. image_shape: (C, H, H), where H is a multiple of 4.
     """
 
     def __init__(self, num_features=128, num_classes=10, image_shape=(1, 28, 28)):
@@ -61,19 +61,19 @@ class Judge(nn.Module):
 
 
 def block(in_channels, out_channels, size):
-    """The layers of a convolution with BatchNorm and ReLU."""
+    """A convolution with BatchNorm and ReLU."""
     convolution = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=False)
     return convolution, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
 def load_judge(path=MODELS / "judge.pth", device="cpu"):
-    """The judge of a checkpoint, in eval mode. Raises UserError."""
+    """Load the judge of a checkpoint, in eval mode. Raises UserError."""
     return load_checkpoint(path, Judge, device)
 
 
 @torch.no_grad()
 def judge_images(judge, images):
-    """Features (N, D) and predictions (N,) of uint8 images (N, C, H, W); on the CPU."""
+    """Features (N, D) and predictions (N,) of uint8 images (N, C, H, W), on the CPU."""
     device = judge.linear.weight.device
     parts = [judge.features(from_uint8(part).to(device)) for part in images.split(500)]
     features = torch.cat(parts)
@@ -81,21 +81,20 @@ def judge_images(judge, images):
 
 
 def accuracy_of(judge, images, labels):
-    """The share of uint8 images (N, C, H, W) whose label the judge predicts."""
+    """The fraction of uint8 images (N, C, H, W) that the judge classifies as labels (N,)."""
     return (judge_images(judge, images)[1] == labels).float().mean().item()
 
 
 def train(args, dataset, checkpoint, judge):
-    """Minimise the cross-entropy of augmented images: the finished `Run`."""
-    parameters = judge.parameters()
-    optimizer = torch.optim.AdamW(parameters, args.lr, weight_decay=WEIGHT_DECAY, fused=True)
+    """Minimize the cross-entropy on augmented images; returns the finished `Run`."""
+    optimizer = torch.optim.AdamW(
+        judge.parameters(), args.lr, weight_decay=WEIGHT_DECAY, fused=True
+    )
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
-    parts = {"judge": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    settings = cli.training_settings(args)
-    run = Run("judge", checkpoint, settings, dataset, args.resume, **parts)
+    parts = {"network": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+    run = Run(checkpoint, settings_of(args), dataset, args.resume, **parts)
 
-    for x_0, y, rng in run.batches():  # (B, C, H, W), (B,); rng is the stream of this step
-        torch.manual_seed(rng.initial_seed() % 2**32)  # for AUGMENT and dropout
+    for x_0, y in run.batches():  # (B, C, H, W), (B,)
         logits = judge(AUGMENT(x_0).to(args.device))
         loss = F.cross_entropy(logits, y.to(args.device), label_smoothing=LABEL_SMOOTHING)
 
@@ -116,13 +115,14 @@ def train(args, dataset, checkpoint, judge):
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
-    cli.add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
+    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "judge.pth"
-    dataset = training_data(args, Judge, checkpoint)
+    dataset = read_dataset(args)
+    check_may_write(checkpoint, Judge, None, dataset.info)
 
-    torch.manual_seed(args.seed)  # for the initial weights
+    torch.manual_seed(args.seed)
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
     run = train(args, dataset, checkpoint, judge)
@@ -130,7 +130,7 @@ def main(argv=None):
     summary = run.summary() | {"test_accuracy": test_accuracy}
     save_checkpoint(checkpoint, judge, None, dataset.info, summary)
     run.remove_state()
-    print(f"{checkpoint}: {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
+    print(f"saved {checkpoint} after {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
 
 
 if __name__ == "__main__":

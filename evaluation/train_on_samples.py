@@ -1,14 +1,13 @@
-"""Train on samples, test on real: the accuracy of a classifier that has only seen samples.
+"""Train on samples, test on real images: the classification accuracy score.
 
-    python -m evaluation.train_on_samples --guidance-scale 1 0.25 --growth 24 --csv FILE.csv
-    python -m evaluation.train_on_samples --samples FILE.npz    # anybody's, with labels in arr_1
+    python -m evaluation.train_on_samples    # results/train_on_samples.csv
 
-The classification accuracy score (Ravuri & Vinyals 2019, arXiv 1905.10887). A small network learns
-from labelled samples, or from as many training images, and classifies all real images of --split.
-Samples that lack some forms of a digit cost accuracy; wrong labels cost less, and `confirmed` is
-the share of labels with which the judge agrees. Rows are as in evaluate.py, with a row for each
-training seed.
+Ravuri & Vinyals 2019, arXiv 1905.10887: a small network learns from labeled samples, or from as
+many training images, and classifies the real images of the test set. Samples that lack some forms
+of a digit cost accuracy. `confirmed` is the fraction of labels with which the judge agrees.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +15,17 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from tqdm import trange
 
-from evaluation.judge import accuracy_of
-from evaluation.measures import accuracy_row
-from evaluation.report import VERSIONS, cell, check_new_table, described, write_rows
-from evaluation.rows import add_row_flags, judge_of, real_row, sample_rows
-from mnist import from_uint8, read_dataset
+from data import Dataset, from_uint8
+from evaluation.judge import accuracy_of, load_judge
+from evaluation.measures import accuracy_row, balanced_parts
+from evaluation.table import cell, draw, write_rows
+from inference import Guided, growing_scale, load_models, sample
 from support import cli
-from support.errors import UserError
-from support.streams import batch_indices, generator
+from support.files import ROOT
+from support.streams import image_seeds
 
-SEEDS = (0, 1, 2)
+N = 2_000
+TRAINING_SEEDS = (0, 1, 2)
 STEPS = 1_000
 WARMUP_STEPS = 50
 BATCH_SIZE = 128
@@ -33,19 +33,19 @@ LEARNING_RATE = 2e-3
 
 
 def trained_on(images, labels, num_classes, seed):
-    """A small network, trained on images (N, C, H, W) with labels (N,), on their device."""
-    torch.manual_seed(seed)  # for the initial weights and dropout
+    """A small network trained on images (N, C, H, W) in [-1, 1] with labels (N,)."""
+    torch.manual_seed(seed)
     network = nn.Sequential(
         nn.LazyConv2d(32, 5), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Dropout(0.5), nn.LazyLinear(128), nn.ReLU(),
         nn.Dropout(0.5), nn.Linear(128, num_classes),
     ).to(images.device)  # fmt: skip
-    network(images[:1])  # now the lazy layers know their inputs
+    network(images[:1])  # initializes the lazy layers
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, WARMUP_STEPS, STEPS)
-    for step in trange(STEPS, desc=f"{len(images)} images, seed {seed}", disable=None):
-        index = batch_indices(len(images), BATCH_SIZE, seed, step)
+    for _ in trange(STEPS, desc=f"{len(images)} images, seed {seed}", disable=None):
+        index = torch.randint(len(images), (BATCH_SIZE,))
         loss = F.cross_entropy(network(images[index]), labels[index])
         optimizer.zero_grad()
         loss.backward()
@@ -54,50 +54,43 @@ def trained_on(images, labels, num_classes, seed):
     return network.eval().requires_grad_(False)
 
 
-def check_usable(name, images, labels):
-    """Raises UserError if a network cannot be trained on them."""
-    if len(images) < BATCH_SIZE:
-        raise UserError(f"{name} has {len(images)} images, and a batch {BATCH_SIZE}")
-    if labels is None:
-        raise UserError(f"{name} has no labels: write them as arr_1")
+def train_on_samples(rows, n=N, split="test", seed=0, dataset=None, judge=None, path=None):
+    """Score rows as `evaluation.table.measure`, one per name and training seed: a list of dicts.
+
+    The first rows are of class-balanced training images, as many as samples.
+    """
+    dataset, judge = dataset or Dataset(), judge or load_judge()
+    num_classes = len(dataset.info["classes"])
+    y = torch.arange(num_classes).repeat_interleave(n // num_classes)
+    images, labels = dataset.splits["train"]
+    [index] = balanced_parts(labels, 1, num_classes)
+    of_training = images[index[:, : n // num_classes].flatten()]
+    real_images, real_labels = dataset.load(split)
+    table = []
+    for name, row in {"training images": lambda y, seeds: of_training, **rows}.items():
+        images, _ = draw(row, y.clone(), image_seeds(seed, y.tolist()))
+        confirmed = accuracy_of(judge, images, y)
+        for training_seed in TRAINING_SEEDS:
+            network = trained_on(from_uint8(images), y, num_classes, training_seed)
+            logits = torch.cat([network(part) for part in real_images.split(500)])
+            row = {"images": name, "n": len(images), "split": split, "seed": seed}
+            row |= {"confirmed": confirmed, "training_seed": training_seed}
+            table.append(row | accuracy_row(logits.argmax(dim=1) == real_labels))
+            print(f"{name}, seed {training_seed}: {cell(table[-1], 'accuracy')}", flush=True)
+            if path:
+                write_rows(path, table)
+    return table
 
 
 @cli.one_line_errors
 def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
-    add_row_flags(parser, n=10_000)
-    args = parser.parse_args(argv)
-    if args.csv:
-        check_new_table(args.csv)
-    dataset = read_dataset(args)
-    num_classes = len(dataset.info["classes"])
-    judge = judge_of(args, dataset)
-    if args.n // num_classes * num_classes < BATCH_SIZE:
-        raise UserError(f"--n {args.n}: a batch has {BATCH_SIZE} images")
-    real_images, real_labels = (part.to(args.device) for part in dataset.load(args.split))
-    train_split = dataset.splits["train"]
-    some = torch.randperm(len(train_split[0]), generator=generator(0, "subset"))[: args.n]
-    rows = [real_row("training images", train_split, some), *sample_rows(args, dataset)]
-    shared = {"seed": args.seed, "against": args.split, "training_steps": STEPS}
-    shared |= {**VERSIONS, "device": args.device}
-    for row in rows:
-        if not row.sampled:  # it draws nothing, so it can be checked before the first training
-            check_usable(row.settings["images"], *row.draw())
-    done = []
-    for row in rows:
-        images, labels = row.draw()
-        confirmed = accuracy_of(judge, images, labels)
-        images, labels = from_uint8(images).to(args.device), labels.to(args.device)
-        for seed in SEEDS:
-            network = trained_on(images, labels, num_classes, seed)
-            logits = torch.cat([network(part) for part in real_images.split(500)])
-            right = logits.argmax(dim=1) == real_labels
-            measured = {"confirmed": confirmed, "training_seed": seed, **accuracy_row(right)}
-            done.append(row.settings | measured | shared)
-            shown = f"confirmed {confirmed:.4f}, seed {seed}: {cell(measured, 'accuracy')}"
-            print(f"{described(row.settings)}, {shown}")
-            if args.csv:
-                write_rows(args.csv, done)
+    cli.ArgumentParser(__doc__).parse_args(argv)
+    ddpm, classifier = load_models()
+    rows = {}
+    for w in (0.25, 1):
+        method = Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler, w))
+        rows[f"w = {w}, g = 24"] = partial(sample, method, sampler="sde-dpmsolver++", steps=20)
+    train_on_samples(rows, path=ROOT / "results" / "train_on_samples.csv")
 
 
 if __name__ == "__main__":

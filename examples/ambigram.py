@@ -1,44 +1,46 @@
 """Digits that read as another digit upside down: the sum of two guides.
 
-    python -m examples.ambigram    # results/ambigram.png: the pairs that work most often
+    python -m examples.ambigram    # results/ambigram.png: the pairs that succeed most often
 
-At t > 0 the sum of two noisy guides is not exact; it works for about half of the pairs.
+The sum of two noisy guides is not exact at t > 0; it works for about half of the pairs.
 """
 
 import torch
 
-from evaluation.measures import share
+from evaluation.measures import proportion
 from examples.shared import FAST, example, judge_log_p, save_rows
 from inference import Guided, growing_scale, sample
 
-N = 10  # of each pair
+N = 10  # per pair
 SHOWN = 7
 
 
 def both_ways(log_p):
-    """The guide log p(a | x_t, t) + log p(b | x_t turned by 180 degrees, t), y (B, 2) the a, b."""
+    """The guide log p(a | x_t, t) + log p(b | x_t rotated by 180 degrees, t), y (B, 2) = a, b."""
     return lambda x_t, t, y: log_p(x_t, t, y[:, 0]) + log_p(x_t.flip(2, 3), t, y[:, 1])
 
 
-@example("ambigram")
+@example
 def main(ddpm, classifier):
     digits = torch.arange(10)
     y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)
-    # less growth than for one digit: as many read right, with less debris
+    # less growth than for one digit: equally accurate, with fewer disconnected strokes
     scale = growing_scale(ddpm.scheduler, 1, 6)
     guided = Guided(ddpm, both_ways(classifier.log_p), scale)
     images = sample(guided, y, range(len(y)), **FAST)
-    upright, turned = judge_log_p(images), judge_log_p(images.flip(2, 3))  # (100 N, 10) each
-    right = (upright.argmax(dim=1) == y[:, 0]) & (turned.argmax(dim=1) == y[:, 1])
-    print(f"read as asked both ways up: {share(right)}; of {N}, a column per digit upside down:")
+    upright, rotated = judge_log_p(images), judge_log_p(images.flip(2, 3))  # (100 N, 10) each
+    right = (upright.argmax(dim=1) == y[:, 0]) & (rotated.argmax(dim=1) == y[:, 1])
+    print(f"correct both ways up: {proportion(right)}")
+    print(f"of {N}, one row per upright digit, one column per digit upside down:")
     print(right.view(10, 10, N).sum(dim=2))
-    # of the pairs of different digits that work most often, the ones that the judge is surest of
+    # of the pairs of different digits that succeed most often, the images with the highest p
     works = (right & (y[:, 0] < y[:, 1])).view(100, N).sum(dim=1)
     pairs = works.topk(SHOWN).indices.sort().values
-    sure = torch.minimum(upright.gather(1, y[:, :1]), turned.gather(1, y[:, 1:]))  # (100 N, 1)
+    sure = torch.minimum(upright.gather(1, y[:, :1]), rotated.gather(1, y[:, 1:]))  # (100 N, 1)
     shown = images[pairs * N + sure.view(100, N).argmax(dim=1)[pairs]]
     labels = [f"{a}, {b}" for a, b in y[pairs * N].tolist()]
-    save_rows("ambigram", {"upright": shown, "turned": shown.flip(2, 3)}, labels)
+    rows = {"upright": shown, "turned": shown.flip(2, 3)}
+    save_rows("ambigram", rows, labels, ddpm.unet, classifier)
 
 
 if __name__ == "__main__":

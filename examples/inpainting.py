@@ -1,42 +1,44 @@
-"""Completes test digits from their upper half: the guide is the likelihood of the seen pixels.
+"""Complete test digits from their upper half: the guide is the likelihood of the known pixels.
 
     python -m examples.inpainting    # results/inpainting.png
 
-With the class's log p too, the sum is not exact at t > 0. The variance 1 - abar_t was chosen among
-four on 40 validation digits. A guide of pixels is steep: it needs a constant scale.
+With the class's log p added, the sum is not exact at t > 0. The variance 1 - abar_t was chosen
+among four on 40 validation digits. A guide of pixels is steep and needs a constant scale.
 """
 
 import torch
 
-from evaluation.measures import share
+from data import load_mnist
+from diffusion import predicted_image
+from evaluation.measures import proportion
 from examples.shared import FAST, example, read, save_rows
-from inference import Guided, predicted_image, sample
-from mnist import load_mnist
+from inference import Guided, sample
 
 N = 200
 
 
-@example("inpainting")
+@example
 def main(ddpm, classifier):
     x_0, labels = (part[:N] for part in load_mnist("test"))
     abar = ddpm.scheduler.alphas_cumprod
 
     def pixels(x_t, t, y):
-        """log p of the upper half of the images with the numbers y (B,), up to a constant: (B,)."""
+        """log p of the upper half of the images with indices y (B,), up to a constant: (B,)."""
         error = (predicted_image(ddpm, x_t, t) - x_0[y])[:, :, :14]
         return -error.square().sum(dim=(1, 2, 3)) / (2 * (1 - abar[t]))
 
     def pixels_and_class(x_t, t, y):
         return pixels(x_t, t, y) + classifier.log_p(x_t, t, labels[y])
 
-    seen = torch.where((torch.arange(28) < 14)[:, None], x_0, -1.0)  # the lower half is blank
-    rows = {"a test digit": x_0, "its upper half": seen}
+    known = torch.where((torch.arange(28) < 14)[:, None], x_0, -1.0)  # the lower half is blank
+    rows = {"test digit": x_0, "upper half": known}
     guides = {"completed": pixels, "with its label": pixels_and_class}
     for name, log_p in guides.items():
         rows[name] = sample(Guided(ddpm, log_p, 1), torch.arange(N), range(N), **FAST)
-        print(f"{name}: read as its label: {share(read(rows[name]) == labels)}")
+        print(f"{name}: {proportion(read(rows[name]) == labels)} are read as the original digit")
     first = {name: images[:8] for name, images in rows.items()}
-    save_rows("inpainting", first, labels[:8].tolist(), guidance_scale=1)
+    columns = labels[:8].tolist()
+    save_rows("inpainting", first, columns, ddpm.unet, classifier, guidance_scale=1)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,29 @@
-"""A guide of your own, to copy and change: digits that lean to the right.
+"""A custom guide to copy and change: digits that lean to the right.
 
-    python -m examples.my_guide                                      # results/my_guide.png
-    python evaluate.py --n 500 --guide examples/my_guide.py:leaning    # are they still digits?
+    python -m examples.my_guide    # results/my_guide.png, and are they still digits?
 
 A guide is any function `log_p(x_t, t, y)` that returns one number per image, (B,), differentiable
-in x_t. The number of an image may depend on no other image of the batch.
+in x_t. The number of an image must not depend on the other images in the batch.
 """
+
+from functools import partial
 
 import torch
 
+from diffusion import predicted_image
+from evaluation.table import measure
 from examples.shared import FAST, example, save_rows
-from inference import Guided, growing_scale, predicted_image, sample
+from inference import Guided, growing_scale, sample
 
-SLANT = 0.5  # pixels to the right for each pixel up; digits of MNIST have 0 to 0.3
+SLANT = 0.5  # pixels to the right per pixel up; MNIST digits have 0 to 0.3
 STRICTNESS = 10  # 1 / (2 variance) of the slant
+N = 500  # per row of the table
 
 
 def leaning(ddpm, classifier):
-    """The guide. `evaluate.py` gives it the networks of --models."""
+    """The guide: log p of the digits y (B,), and of the slant that the image should have."""
 
     def log_p(x_t, t, y):
-        """log p of the digits y (B,), and of the slant that the image is to have: (B,)."""
         error = slant(predicted_image(ddpm, x_t, t)) - SLANT
         return classifier.log_p(x_t, t, y) - STRICTNESS * error.square()
 
@@ -28,7 +31,7 @@ def leaning(ddpm, classifier):
 
 
 def slant(images):
-    """How far the ink of images (B, 1, H, W) moves to the right for each pixel up: (B,)."""
+    """How far the ink in images (B, 1, H, W) moves to the right per pixel up: (B,)."""
     ink = (images[:, 0] + 1) / 2
     ink = ink / ink.sum(dim=(1, 2), keepdim=True)  # a distribution over the pixels
     place = torch.arange(ink.shape[-1], device=ink.device)
@@ -37,16 +40,18 @@ def slant(images):
     return -(ink * right * down).sum(dim=(1, 2)) / (ink * down * down).sum(dim=(1, 2))
 
 
-@example("my_guide")
+@example
 def main(ddpm, classifier):
     y, seeds = torch.arange(10), range(10)
-    rows = {}
-    guides = {"upright": classifier.log_p, "leaning": leaning(ddpm, classifier)}
+    guides = {"default": classifier.log_p, "leaning": leaning(ddpm, classifier)}
+    rows, table = {}, {}
     for name, log_p in guides.items():
         method = Guided(ddpm, log_p, growing_scale(ddpm.scheduler))
         rows[name] = sample(method, y, seeds, **FAST)
+        table[name] = partial(sample, method, **FAST)
         print(f"{name}: mean slant {slant(rows[name]).mean():.2f}")
-    save_rows("my_guide", rows, y.tolist())
+    save_rows("my_guide", rows, y.tolist(), ddpm.unet, classifier)
+    measure(table, n=N)
 
 
 if __name__ == "__main__":

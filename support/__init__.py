@@ -1,1 +1,1 @@
-"""Plumbing: flags, errors, files, random streams, resuming, pictures."""
+"""Flags, files, random streams, resumable training, and pictures; no diffusion code."""

@@ -1,59 +1,37 @@
-"""Random streams: one per key, so that no draw depends on what was drawn before it."""
+"""Random numbers: seeds of images and of measurements, and noise drawn on the CPU."""
 
 from collections import Counter
 
 import numpy as np
 import torch
 
-PURPOSES = {  # of a stream -> its number, and what follows it in a key; no number is used again
-    "batches": 0,  # epoch
-    "classifier": 1,  # step
-    "U-Net": 2,  # step
-    "judge": 3,  # step
-    "samples": 4,  # label, number
-    "validation": 5,  # 0: times, 1: noise
-    "split": 7,
-    "subset": 8,
-    "halves": 9,  # number
-}
+PURPOSES = {"samples": 4, "validation": 5, "split": 7, "subset": 8, "halves": 9}
 
 
 def stream_seed(seed, purpose, *numbers):
-    """The seed of the stream with the key (seed, purpose, *numbers), hashed to 64 bits.
-
-    All numbers, and the seed, are 0 .. 2^32 - 1; they are always equally many for a purpose.
-    """
+    """Hash (seed, purpose, *numbers) to 32 bits, all that torch's CPU generator uses of a seed."""
     key = [seed, PURPOSES[purpose], *numbers]
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) % 2**32
 
 
 def generator(seed, purpose, *numbers):
-    """A CPU torch.Generator of the stream with this key, see `stream_seed`."""
+    """A CPU torch.Generator seeded with `stream_seed`."""
     return torch.Generator().manual_seed(stream_seed(seed, purpose, *numbers))
 
 
 def image_seeds(seed, labels):
-    """A seed for each image, by its label and its number among those of the label: a list.
+    """One seed per image, a list of ints that depend on its label and its rank within the label.
 
-    So the noise of an image does not depend on what else is drawn.
+    So an image keeps its noise when other classes are added or removed. The seeds have 32 bits:
+    the probability that two of 4,300 images share their noise is 0.2%.
     """
-    seeds, seen = [], Counter()
+    seeds, count = [], Counter()
     for label in labels:
-        seeds.append(stream_seed(seed, "samples", label, seen[label]))
-        seen[label] += 1
+        seeds.append(stream_seed(seed, "samples", label, count[label]))
+        count[label] += 1
     return seeds
 
 
 def gaussian_noise(shape, generators):
-    """Noise N(0, I), that of each image from its own generator: (B, *shape)."""
+    """Standard normal noise (B, *shape), each image from its own generator."""
     return torch.stack([torch.randn(shape, generator=rng) for rng in generators])
-
-
-def batch_indices(num_images, batch_size, seed, step):
-    """The training images of step number `step`: (B,).
-
-    Every epoch is a new permutation; the images left over at its end are dropped.
-    """
-    epoch, position = divmod(step, num_images // batch_size)
-    order = torch.randperm(num_images, generator=generator(seed, "batches", epoch))
-    return order[position * batch_size : (position + 1) * batch_size]

@@ -1,147 +1,162 @@
-"""What a training loop calls: batches with a bar, losses, and a state from which it resumes.
-
-Bit for bit: random streams need no saving, since they depend on the seed and the step alone.
-"""
+"""What a training loop calls: batches with a progress bar, losses, and a state to resume from."""
 
 import math
 import time
+from pathlib import Path
 
-from tqdm import tqdm
+import torch
+from tqdm import tqdm, trange
 
-from support.errors import UserError
-from support.files import load_tensors, save_tensors
-from support.streams import batch_indices, generator
+from support.cli import UserError, add_run_flags, number
+from support.files import MODELS, load_tensors, save_tensors
 
 SAVE_EVERY = 200  # steps
 READ_EVERY = 50  # steps; reading a loss waits for the device
-MIN_VALIDATE_EVERY = 400  # steps; an epoch, if that is longer
+MIN_VALIDATE_EVERY = 400  # steps
 
 
 class Run:
-    """A training that can be stopped and resumed.
+    """A training run that can be interrupted and resumed, bit for bit.
 
-        run = Run("classifier", checkpoint, settings, dataset, resume, network=..., optimizer=...)
-        for x_0, y, rng in run.batches():
-            ...  # a step
+        run = Run(checkpoint, settings, dataset, args.resume, network=..., optimizer=...)
+        for x_0, y in run.batches():
+            ...  # one optimizer step
             run.losses.append(loss.detach())
             if run.validates:
                 run.record(accuracy=...)
-        ...  # write the results
+        save_checkpoint(..., run.summary())
         run.remove_state()
 
-    `step` is the number of the step, from 1; `losses` has the loss of each; `history` a dict for
-    each validation: after every epoch, or 400 steps if that is longer, and after the last step.
+    All randomness comes from torch's CPU generator, whose state is part of the saved state.
+    Attributes: `step` (from 1), `losses` (one tensor per step), `history` (one dict per
+    validation: after every epoch or 400 steps, whichever is longer, and after the last step).
 
     Args:
-        purpose: of the random streams, and the label of the bar.
-        checkpoint: the Path of what the training writes; the state is kept beside it.
-        settings: on which the weights depend: steps, batch_size, seed, and others.
-        dataset: load("train") gives images (N, C, H, W) and labels (N,); `info` is a dict.
-        resume: go on from the state of a stopped training.
-        parts: what has a state: networks, optimizers, schedules, averages.
+        checkpoint: Path of the checkpoint; the state file is saved next to it.
+        settings: dict of everything that determines the weights; includes steps and batch_size.
+        dataset: its training images are read with `load("train")`.
+        parts: everything with a state_dict: network, optimizer, learning rate schedule, EMA.
 
-    Raises UserError if the state does not fit.
+    Raises UserError if the state file does not match.
     """
 
-    def __init__(self, purpose, checkpoint, settings, dataset, resume=False, **parts):
-        self.purpose, self.parts = purpose, parts
-        self.settings = {**settings, "dataset": dataset.info}
+    def __init__(self, checkpoint, settings, dataset, resume=False, **parts):
+        self.settings, self.parts = {**settings, "dataset": dataset.info}, parts
         self.images, self.labels = dataset.load("train")
-        self.batch_size, self.last_step = settings["batch_size"], settings["steps"]
-        n = len(self.images)
-        if self.batch_size > n:
-            raise UserError(f"--batch-size {self.batch_size}: there are {n} images")
-        self.validate_every = max(n // self.batch_size, MIN_VALIDATE_EVERY)
-        self.step, self.losses, self.history = 0, [], []
-        self.num_read = 0  # losses that are floats already; the others are on their device
+        self.steps, self.batch_size = settings["steps"], settings["batch_size"]
+        self.batches_per_epoch = len(self.images) // self.batch_size
+        if self.batches_per_epoch == 0:
+            raise UserError(f"--batch-size {self.batch_size} exceeds the {len(self.images)} images")
+        self.validate_every = max(self.batches_per_epoch, MIN_VALIDATE_EVERY)
+        self.step, self.losses, self.history, self.order = 0, [], [], None
         self.start = time.monotonic()
-        self.state_path = checkpoint.with_suffix(".state.pth")
+        self.name, self.state_path = checkpoint.stem, checkpoint.with_suffix(".state.pth")
         if resume:
             self.load()
         elif self.state_path.exists():
-            stopped = f"{self.state_path} is of a training that was stopped, or still runs"
-            raise UserError(f"{stopped}: use --resume, or delete it")
+            raise UserError(
+                f"{self.state_path} belongs to a training run that was interrupted or is still "
+                "running; pass --resume or delete it"
+            )
 
     def batches(self):
-        """Yield x_0 (B, C, H, W), y (B,) and the random stream of each step that is left."""
-        seed, first = self.settings["seed"], self.step
-        with tqdm(total=self.last_step, initial=first, desc=self.purpose, disable=None) as bar:
-            for number in range(first, self.last_step):
-                self.step = number + 1
-                index = batch_indices(len(self.images), self.batch_size, seed, number)
-                yield self.images[index], self.labels[index], generator(seed, self.purpose, number)
-                bar.update()
-                if self.step % READ_EVERY == 0 or self.step == self.last_step:
-                    bar.set_postfix(loss=f"{self.recent_loss(READ_EVERY):.4f}", refresh=False)
+        """Yield images (B, C, H, W) in [-1, 1] and labels (B,) for each remaining step."""
+        with trange(self.step, self.steps, desc=self.name, disable=None) as bar:
+            for done in bar:
+                self.step = done + 1
+                position = done % self.batches_per_epoch * self.batch_size
+                if position == 0:  # a new epoch
+                    self.order = torch.randperm(len(self.images))
+                index = self.order[position : position + self.batch_size]
+                yield self.images[index], self.labels[index]
+                if self.step % READ_EVERY == 0:
+                    bar.set_postfix(loss=f"{self.mean_loss(READ_EVERY):.4f}", refresh=False)
                 if self.step % SAVE_EVERY == 0:
                     self.save()
 
     @property
     def validates(self):
-        """Whether this step is one after which to validate."""
-        return self.step % self.validate_every == 0 or self.step == self.last_step
+        """Whether to validate after this step."""
+        return self.step % self.validate_every == 0 or self.step == self.steps
 
-    def recent_loss(self, steps):
-        """The mean loss of the last steps. Raises UserError if a loss is not finite."""
-        while self.num_read < len(self.losses):
-            loss = self.losses[self.num_read] = float(self.losses[self.num_read])
-            self.num_read += 1
-            if not math.isfinite(loss):
-                raise UserError(f"the loss is not finite at step {self.num_read}: use a lower --lr")
-        recent = self.losses[-steps:]
-        return sum(recent) / len(recent) if recent else math.nan
+    def mean_loss(self, steps):
+        """The mean loss of the last `steps` steps. Raises UserError if it is not finite."""
+        self.losses[-steps:] = recent = [loss.cpu() for loss in self.losses[-steps:]]
+        mean = torch.stack(recent).mean().item()
+        if not math.isfinite(mean):
+            raise UserError(f"the loss is not finite at step {self.step}; lower --lr")
+        return mean
 
-    def record(self, **measured):
-        """Add a validation, and print its line: the loss since the last one, and what is measured.
-
-        What is measured is a number, or a dict of numbers.
-        """
-        entry = {"step": self.step, "loss": self.recent_loss(self.validate_every), **measured}
+    def record(self, **measures):
+        """Add the measures (numbers or dicts of numbers) to `history`, and print them."""
+        entry = {"step": self.step, "loss": self.mean_loss(self.validate_every), **measures}
         self.history.append(entry)
-        words = [f"{name} {in_words(value)}" for name, value in entry.items() if name != "step"]
-        tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {'  '.join(words)}")
+        shown = "  ".join(describe(k, v) for k, v in entry.items() if k != "step")
+        tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {shown}")
 
     def elapsed(self):
-        """Seconds of training so far, over all runs."""
+        """Seconds of training so far, including before an interruption."""
         return time.monotonic() - self.start
 
     def summary(self):
-        """What a checkpoint tells of its training: settings, seconds, the last validation."""
+        """What a checkpoint records of its training: settings, seconds, the last validation."""
         return {**self.settings, "seconds": self.elapsed(), **self.history[-1]}
 
     def save(self):
         """Write the state file."""
-        self.recent_loss(SAVE_EVERY)  # raises if one is not finite: that state would be useless
+        self.mean_loss(SAVE_EVERY)  # raises if it is not finite; such a state would be useless
         state = {
             "settings": self.settings,
             "seconds": self.elapsed(),
             "step": self.step,
-            "losses": self.losses,
+            "losses": torch.stack(self.losses),
             "history": self.history,
+            "order": self.order,
+            "rng": torch.get_rng_state(),
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
         save_tensors(self.state_path, state)
 
-    def remove_state(self):
-        """Remove the state file, when all that the training makes is written."""
-        self.state_path.unlink(missing_ok=True)
-
     def load(self):
-        """Go on from the state file. Raises UserError if it does not fit the flags."""
-        state = load_tensors(self.state_path, "start without --resume")
-        if state.get("settings") != self.settings:
-            other = f"{self.state_path} was made with other flags: {state.get('settings')}"
-            raise UserError(other)
+        """Continue from the state file. Raises UserError if its settings differ."""
+        state = load_tensors(
+            self.state_path, "; there is nothing to resume, start without --resume"
+        )
+        if state["settings"] != self.settings:
+            theirs = state["settings"]
+            differ = [name for name in self.settings if theirs.get(name) != self.settings[name]]
+            raise UserError(f"{self.state_path} was started with another {', '.join(differ)}")
         self.start -= state["seconds"]
-        self.step = state["step"]
-        self.losses, self.history = state["losses"], state["history"]
-        self.num_read = len(self.losses)
+        self.step, self.history, self.order = state["step"], state["history"], state["order"]
+        self.losses = list(state["losses"])
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
+        torch.set_rng_state(state["rng"])
+
+    def remove_state(self):
+        """Delete the state file, once everything is saved."""
+        self.state_path.unlink(missing_ok=True)
 
 
-def in_words(value):
-    """A number, or a dict of numbers, for a line."""
+def describe(name, value):
+    """A measure as text."""
     if isinstance(value, dict):
-        return "  ".join(f"{name}: {in_words(number)}" for name, number in value.items())
-    return f"{value:.4f}"
+        return f"{name}  " + "  ".join(f"{key}: {number:.4f}" for key, number in value.items())
+    return f"{name} {value:.4f}"
+
+
+def add_training_flags(parser, steps, batch_size, lr):
+    """Add the flags of every training script, with the script's defaults."""
+    add = parser.add_argument
+    add("--models", type=Path, default=MODELS, metavar="DIR", help="folder of the checkpoints")
+    add("--steps", type=number(int, 1), default=steps, help="optimizer steps")
+    add("--batch-size", type=number(int, 1), default=batch_size, help="images per step")
+    add("--lr", type=number(float, 0), default=lr, help="peak learning rate")
+    add("--resume", action="store_true", help="resume an interrupted run")
+    add_run_flags(parser)
+
+
+def settings_of(args):
+    """The flags that determine the weights, apart from the dataset."""
+    others = ("models", "device", "resume", "dataset", "size")
+    return {flag: value for flag, value in vars(args).items() if flag not in others}

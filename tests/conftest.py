@@ -8,34 +8,16 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.configuration_utils import FrozenDict
 from PIL import Image
-from xdist.scheduler import LoadFileScheduling
 
-import mnist
-from diffusion import SCHEDULE, abar_table
-from mnist import Dataset
+import data
+from diffusion import SCHEDULE
+from data import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a thread each
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per process
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # and for the processes that they start
-
-
-class ByFile(LoadFileScheduling):
-    """All tests of a file run in one process, but each notebook wherever there is time."""
-
-    def _split_scope(self, nodeid):
-        return nodeid if "test_course.py" in nodeid else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return ByFile(config, log)
-
-
-def pytest_collection_modifyitems(items):
-    """What takes long comes first, so that both processes end at the same time."""
-    first = ("page", "course", "training", "evaluate")
-    items.sort(key=lambda item: [f"test_{name}.py" not in item.nodeid for name in first])
+    os.environ["OMP_NUM_THREADS"] = "1"  # and in the processes they start
 
 
 def pytest_configure(config):
@@ -44,14 +26,22 @@ def pytest_configure(config):
         Dataset()
 
 
+def pytest_collection_modifyitems(items):
+    """Start with the slow files, so that both processes end at the same time."""
+    slow = ("page", "course", "training", "errors")
+    items.sort(key=lambda item: [f"test_{name}.py" not in item.nodeid for name in slow])
+
+
 class Evil:
-    """A pickle that makes a folder "made" when it is loaded."""
+    """A pickle that creates a folder "made" when it is loaded."""
 
     def __reduce__(self):
         return os.mkdir, ("made",)
 
 
-ABAR = abar_table(DDPMScheduler(**SCHEDULE))
+# abar_t computed independently, in float64, from DDPM, section 4; 1 at END
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+ABAR = torch.cat([(1 - BETAS).cumprod(dim=0), torch.ones(1)]).float()
 IMAGE_SHAPE = (1, 28, 28)
 
 
@@ -61,37 +51,38 @@ def abar(t):
 
 
 def fake_ddpm(output, shape=IMAGE_SHAPE, num_class_embeds=None, **schedule):
-    """A DDPM whose U-Net is a given function of x_t and t (B,), and of labels if it takes some."""
+    """A DDPM whose U-Net is a function of x_t and t (B,), and of labels if it takes any."""
     config = {"in_channels": shape[0], "out_channels": shape[0], "sample_size": shape[1]}
 
     def unet(*inputs):
         return SimpleNamespace(sample=output(*inputs))
 
     unet.config = FrozenDict(config, num_class_embeds=num_class_embeds)
+    unet.eval, unet.dtype = lambda: unet, torch.float32
     scheduler = DDPMScheduler(**SCHEDULE | schedule)
     return SimpleNamespace(unet=unet, scheduler=scheduler, device=torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
-    """Scripts are run from the top of the repository, as the README says."""
+    """Run from the repository, as the README says."""
     monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
 def few_images():
-    """All scripts read the first 500 images of each split of MNIST: this data set."""
+    """A dataset of the first 500 images of each split of MNIST, which all scripts then read."""
     few = Dataset()
     few.splits = {name: [part[:500] for part in split] for name, split in few.splits.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist, "Dataset", lambda *args: few)
+        patch.setattr(data, "Dataset", lambda *args: few)
         yield few
 
 
 @pytest.fixture
 def shapes(tmp_path):
-    """A folder of 100 noisy colour images of each of three classes: red, green or blue, 32x32."""
+    """A folder of 100 noisy color images of each of three classes: red, green, blue; 32x32."""
     rng = np.random.default_rng(0)
     for k, name in enumerate(("bar", "dot", "ring")):
         (tmp_path / "shapes" / name).mkdir(parents=True)
@@ -104,7 +95,7 @@ def shapes(tmp_path):
 
 @pytest.fixture
 def fails(capsys):
-    """Run main(argv); it must end in one line on stderr and status 2. Returns the line."""
+    """Run main(argv), which must end in one line on stderr and status 2; returns the line."""
 
     def run(main, *argv):
         with pytest.raises(SystemExit) as stop:

@@ -1,23 +1,24 @@
-"""Each method of a table does what its name says."""
+"""The ablations, and ADM's Algorithm 1 next to equation (14)."""
 
 from itertools import pairwise
-from unittest.mock import Mock
 
+import pytest
 import torch
 from conftest import ABAR, IMAGE_SHAPE, abar, fake_ddpm
 from diffusers import DDPMScheduler
 
-from diffusion import END, SCHEDULE, clipped_noise, posterior, predicted_x_0, sampling_times
-from evaluation import lengths
-from evaluation.methods import METHODS
+from diffusion import END, SCHEDULE, clipped_noise, ddpm_step, predicted_x_0, sampling_times
+from evaluation.gradient_norms import compare, fitted_growth
+from evaluation.methods import AtPredictedX0, Exact, ExactDenoiser, Hybrid
 from inference import Guided
+from support.cli import UserError
 
 Y = torch.arange(3)
-DDPM = fake_ddpm(lambda x_t, t: 0.5 * x_t)  # a part of the predicted x_0 is clipped, a part is not
+DDPM = fake_ddpm(lambda x_t, t: 0.5 * x_t)  # some of the predicted x_0 is clipped, some is not
 
 
 def log_p(x, t, y):
-    """Not a distribution, but smooth, and it depends on all that it is given."""
+    """Smooth, and dependent on all of its arguments."""
     strength = (1 + t / 100) * (1 + y)  # (B,)
     return strength * (x.sin() + 0.3 * x.square()).sum(dim=(1, 2, 3))
 
@@ -28,32 +29,8 @@ def grad_by_hand(x, t):
     return strength.view(-1, 1, 1, 1) * (x.cos() + 0.6 * x)
 
 
-def clipped(x_t, eps, t):
-    """The noise whose x_0 is that of eps, clipped to [-1, 1]."""
-    return clipped_noise(x_t, eps, abar(t))
-
-
-def by_hand(x_t, t, guidance_scale):
-    """The clipped eps of the U-Net, and the change that ADM (14) makes."""
-    change = -guidance_scale * (1 - abar(t)).sqrt() * grad_by_hand(x_t, t)
-    return clipped(x_t, 0.5 * x_t, t), change
-
-
-def test_a_control_changes_the_one_thing_that_it_is_named_for():
-    """The root, and the clipping, which comes after the guide instead of before it."""
-    x_t, t = 3 * torch.randn(3, *IMAGE_SHAPE), 400
-    eps, change = by_hand(x_t, t, 0.2)
-    for name, expected in (
-        ("without_root", eps + change / (1 - abar(t)).sqrt()),
-        ("clip_after_tilt", clipped(x_t, 0.5 * x_t + change, t)),
-    ):
-        eps_hat = METHODS[name](DDPM, log_p, 0.2)(x_t, t, Y)
-        torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
-    assert (eps - 0.5 * x_t).abs().max() > 0.1
-
-
 def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
-    """Literally: a step of diffusers that clips x_0, then its mean + s Sigma_t grad, ADM (10).
+    """A step of diffusers that clips x_0, and then its mean + s Sigma_t grad, ADM (10).
 
     This shifts the x_0 in the mean, DDPM (7), by s (1 - abar_u) / sqrt(abar_u) grad.
     """
@@ -67,7 +44,7 @@ def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
         a, b = ABAR[t], ABAR[u]
         s = 0.5 * (a / b).sqrt() * (1 - b) / (1 - a)
         eps_hat = Guided(DDPM, log_p, s)(x_t, t, Y)
-        ours = posterior(x_t, predicted_x_0(x_t, eps_hat, a), a, b, lambda: z)
+        ours = ddpm_step(x_t, predicted_x_0(x_t, eps_hat, a), a, b, lambda: z)
         step = theirs.step(0.5 * x_t, t, x_t).prev_sample
         shift = 0.5 * theirs._get_variance(t) * grad_by_hand(x_t, t)
         torch.testing.assert_close(ours, step + shift, atol=1e-4, rtol=1e-4)
@@ -80,60 +57,61 @@ def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
     x_0 = torch.randn(3, *IMAGE_SHAPE).clamp(-1.5, 1.5)
     x_t = x_0 / k
     grad = k * (x_0.abs() < 1) * grad_by_hand(x_0, 0)
-    eps_hat = METHODS["at_predicted_x_0"](DDPM, log_p, 2.0)(x_t, t, Y)
-    expected = clipped(x_t, 0.5 * x_t, t) - 2 * (1 - abar(t)).sqrt() * grad
+    eps_hat = AtPredictedX0(DDPM, log_p, 2.0)(x_t, t, Y)
+    expected = clipped_noise(x_t, 0.5 * x_t, abar(t)) - 2 * (1 - abar(t)).sqrt() * grad
     torch.testing.assert_close(eps_hat, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_classifier_free_noise_is_equation_6_of_the_paper():
-    """(1 + w) eps(y) - w eps(no label), then clipped, at s = 1 + w; also where s is a function."""
-
-    def output(x_t, t, y):
-        return 0.8 * x_t.sin() + t.view(-1, 1, 1, 1) / 5_000 + y.view(-1, 1, 1, 1) / 50
-
-    rival = fake_ddpm(output, num_class_embeds=11)
-    x_t = torch.randn(3, *IMAGE_SHAPE)
-    for t in (20, 400, 990):
-        times = torch.full((3,), t)
-        eps, free = (output(x_t, times, label) for label in (Y, torch.full_like(Y, 10)))
-        for w in (-1, 0, 2.5):
-            expected = clipped(x_t, (1 + w) * eps - w * free, t)
-            for scale in (1 + w, lambda t, w=w: 1 + w):
-                eps_hat = METHODS["classifier_free"](rival, scale)(x_t, t, Y)
-                torch.testing.assert_close(eps_hat, expected)
-
-
-def test_the_guide_can_push_the_rivals_unet():
-    """Which is called without a label."""
-    rival = fake_ddpm(lambda x_t, t, y: 0.1 * x_t * y.view(-1, 1, 1, 1), num_class_embeds=11)
-    x_t, t = torch.randn(3, *IMAGE_SHAPE), 400
-    _, change = by_hand(x_t, t, 2.0)
-    eps_hat = METHODS["on_rival"](rival, log_p, 2.0)(x_t, t, Y)
-    torch.testing.assert_close(eps_hat, clipped(x_t, x_t, t) + change, atol=1e-4, rtol=1e-4)
-
-
-def test_the_exact_networks_give_the_denoiser_the_length_or_the_direction():
-    """These say: all images are 0.25; log p has five times our gradient, the other way."""
+def test_a_hybrid_has_one_direction_and_another_norm_image_by_image():
+    """Here, the other gradient points the other way and is five times as long, or 0."""
     x_t, t = torch.randn(3, *IMAGE_SHAPE), 600
-    exact = Mock(denoised=lambda x_t, t: torch.full_like(x_t, 0.25))
-    exact.log_p = lambda *inputs: -5 * log_p(*inputs)
-    eps, change = by_hand(x_t, t, 2.0)
-    denoised = (x_t - abar(t).sqrt() * 0.25) / (1 - abar(t)).sqrt()
-    for name, expected in (
-        ("exact_denoiser", denoised + change),
-        ("exact_length", eps + 5 * change),
-        ("exact_direction", eps - change),
+    x_t[2] = 0.1  # its gradient has another norm
+
+    def other(x, t, y):
+        return torch.tensor([-5, 0, -5]) * log_p(x, t, y)
+
+    eps, push = clipped_noise(x_t, 0.5 * x_t, abar(t)), (1 - abar(t)).sqrt() * grad_by_hand(x_t, t)
+    factor = torch.tensor([5.0, 0.0, 5.0]).view(3, 1, 1, 1)
+    for method, expected in (
+        (Hybrid(DDPM, log_p, other, 2.0), eps - 2 * factor * push),
+        (Hybrid(DDPM, other, log_p, 2.0), eps + 2 * (factor > 0) * push),
     ):
-        eps_hat = METHODS[name](DDPM, log_p, exact, 2.0)(x_t, t, Y)
-        torch.testing.assert_close(eps_hat, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(method(x_t, t, Y), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_two_guides_are_compared_in_log_p_length_and_direction():
-    """One is three times the other: its gradient is three times as long, in the same direction."""
-    x_t, t, y = torch.randn(150, *IMAGE_SHAPE), 400, torch.arange(150) % 3
-    found = lengths.compare(log_p, lambda *inputs: 3 * log_p(*inputs), x_t, t, y)
-    expected = log_p(x_t, torch.full((150,), t), y)
+@pytest.mark.parametrize("t", [100, 500, 900])
+def test_the_exact_networks_are_bayes_rule_over_the_training_images(t):
+    """In float64, with the densities of DDPM (4) written out."""
+    images, labels = torch.randn(30, *IMAGE_SHAPE), torch.arange(30) % 3
+    y, x_t, times = torch.tensor([0, 1, 2, 2]), torch.randn(4, *IMAGE_SHAPE), torch.full((4,), t)
+    a = abar(t).double()
+    error = x_t[:, None].double() - a.sqrt() * images.double()
+    p = (-error.square().sum(dim=(2, 3, 4)) / (2 * (1 - a))).softmax(dim=1)  # of each x_0
+    log_p_y = torch.stack([p[k, labels == y[k]].sum() for k in range(4)]).log().float()
+    mean = (p @ images.flatten(1).double()).view_as(x_t).float()
+    exact = Exact(images, labels, DDPMScheduler(**SCHEDULE))
+    possible = log_p_y > -80  # elsewhere float32 rounds log p(x_t | x_0) too coarsely
+    found = exact.log_p(x_t, times, y)
+    torch.testing.assert_close(found[possible], log_p_y[possible], atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(exact.denoised(x_t, times), mean, atol=1e-3, rtol=0)
+    eps = (x_t - abar(t).sqrt() * mean) / (1 - abar(t)).sqrt()
+    found = ExactDenoiser(DDPM, log_p, 1, exact).eps(x_t, t)
+    torch.testing.assert_close(found, eps, atol=1e-3, rtol=1e-3)
+
+
+def test_two_guides_are_compared_in_log_p_norm_and_direction():
+    """One is three times the other, and so is the norm of its gradient."""
+    x_t, t = torch.randn(3, *IMAGE_SHAPE), 400
+    found = compare(log_p, lambda *inputs: 3 * log_p(*inputs), x_t, t, Y)
+    expected = log_p(x_t, torch.full((3,), t), Y)
     torch.testing.assert_close(found["log_p_ours"], expected)
     torch.testing.assert_close(found["log_p_exact"], 3 * expected)
-    torch.testing.assert_close(found["ratio"], torch.full((150,), 3.0))
-    torch.testing.assert_close(found["cosine"], torch.ones(150))
+    torch.testing.assert_close(found["ratio"], torch.full((3,), 3.0))
+    torch.testing.assert_close(found["cosine"], torch.ones(3))
+
+
+def test_the_fitted_growth_is_that_of_the_ratios():
+    snrs = [0.01, 0.1, 1.0, 10.0]
+    assert fitted_growth(snrs, [1 + 6 * x for x in snrs]) == pytest.approx(6, abs=0.1)
+    with pytest.raises(UserError, match="cannot fit"):
+        fitted_growth(snrs, [0.0, 1, 2, 3])

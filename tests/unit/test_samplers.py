@@ -1,4 +1,4 @@
-"""The four samplers, at every step, against schedulers of diffusers, in float64."""
+"""The four samplers against diffusers' schedulers, at every step, in float64."""
 
 import pytest
 import torch
@@ -8,15 +8,15 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from diffusion import END, SCHEDULE, abar_table, predicted_x_0, sampling_times
 from inference import SAMPLERS
 
-MULTISTEP = {  # -> its algorithm and order in diffusers
-    "ddim": ("dpmsolver++", 1),  # of first order, it is DDIM for any list of timesteps
+MULTISTEP = {  # their algorithm and order in diffusers
+    "ddim": ("dpmsolver++", 1),  # first order is DDIM, for any list of timesteps
     "dpmsolver++": ("dpmsolver++", 2),
     "sde-dpmsolver++": ("sde-dpmsolver++", 2),
 }
 
 
 def make_theirs(sampler, times, abar):
-    """A scheduler of diffusers, all that matters set explicitly, whose tables are in float64."""
+    """A scheduler of diffusers in float64, with everything that matters set explicitly."""
     if sampler == "ddpm":
         scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=False)
     else:
@@ -34,7 +34,7 @@ def make_theirs(sampler, times, abar):
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 600])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
-    """Both get the same noise. 1000 timesteps are no multiple of 600 steps."""
+    """With the same noise. 1000 is not a multiple of 600."""
     abar, times = ABAR.double(), sampling_times(1000, steps)
     noise = list(torch.randn(steps + 1, 2, 1, 4, 4, dtype=torch.float64))
     our_noise, theirs = iter(noise), iter(noise)
@@ -43,7 +43,7 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *args, **settings: next(theirs))
 
     def eps_of(x_t, t):
-        """That of pixels N(0, 0.1), and something that is not linear."""
+        """The noise of pixels N(0, 0.1), and a nonlinear term."""
         variance = 0.1 * abar[t] + 1 - abar[t]
         return (1 - abar[t]).sqrt() * x_t / variance + 0.01 * (3 * x_t).sin()
 
@@ -62,7 +62,7 @@ def test_every_step_is_that_of_diffusers(sampler, steps, monkeypatch):
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 50, 600, 1000])
 @pytest.mark.parametrize("T", [1000, 400])
-def test_the_times_are_those_of_diffusers_trailing(T, steps):
+def test_the_timesteps_are_diffusers_trailing_ones(T, steps):
     if steps <= T:
         scheduler = DDPMScheduler(**SCHEDULE | {"num_train_timesteps": T})
         scheduler.set_timesteps(steps)
@@ -70,7 +70,8 @@ def test_the_times_are_those_of_diffusers_trailing(T, steps):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_noise_is_drawn_only_by_a_step_that_needs_it(sampler):
+def test_noise_is_drawn_only_where_it_is_used(sampler):
+    """Not by deterministic samplers, and not in the last step."""
     drawn, x_t = [], torch.randn(2, 1, 4, 4)
 
     def noise():
@@ -78,11 +79,11 @@ def test_noise_is_drawn_only_by_a_step_that_needs_it(sampler):
         return torch.randn_like(x_t)
 
     list(SAMPLERS[sampler](lambda x_t, t: x_t, ABAR, x_t, [999, 499, END], noise))
-    assert len(drawn) == (2 if sampler in ("ddpm", "sde-dpmsolver++") else 0)
+    assert len(drawn) == (1 if sampler in ("ddpm", "sde-dpmsolver++") else 0)
 
 
-def test_another_schedule_is_read_from_its_scheduler():
-    """Cosine betas: abar_999 is nearly 0, and abar at END is 1 all the same."""
+def test_another_noise_schedule_is_read_from_its_scheduler():
+    """With a cosine schedule, abar_999 is nearly 0."""
     cosine = DDPMScheduler(**SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"})
     abar = abar_table(cosine)
     assert torch.equal(abar[:-1], cosine.alphas_cumprod) and abar[END] == 1

@@ -1,0 +1,164 @@
+"""The data: MNIST, Fashion-MNIST, KMNIST, or a folder of images, as tensors in [-1, 1].
+
+Settings are chosen on the validation images; the test images are only for reported results.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torchvision import datasets
+from torchvision.transforms import Compose, PILToTensor, Resize
+
+from support.cli import UserError, number
+from support.files import ROOT
+from support.streams import generator
+
+DATA = ROOT / "data"
+TORCHVISION = {
+    "mnist": datasets.MNIST,
+    "fashion-mnist": datasets.FashionMNIST,
+    "kmnist": datasets.KMNIST,
+}
+NUM_VALIDATION = 5_000  # of these; the last images of the training file
+SPLITS = ("train", "validation", "test")
+
+
+class Dataset:
+    """A dataset with its three splits.
+
+    Args:
+        name: a key of `TORCHVISION`, downloaded if it is missing, or a folder with a subfolder of
+            images per class, of which a random tenth each is for validation and test.
+        size: resize the images of a folder to this height and width.
+
+    Attributes:
+        splits: "train", "validation", "test" -> images uint8 (N, C, H, W), labels int64 (N,).
+        info: what checkpoints record: kind, name, classes, image shape. The name of a folder is a
+            hash of its training images and labels.
+
+    Raises UserError if the data is missing or corrupted, or the images cannot be used.
+    """
+
+    def __init__(self, name="mnist", size=None):
+        kind = name if name in TORCHVISION else "folder"
+        try:
+            if kind == "folder":
+                self.splits, classes = read_folder(name, size)
+            else:
+                self.splits, classes = read_torchvision(TORCHVISION[name])
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            advice = "; if data/ is corrupted, delete it and run `git checkout -- data`"
+            message = f"--dataset {name}: {str(error) or 'corrupted'}"
+            raise UserError(message + (advice if kind == "mnist" else "")) from error
+        images, labels = self.splits["train"]
+        if kind == "folder":
+            content = images.numpy().tobytes() + labels.numpy().tobytes()
+            name = hashlib.sha256(content).hexdigest()
+        shape = list(images.shape[1:])
+        self.info = {"kind": kind, "name": name, "classes": classes, "shape": shape}
+
+    def load(self, split):
+        """Images (N, C, H, W) in [-1, 1] and labels (N,) of a split."""
+        images, labels = self.splits[split]
+        return from_uint8(images), labels
+
+
+def from_uint8(images):
+    """uint8 images as floats in [-1, 1]."""
+    return images.float().div(127.5).sub(1)
+
+
+def read_torchvision(dataset_class):
+    """The splits and class names of a torchvision dataset of 28x28 grayscale images."""
+    train, test = (dataset_class(DATA, train=train, download=True) for train in (True, False))
+    images, labels = train.data[:, None], train.targets
+    splits = {
+        "train": (images[:-NUM_VALIDATION], labels[:-NUM_VALIDATION]),
+        "validation": (images[-NUM_VALIDATION:], labels[-NUM_VALIDATION:]),
+        "test": (test.data[:, None], test.targets),
+    }
+    return splits, [name.split(" - ")[0] for name in train.classes]  # MNIST has "3 - three"
+
+
+class Folder(datasets.ImageFolder):
+    """torchvision's ImageFolder, without hidden folders such as .ipynb_checkpoints."""
+
+    def find_classes(self, directory):
+        folders = Path(directory).iterdir()
+        classes = sorted(f.name for f in folders if f.is_dir() and not f.name.startswith("."))
+        if not classes:
+            raise ValueError("expected one subfolder of images per class, found none")
+        return classes, {name: k for k, name in enumerate(classes)}
+
+
+def read_folder(folder, size):
+    """The splits and class names of a folder of images; grayscale images get one channel."""
+    transform = Compose([Resize((size, size)), PILToTensor()]) if size else PILToTensor()
+    pictures = Folder(folder, transform, loader=load_image)
+    images = [image for image, _ in pictures]
+    for (path, _), image in zip(pictures.samples, images):
+        if image.shape != images[0].shape:
+            raise ValueError(f"{path} differs in size from the other images; pass --size 32")
+    _, height, width = images[0].shape
+    if height != width or height % 4:
+        needed = "they must be square, with a side that is a multiple of 4; pass --size 32"
+        raise ValueError(f"the images are {height}x{width}; {needed}")
+    images, labels = torch.stack(images), torch.tensor(pictures.targets)
+    if torch.equal(images, images[:, :1].expand_as(images)):
+        images = images[:, :1]
+    order = torch.randperm(len(images), generator=generator(0, "split"))
+    tenth = len(images) // 10
+    parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
+    splits = {name: (images[part], labels[part]) for name, part in zip(SPLITS, parts)}
+    return splits, pictures.classes
+
+
+def load_image(path):
+    """An 8-bit RGB image, upright. Raises ValueError if it is corrupted or has 16 bits."""
+    try:
+        image = Image.open(path)
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits per pixel; convert it to 8 bits")
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # Pillow raises many types
+        raise ValueError(f"cannot use {path}: {error}") from error
+
+
+def load_mnist(split):
+    """Images and labels of a split of MNIST, as `Dataset.load`."""
+    return Dataset().load(split)
+
+
+def class_numbers(words, classes):
+    """Translate class names, or numbers from 0, or just "all", to a list of ints.
+
+    Where class names are numbers themselves, a number is a name. Raises UserError.
+    """
+    if words == ["all"]:
+        return list(range(len(classes)))
+    numbers = {name: k for k, name in enumerate(classes)}
+    if not any(name.isdecimal() for name in classes):
+        numbers |= {str(k): k for k in range(len(classes))}
+    for word in words:
+        if word not in numbers:
+            raise UserError(f"unknown class {word!r}; expected all, or some of {' '.join(numbers)}")
+    return [numbers[word] for word in words]
+
+
+def add_data_flags(parser):
+    """Add --dataset and --size."""
+    known = f"{', '.join(TORCHVISION)}, or a folder with a subfolder of images per class"
+    parser.add_argument("--dataset", default="mnist", metavar="NAME", help=known)
+    parser.add_argument("--size", type=number(int, 4), help="resize the images of a folder")
+
+
+def read_dataset(args):
+    """The `Dataset` of the flags; prints what was read."""
+    dataset = Dataset(args.dataset, args.size)
+    counts = ", ".join(f"{len(labels):,} {split}" for split, (_, labels) in dataset.splits.items())
+    shape = "x".join(map(str, dataset.info["shape"]))
+    num_classes = len(dataset.info["classes"])
+    print(f"{args.dataset}: {counts} images ({shape}) in {num_classes} classes", flush=True)
+    return dataset

@@ -1,0 +1,88 @@
+"""The classifier-free baseline, trained for as long as our two networks together.
+
+    python -m evaluation.classifier_free
+    python -m evaluation.classifier_free --steps 100 --models trial    # a short trial
+
+Ho & Salimans 2022, arXiv 2207.12598: the U-Net also takes the label, which is dropped from a tenth
+of the training images. Everything else is as in train_ddpm.py.
+
+Writes models/classifier_free.pth; with --models DIR, in DIR.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DModel
+
+from data import read_dataset
+from diffusion import SCHEDULE, clipped_noise, make_unet, training_target
+from inference import NoisePredictor
+from support import cli
+from support.files import check_may_write, save_checkpoint
+from support.training import Run
+from train_ddpm import add_unet_flags, train
+
+STEPS = 18_000
+DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
+SCALE = 1.25  # chosen on the validation set
+
+
+class ClassifierFree(NoisePredictor):
+    """Classifier-free guidance, (6) of the paper with w = s - 1.
+
+    eps(x_t, t, none) + s (eps(x_t, t, y) - eps(x_t, t, none)): s = 0 is unguided and s = 1
+    conditional; both take one U-Net call per step. The last label of the U-Net means "none".
+    """
+
+    def __init__(self, ddpm, scale=SCALE):
+        super().__init__(ddpm)
+        self.num_classes = ddpm.unet.config.num_class_embeds - 1
+        self.scale = scale if callable(scale) else lambda t: scale
+
+    def __call__(self, x_t, t, y):
+        return clipped_noise(x_t, self.guided_eps(x_t, t, y), self.abar[t], self.limit)
+
+    @torch.no_grad()
+    def guided_eps(self, x_t, t, y):
+        """(6) of the paper, before clipping."""
+        s = self.scale(t)
+        if s == 1:
+            return self.eps(x_t, t, y)
+        eps = self.eps(x_t, t, torch.full_like(y, self.num_classes))
+        if s == 0:
+            return eps
+        return eps + s * (self.eps(x_t, t, y) - eps)
+
+
+def classifier_free_loss(unet, scheduler, x_0, y):
+    """The loss of a batch: Algorithm 1 of the paper. See `train_ddpm.ddpm_loss`."""
+    t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
+    eps = torch.randn_like(x_0)
+    x_t = scheduler.add_noise(x_0, eps, t)
+    target = training_target(scheduler, x_0, eps, t)
+    dropped = torch.rand(len(y)) < DROPPED
+    y = y.masked_fill(dropped, unet.config.num_class_embeds - 1)
+    x_t, t, y = x_t.to(unet.device), t.to(unet.device), y.to(unet.device)
+    return F.mse_loss(unet(x_t, t, y).sample, target.to(unet.device))
+
+
+@cli.one_line_errors
+def main(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    add_unet_flags(parser, STEPS)
+    args = parser.parse_args(argv)
+    checkpoint = args.models / "classifier_free.pth"
+    scheduler = DDPMScheduler(**SCHEDULE)
+    dataset = read_dataset(args)
+    check_may_write(checkpoint, UNet2DModel, SCHEDULE, dataset.info)
+
+    torch.manual_seed(args.seed)
+    num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
+    unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
+    run = train(args, dataset, checkpoint, unet, scheduler, Run.record, classifier_free_loss)
+    save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
+    run.remove_state()
+    print(f"saved {checkpoint} after {run.elapsed():.0f} s")
+
+
+if __name__ == "__main__":
+    main()

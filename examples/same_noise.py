@@ -1,0 +1,33 @@
+"""The method in two pictures: unguided and guided samples from the same noise.
+
+    python -m examples.same_noise    # results/compare.png, results/same_noise.png
+
+In the first picture, ten noise images; in the second, one noise image and ten target digits.
+"""
+
+import torch
+
+from examples.shared import example, read, save_rows
+from inference import Guided, NoisePredictor, growing_scale, sample
+from support.streams import image_seeds
+
+SEED = 0
+ONE_NOISE = 4  # of the ten
+
+
+@example
+def main(ddpm, classifier):
+    digits = torch.arange(10)
+    guided = Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
+    ten = image_seeds(SEED, digits.tolist())
+    for name, seeds in {"compare": ten, "same_noise": [ten[ONE_NOISE]] * 10}.items():
+        rows = {
+            "unguided": sample(NoisePredictor(ddpm), None, seeds),
+            "guided": sample(guided, digits, seeds),
+        }
+        print(f"{name}: {(read(rows['guided']) == digits).sum()} of 10 digits are correct")
+        save_rows(name, rows, digits.tolist(), ddpm.unet, classifier, seed=SEED)
+
+
+if __name__ == "__main__":
+    main()
