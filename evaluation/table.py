@@ -115,15 +115,14 @@ def draw(row, y, seeds):
         columns["scale"] = describe_scale(row.args[0])
 
     def count(module, inputs):
-        if hasattr(module, "sha256"):  # a network that `load_checkpoint` has loaded
+        if hasattr(module, "sha256"):  # a network from a checkpoint
             calls[module.checkpoint] += len(inputs[0])
             hashes[module.checkpoint] = module.sha256
 
-    hook, start = register_module_forward_pre_hook(count), time.perf_counter()
-    with warnings.catch_warnings():
+    start = time.perf_counter()
+    with register_module_forward_pre_hook(count), warnings.catch_warnings():
         warnings.simplefilter("always")  # in every row, not only in the first
         samples = to_uint8(row(y, seeds))
-    hook.remove()
     columns["seconds"] = (time.perf_counter() - start) / len(y)  # per image
     columns["network_calls"] = round(sum(calls.values()) / len(y))
     columns["networks"] = " ".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))

@@ -16,7 +16,7 @@ from support.files import atomic_write
 PAPER, INK_GRAY = 250, 25  # of 255
 INK, ACCENT = "#222222", "#c8500a"  # colors of figures
 ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
-MAX_FRAMES = 20
+MAX_FRAMES, COLORS = 20, 64  # of an animation
 FRAME_MS, LAST_FRAME_MS = 160, 3_000
 DPI = 120
 LABEL_SIZE = 13  # points
@@ -149,17 +149,7 @@ def film_frame(t, x_t, x_0, push, columns):
         frame.paste(grid.convert("RGB"), (0, top + line))
     clock = f"t = {t}" if t >= 0 else "done"
     draw.text((frame.width - 8, 4), clock, fill=INK, font=font, anchor="ra")
-    return frame.quantize(palette=film_palette()) if x_t.shape[1] == 1 else frame.quantize()
-
-
-def film_palette():
-    """The few colors of an animation of gray images: grays, and from BLUE over PAPER to ORANGE."""
-    grays = torch.linspace(INK_GRAY, PAPER, 16).round().int().view(16, 1).expand(16, 3)
-    pushes = in_colors(torch.linspace(-1, 1, 31).view(31, 1, 1, 1)).view(31, 3).int()
-    colors = torch.cat([grays, pushes])
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colors.flatten().tolist())
-    return palette
+    return frame.quantize(COLORS)
 
 
 def save_npz(path, images, labels):
