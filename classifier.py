@@ -1,4 +1,4 @@
-"""The classifier: a small CNN for p(y | x_t, t), the digit in a noisy image.
+"""The classifier: a small CNN for p(y | x_t, t), the class probabilities of a noisy image.
 
 Its gradient guides the sampling (Dhariwal & Nichol 2021, "ADM", section 4), which puts three
 demands on the network:
@@ -24,9 +24,9 @@ class Classifier(nn.Module):
     """Logits of p(y | x_t, t).
 
     Args:
-        channels: width at half resolution, a multiple of 8; doubled at a quarter.
-        embedding_dim: width of the timestep embedding.
-        num_classes: K.
+        channels: number of channels at half resolution, a multiple of 8; doubled at a quarter.
+        embedding_dim: dimension of the timestep embedding.
+        num_classes: number of classes, K.
         image_shape: (C, H, H), where H is a multiple of 4.
     """
 
@@ -90,10 +90,10 @@ class FiLMBlock(nn.Module):
 
 
 def load_classifier(path, device="cpu"):
-    """Load the classifier of a checkpoint, in eval mode.
+    """Load a classifier from a checkpoint, in eval mode.
 
     Its attributes `scheduler` (the DDPMScheduler it was trained with) and `dataset` describe its
-    training. Raises UserError if the checkpoint is missing, corrupted or incompatible.
+    training. Raises UserError if the checkpoint is missing, corrupted, or incompatible.
     """
     classifier = load_checkpoint(path, Classifier, device)
     classifier.scheduler = DDPMScheduler(**classifier.schedule)

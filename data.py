@@ -21,7 +21,7 @@ TORCHVISION = {
     "fashion-mnist": datasets.FashionMNIST,
     "kmnist": datasets.KMNIST,
 }
-NUM_VALIDATION = 5_000  # of these; the last images of the training file
+NUM_VALIDATION = 5_000  # the last images of each torchvision training set
 SPLITS = ("train", "validation", "test")
 
 
@@ -29,13 +29,14 @@ class Dataset:
     """A dataset with its three splits.
 
     Args:
-        name: a key of `TORCHVISION`, downloaded if it is missing, or a folder with a subfolder of
-            images per class, of which a random tenth each is for validation and test.
+        name: a key of `TORCHVISION`, downloaded if it is missing, or a folder with one
+            subfolder of images per class; a random tenth of the images is held out for validation,
+            another for test.
         size: resize the images of a folder to this height and width.
 
     Attributes:
         splits: "train", "validation", "test" -> images uint8 (N, C, H, W), labels int64 (N,).
-        info: what checkpoints record: kind, name, classes, image shape. The name of a folder is a
+        info: dict that checkpoints record: kind, name, classes, shape. The name of a folder is a
             hash of its training images and labels.
 
     Raises UserError if the data is missing or corrupted, or the images cannot be used.
@@ -43,6 +44,8 @@ class Dataset:
 
     def __init__(self, name="mnist", size=None):
         kind = name if name in TORCHVISION else "folder"
+        if size and kind != "folder":
+            raise UserError(f"--size applies only to a folder of images, not to {name}")
         try:
             if kind == "folder":
                 self.splits, classes = read_folder(name, size)
@@ -100,14 +103,18 @@ def read_folder(folder, size):
     images = [image for image, _ in pictures]
     for (path, _), image in zip(pictures.samples, images):
         if image.shape != images[0].shape:
-            raise ValueError(f"{path} differs in size from the other images; pass --size 32")
+            raise ValueError(
+                f"{path} differs in size from the other images; resize them with --size 32"
+            )
     _, height, width = images[0].shape
     if height != width or height % 4:
-        needed = "they must be square, with a side that is a multiple of 4; pass --size 32"
+        needed = "they must be square, with a side that is a multiple of 4; use --size 32"
         raise ValueError(f"the images are {height}x{width}; {needed}")
     images, labels = torch.stack(images), torch.tensor(pictures.targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
+    if len(images) < 100:
+        raise ValueError(f"at least 100 images are needed, found {len(images)}")
     order = torch.randperm(len(images), generator=generator(0, "split"))
     tenth = len(images) // 10
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
@@ -116,25 +123,25 @@ def read_folder(folder, size):
 
 
 def load_image(path):
-    """An 8-bit RGB image, upright. Raises ValueError if it is corrupted or has 16 bits."""
+    """An RGB image in its EXIF orientation. Raises ValueError if it is corrupted or has 16 bits."""
     try:
         image = Image.open(path)
         if image.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits per pixel; convert it to 8 bits")
+            raise ValueError("more than 8 bits per channel; convert it to 8 bits")
         return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # Pillow raises many types
+    except Exception as error:  # Pillow raises many exception types
         raise ValueError(f"cannot use {path}: {error}") from error
 
 
 def load_mnist(split):
-    """Images and labels of a split of MNIST, as `Dataset.load`."""
+    """Images and labels of an MNIST split; see `Dataset.load`."""
     return Dataset().load(split)
 
 
 def class_numbers(words, classes):
-    """Translate class names, or numbers from 0, or just "all", to a list of ints.
+    """Convert class names, class indices, or "all" to a list of class indices.
 
-    Where class names are numbers themselves, a number is a name. Raises UserError.
+    If the class names are numbers, a number is read as a name. Raises UserError for unknown words.
     """
     if words == ["all"]:
         return list(range(len(classes)))
@@ -143,19 +150,23 @@ def class_numbers(words, classes):
         numbers |= {str(k): k for k in range(len(classes))}
     for word in words:
         if word not in numbers:
-            raise UserError(f"unknown class {word!r}; expected all, or some of {' '.join(numbers)}")
+            raise UserError(
+                f"unknown class {word!r}; expected any of {' '.join(numbers)}, or just all"
+            )
     return [numbers[word] for word in words]
 
 
 def add_data_flags(parser):
     """Add --dataset and --size."""
-    known = f"{', '.join(TORCHVISION)}, or a folder with a subfolder of images per class"
+    known = f"{', '.join(TORCHVISION)}, or a folder with one subfolder of images per class"
     parser.add_argument("--dataset", default="mnist", metavar="NAME", help=known)
-    parser.add_argument("--size", type=number(int, 4), help="resize the images of a folder")
+    parser.add_argument(
+        "--size", type=number(int, 4), help="resize the images of a folder to this height and width"
+    )
 
 
 def read_dataset(args):
-    """The `Dataset` of the flags; prints what was read."""
+    """Read the `Dataset` that the flags select, and print a summary."""
     dataset = Dataset(args.dataset, args.size)
     counts = ", ".join(f"{len(labels):,} {split}" for split, (_, labels) in dataset.splits.items())
     shape = "x".join(map(str, dataset.info["shape"]))

@@ -16,15 +16,15 @@ from support.cli import UserError
 from support.files import load_checkpoint
 from support.streams import generator
 
-SCHEDULE = {  # of the DDPMScheduler that all scripts share: DDPM, section 4
+SCHEDULE = {  # config of the DDPMScheduler that all scripts share (DDPM, section 4)
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "beta_schedule": "linear",
     "prediction_type": "epsilon",  # or "v_prediction"
-    "timestep_spacing": "trailing",  # diffusers then uses the timesteps of `sampling_times`
+    "timestep_spacing": "trailing",  # as in `sampling_times`
 }
-CHANNELS = 16  # of the U-Net at full resolution
+CHANNELS = 16  # number of U-Net channels at full resolution
 END = -1  # the timestep after the last step: no noise is left, abar[END] is 1
 VALIDATION_SEED = 1
 
@@ -38,7 +38,7 @@ def add_noise(x_0, eps, abar_t):
 
 
 def predicted_x_0(x_t, eps, abar_t):
-    """The image in x_t if its noise is eps: DDPM (15). May leave [-1, 1]."""
+    """The image in x_t if its noise is eps: DDPM (15). May be outside [-1, 1]."""
     return (x_t - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
 
 
@@ -61,9 +61,9 @@ def snr(abar_t):
 
 
 def ddpm_step(x_t, x_0, abar_t, abar_u, noise):
-    """Sample from q(x_u | x_t, x_0): DDPM (6), (7). `noise()` draws noise of the shape of x_t.
+    """Sample from q(x_u | x_t, x_0): DDPM (6), (7). `noise()` draws noise with the shape of x_t.
 
-    In the paper u = t - 1. For an earlier u, alpha and beta cover all timesteps in between.
+    In the paper, u = t - 1. For a smaller u, alpha and beta span all timesteps in between.
     """
     alpha, beta = abar_t / abar_u, 1 - abar_t / abar_u
     x_0_weight = abar_u.sqrt() * beta / (1 - abar_t)
@@ -81,9 +81,9 @@ def ddim_step(x_t, x_0, abar_t, abar_u, noise):
 def multistep(step, predict_noise, abar, x_t, times, noise):
     """DPM-Solver++ (2M): Lu et al. 2022, arXiv 2211.01095, Algorithm 2.
 
-    Extrapolates x_0 linearly from the last two steps to halfway between t and u, in lambda = half
-    the log-SNR. With `ddpm_step` this is SDE-DPM-Solver++. Arguments and yields: `first_order` in
-    inference.py.
+    Extrapolates x_0 linearly in lambda, half the log-SNR, from the last two steps to the midpoint
+    of t and u. With `ddpm_step` this is SDE-DPM-Solver++. For the arguments and the yielded tuples,
+    see `first_order` in inference.py.
     """
     half_log_snr = snr(abar).log() / 2  # lambda
     previous = None  # t and x_0 of the previous step
@@ -113,7 +113,7 @@ def sampling_times(T, steps):
 
 
 def timesteps(x_t, t):
-    """The int t for each image of x_t: (B,), on its device."""
+    """The int t repeated for each image of x_t: (B,), on the device of x_t."""
     return torch.full((len(x_t),), t, device=x_t.device)
 
 
@@ -139,21 +139,21 @@ def predicted_noise(scheduler, output, x_t, abar_t):
 
 
 def check_prediction_type(scheduler):
-    """Raise UserError unless the U-Net of a scheduler predicts eps or v."""
+    """Raise UserError unless the prediction type is epsilon or v_prediction."""
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise UserError(f"prediction_type must be epsilon or v_prediction, got {kind}")
 
 
 def clip_limit(scheduler):
-    """The scheduler clips the predicted x_0 to [-limit, limit]; infinity if it does not clip."""
+    """The absolute value at which a scheduler clips the predicted x_0; infinity if it does not."""
     return scheduler.config.clip_sample_range if scheduler.config.clip_sample else math.inf
 
 
 def noised_for_validation(scheduler, x_0, t=None):
-    """Noise validation images x_0 (N, C, H, W), in the same way at every call.
+    """Add noise to validation images x_0 (N, C, H, W); the noise is the same in every call.
 
-    Returns (x_t, t, eps). By default t (N,) covers all timesteps evenly, in random order.
+    Returns (x_t, t, eps). By default, t (N,) covers all timesteps evenly, in random order.
     """
     n = len(x_0)
     if t is None:
@@ -170,7 +170,7 @@ def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
     """diffusers' UNet2DModel for images (C, H, H), where H is a multiple of 4.
 
     Args:
-        channels: width at full resolution, a multiple of 8.
+        channels: number of channels at full resolution, a multiple of 8.
         num_class_embeds: number of labels of a class-conditional U-Net.
     """
     return UNet2DModel(
@@ -189,9 +189,9 @@ def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
 
 
 def load_ddpm(path, device="cpu"):
-    """Load the DDPMPipeline of a checkpoint; `ddpm.unet.dataset` describes its training data.
+    """Load a DDPMPipeline from a checkpoint; `ddpm.unet.dataset` describes its training data.
 
-    Raises UserError if the checkpoint is missing, corrupted or incompatible.
+    Raises UserError if the checkpoint is missing, corrupted, or incompatible.
     """
     unet = load_checkpoint(path, UNet2DModel, device)
     return DDPMPipeline(unet, DDPMScheduler(**unet.schedule))
@@ -210,6 +210,7 @@ def predicted_image(ddpm, x_t, t):
     Differentiable through the U-Net; the gradient is 0 where a pixel is clipped. t is (B,).
     """
     abar_t = ddpm.scheduler.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
-    eps = predicted_noise(ddpm.scheduler, ddpm.unet(x_t, t).sample, x_t, abar_t)
+    output = ddpm.unet(x_t.to(ddpm.unet.dtype), t).sample.to(x_t.dtype)
+    eps = predicted_noise(ddpm.scheduler, output, x_t, abar_t)
     limit = clip_limit(ddpm.scheduler)
     return predicted_x_0(x_t, eps, abar_t).clamp(-limit, limit)

@@ -1,16 +1,17 @@
-"""Measure the shipped methods, or a file of samples, with a judge that is never used for guidance.
+"""Evaluate the shipped methods, or a file of samples, with a judge that is never used for guidance.
 
     python evaluate.py --n 500                                  # a quick look; default n = 4,300
     python evaluate.py --guidance-scale 1 3 --sampler ddim      # constant scales
     python evaluate.py --method unguided guided classifier_free
     python evaluate.py --method --samples FILE.npz              # only your own samples
 
-Accuracy is the fraction of samples in which the judge sees the target digit. Fréchet distance,
-precision and recall compare samples with half of the real images of --split, in the judge's
-features; the other half, and with --split test the validation images, are rows for comparison.
-Changes are relative to the first sampled row. Choose settings with the defaults; report results
-with `--split test --seed 0`. To measure your own guide, sampler, scale or method, call `measure`
-of evaluation/table.py.
+Accuracy is the fraction of samples that the judge classifies as the target digit. Fréchet distance,
+precision, and recall compare the samples with half of the real images of --split, in the judge's
+feature space. The other half is a row for comparison; with --split test, so are the validation
+images. Changes are relative to the first sampled row.
+
+Choose settings with the default split and seed; report results with `--split test --seed 0`. To
+measure your own guide, sampler, scale, or method, call `measure` in evaluation/table.py.
 """
 
 from functools import partial
@@ -36,24 +37,37 @@ METHODS = ("guided", "unguided", "classifier_free")
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--method", nargs="*", choices=METHODS, default=["guided"], help="one row each")
-    scale_help = "constant scales, one row each; None: the default of each method"
+    add(
+        "--method",
+        nargs="*",
+        choices=METHODS,
+        default=["guided"],
+        help="methods to evaluate, one row each",
+    )
+    scale_help = "constant scales, one row each (default: that of each method)"
     add("--guidance-scale", nargs="+", type=cli.number(float, 0), metavar="S", help=scale_help)
-    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampler")
+    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
     add("--steps", type=cli.number(int, 1), default=STEPS, help="sampling steps")
     samples_help = ".npz files in openai/guided-diffusion's format, one row each"
     add("--samples", nargs="+", type=Path, default=[], metavar="FILE", help=samples_help)
     add("--n", type=cli.number(int, 100), default=4_300, help="samples per row")
-    add("--split", choices=("validation", "test"), default="validation", help="real images")
+    add(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="split of the real images",
+    )
     add("--csv", type=cli.file(".csv"), help="file for the table")
-    add("--models", type=Path, default=MODELS, help="folder of the checkpoints, with judge.pth")
+    add(
+        "--models", type=Path, default=MODELS, help="folder of the checkpoints, including judge.pth"
+    )
     cli.add_run_flags(parser, seed=1)
     add_data_flags(parser)
     return parser.parse_args(argv)
 
 
 def make_rows(args):
-    """The sampled rows of the flags, for `measure`."""
+    """The sampled rows that the flags select, for `measure`."""
     rows = {}
     if {"guided", "unguided"} & set(args.method):
         ddpm, classifier = load_models(args.models, args.device)
@@ -73,7 +87,7 @@ def make_rows(args):
 
 
 def read_samples(path, shape):
-    """uint8 images (N, C, H, W) and labels (N,), or None, of an .npz file in `save_npz`'s format.
+    """uint8 images (N, C, H, W), and labels (N,) or None, from a file in the format of `save_npz`.
 
     Raises UserError if the file cannot be read or its images do not have the shape (C, H, W).
     """
@@ -81,11 +95,13 @@ def read_samples(path, shape):
         arrays = np.load(path)
         images = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2).contiguous()
         labels = torch.from_numpy(arrays["arr_1"]).long() if "arr_1" in arrays else None
-    except Exception as error:  # numpy raises many types
+    except Exception as error:  # NumPy raises many exception types
         raise UserError(f"cannot read {path}: {error}") from error
     if images.dtype != torch.uint8 or list(images.shape[1:]) != shape:
         channels, height, width = shape
         raise UserError(f"{path}: arr_0 must be uint8 (N, {height}, {width}, {channels})")
+    if labels is not None and len(labels) != len(images):
+        raise UserError(f"{path}: got {len(labels)} labels for {len(images)} images")
     return images, labels
 
 

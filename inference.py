@@ -1,10 +1,10 @@
 """Step 3: sample digits with classifier guidance.
 
     python inference.py                                      # guided_output.png: eight 1s
-    python inference.py --digits 3 1 4 --guidance-scale 5    # one row per digit, constant s = 5
+    python inference.py --digits 3 1 4 --guidance-scale 5    # a constant scale, s = 5
 
 Runs the reverse process of Ho et al. 2020 ("DDPM", arXiv 2006.11239, Algorithm 2) and shifts the
-predicted noise by the classifier's gradient, Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233) (14):
+predicted noise by the classifier's gradient: Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233) (14).
 
     eps_hat = eps(x_t, t) - s_t * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
@@ -31,11 +31,11 @@ from support.files import MODELS, output_folder, provenance
 from support.streams import gaussian_noise, image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
-FAR_OUTSIDE = 15  # pixels of x_t stay within about 5 unless the guidance is too strong
+FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too strong
 
 
 class NoisePredictor:
-    """The noise in x_t as the U-Net of a DDPMPipeline predicts it: unguided sampling.
+    """Unguided sampling: predicts the noise in x_t with the U-Net of a DDPMPipeline.
 
     Called as (x_t (B, C, H, W), t (int), y (B, ...)); returns eps_hat (B, C, H, W).
     """
@@ -66,12 +66,12 @@ class NoisePredictor:
 class Guided(NoisePredictor):
     """Classifier guidance by any log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t.
 
-    log_p of one image must not depend on the others. `scale` is s: a constant or a function of t.
+    log_p of an image must not depend on the others. `scale` is s: a constant or a function of t.
     """
 
     def __init__(self, ddpm, log_p, scale):
         super().__init__(ddpm)
-        classifier = getattr(log_p, "__self__", None)  # of the bound method `Classifier.log_p`
+        classifier = getattr(log_p, "__self__", None)  # the `Classifier`, if log_p is its method
         if not same_schedule(getattr(classifier, "scheduler", ddpm.scheduler), ddpm.scheduler):
             raise UserError("classifier and U-Net were trained with different noise schedules")
         self.num_classes = getattr(classifier, "num_classes", None)
@@ -100,12 +100,12 @@ def first_order(step, predict_noise, abar, x_t, times, noise):
 
     Yields (u, x_u, x_0) for each step from t to u: the new timestep, its image, and the predicted
     x_0 used to reach it. `predict_noise(x_t, t)` returns eps_hat, and `noise()` fresh noise, both
-    with the shape of x_t (B, C, H, W). `times` are decreasing timesteps and `END`.
+    with the shape of x_t (B, C, H, W). `times` are decreasing timesteps, then `END`.
     """
     for t, u in pairwise(times):
         eps_hat = predict_noise(x_t, t)
         x_0 = predicted_x_0(x_t, eps_hat, abar[t])  # DDPM (15)
-        x_t = step(x_t, x_0, abar[t], abar[u], noise)  # DDPM (6), (7)
+        x_t = step(x_t, x_0, abar[t], abar[u], noise)  # DDPM (6), (7), or DDIM
         yield u, x_t, x_0
 
 
@@ -132,10 +132,10 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
     """
     T = len(method.abar) - 1
     times = sampling_times(T, steps) if isinstance(steps, int) else list(steps)
-    if not times or [T, *times, END] != sorted({T, *times, END}, reverse=True):
+    if not times or not all(t > u for t, u in pairwise([T, *times, END])):
         raise UserError(f"steps must be 1 to {T}, or decreasing timesteps below {T}, got {steps}")
-    if max(seeds) >= 2**32:
-        raise UserError("seeds must be below 2**32; torch's CPU generator ignores higher bits")
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise UserError("seeds must be 0 to 2**32 - 1; torch's CPU generator has no more")
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     y = None if y is None else torch.as_tensor(y).to(method.device)
 
@@ -152,20 +152,23 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
 def sample(method, y, seeds, sampler=SAMPLER, steps=STEPS, batch_size=100):
     """Sample one image per seed, with a progress bar: (N, C, H, W) in [-1, 1].
 
-    The arguments are those of `trajectory`. Raises UserError if y does not match, if the gradient
+    The arguments are those of `trajectory`. Raises UserError if y is invalid, if the gradient
     for one image depends on the others, if the sampler stops early, or if samples are not finite.
     Warns if pixels are far outside [-1, 1].
     """
     seeds, y = list(seeds), None if y is None else torch.as_tensor(y)
-    if y is not None:
-        check_conditions(method, y, seeds)
+    check_conditions(method, y, seeds)
+    if isinstance(method, Guided) and mixes_the_batch(method, y, min(len(seeds), batch_size, 2)):
+        message = "the guide's gradient for one image depends on the other images in the batch"
+        raise UserError(f"{message}; is BatchNorm in train mode?")
     images, largest = [], torch.zeros((), device=method.device)
     with tqdm(total=len(seeds), unit="image", desc="sampling", disable=None) as bar:
         for first in range(0, len(seeds), batch_size):
             part = slice(first, first + batch_size)
             y_part = None if y is None else y[part]
+            u = None
             for u, x_t, _ in trajectory(method, y_part, seeds[part], sampler, steps):
-                largest = torch.maximum(largest, x_t.abs().max())  # read once, at the end
+                largest = torch.maximum(largest, x_t.abs().max())  # synchronizes once, at the end
                 bar.set_postfix(t=u)
             if u != END:
                 raise UserError("the sampler stopped before the last timestep")
@@ -175,42 +178,42 @@ def sample(method, y, seeds, sampler=SAMPLER, steps=STEPS, batch_size=100):
     if not images.isfinite().all():
         raise UserError("the samples are not finite; lower the guidance scale or check the guide")
     if largest > FAR_OUTSIDE:
-        warnings.warn(f"pixels reached {largest:.2g}: the guidance is too strong", stacklevel=2)
+        warnings.warn(
+            f"pixel values reached {largest:.2g}; the guidance is too strong", stacklevel=2
+        )
     return images.clamp(-1, 1)
 
 
 def check_conditions(method, y, seeds):
-    """Raise UserError if y does not fit, or if the guide mixes the images of a batch."""
+    """Raise UserError if there is not one condition per seed, or if a label is out of range."""
+    if y is None:
+        return
     if len(y) != len(seeds):
         raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
-    if y.dtype == torch.bool:
-        raise UserError("y must hold labels, got booleans")
     num_classes = getattr(method, "num_classes", None)
     if num_classes and not 0 <= y.min() <= y.max() < num_classes:
         raise UserError(f"labels must be 0 to {num_classes - 1}, got {y.min()} to {y.max()}")
-    if isinstance(method, Guided) and mixes_the_batch(method, y[:1]):
-        message = "the guide's gradient for one image depends on the other images in the batch"
-        raise UserError(f"{message}; is BatchNorm in train mode?")
 
 
-def mixes_the_batch(method, y):
-    """Whether the gradient for one image changes with the other image; y (1, ...) for both."""
-    y, t = torch.cat([y, y]).to(method.device), len(method.abar) // 2
+def mixes_the_batch(method, y, n):
+    """Whether the gradient for the first of n images depends on the others."""
+    rngs = [torch.Generator().manual_seed(k) for k in range(n)]
+    x_t, t = gaussian_noise(method.shape, rngs).to(method.device), len(method.abar) // 2
+    y = None if y is None else y[:n].to(method.device)
     grads = []
-    for other in (1, 2):
-        x_t = gaussian_noise(method.shape, [torch.Generator().manual_seed(k) for k in (0, other)])
+    for images in (x_t, torch.cat([x_t[:1], -x_t[1:]])):
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same random numbers, for guides with dropout
-            grads.append(gradient(method.log_p, x_t.to(method.device), t, y)[0])
+            grads.append(gradient(method.log_p, images, t, y)[0])
     return bool((grads[0] - grads[1]).abs().max() > 0.01 * grads[0].abs().max())
 
 
 def growing_scale(scheduler, w=1.0, g=24.0, low=0, high=math.inf):
     """s_t = w (1 + g SNR_t), with SNR_t = abar_t / (1 - abar_t): a function of t.
 
-    With w = 1, g = 24 and our schedule, s is 1 at t = 999, 27 at 249, and 4,137 at 19. The shift
-    of the predicted x_0, s (1 - abar) / sqrt(abar) grad, tends to g w grad as the noise vanishes.
-    s is 0 outside low <= t < high.
+    With w = 1, g = 24, and the default schedule, s is 1 at t = 999, 27 at 249, and 4,137 at 19. The
+    shift of the predicted x_0, s (1 - abar) / sqrt(abar) grad, tends to g w grad as the noise
+    vanishes. s is 0 outside low <= t < high.
     """
     ratios = snr(scheduler.alphas_cumprod).tolist()
     return lambda t: w * (1 + g * ratios[t]) if low <= t < high else 0
@@ -219,7 +222,7 @@ def growing_scale(scheduler, w=1.0, g=24.0, low=0, high=math.inf):
 def load_models(folder=MODELS, device="cpu"):
     """Load (DDPMPipeline, Classifier) from a folder of checkpoints of one dataset.
 
-    Raises UserError if a checkpoint is missing, corrupted or incompatible.
+    Raises UserError if a checkpoint is missing, corrupted, or incompatible.
     """
     ddpm = load_ddpm(Path(folder, "ddpm_unet.pth"), device)
     classifier = load_classifier(Path(folder, "classifier.pth"), device)
@@ -228,24 +231,24 @@ def load_models(folder=MODELS, device="cpu"):
     return ddpm, classifier
 
 
-# --- the command ---
+# --- command line ---
 
 
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     positive = cli.number(int, 1)
-    add("--digits", nargs="+", default=["1"], help="digits or class names, or all")
+    add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all'")
     add("--num-samples", type=positive, default=8, help="images per digit")
-    scale_help = "constant s; several: one row each, from the same noise; None: a growing scale"
+    scale_help = "constant s; several: one row each, same noise (default: the growing scale)"
     scale = cli.number(float, 0)
     add("--guidance-scale", type=scale, nargs="+", metavar="S", help=scale_help)
-    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampler")
+    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
     add("--steps", type=positive, default=STEPS, help="sampling steps")
-    add("--output", type=cli.file(".png"), help="grid of images; None: guided_output.png")
-    add("--npz", type=cli.file(".npz"), help="images and labels of the last scale")
-    add("--gif", type=cli.file(".gif"), help="animation of the last scale")
-    add("--models", type=Path, default=MODELS, help="folder of the checkpoints")
+    add("--output", type=cli.file(".png"), help="PNG file (default: guided_output.png)")
+    add("--npz", type=cli.file(".npz"), help="NPZ file for the images and labels of the last scale")
+    add("--gif", type=cli.file(".gif"), help="GIF file for an animation of the last scale")
+    add("--models", type=Path, default=MODELS, help="folder that contains the checkpoints")
     cli.add_run_flags(parser)
     return parser.parse_args(argv)
 
@@ -272,12 +275,12 @@ def main(argv=None):
     if len(rows) == 1:
         pictures.save_grid(output, images, columns, made_from)
     else:
-        pictures.save_labelled_grid(output, rows, [classes[k] for k in digits], made_from)
+        pictures.save_labeled_grid(output, rows, [classes[k] for k in digits], made_from)
     if args.npz:
         pictures.save_npz(args.npz, images, y)
     if args.gif:
         steps = with_push(method, y, trajectory(method, y, seeds, args.sampler, args.steps))
-        pictures.save_film(args.gif, steps, args.steps, columns, made_from)
+        pictures.save_animation(args.gif, steps, args.steps, columns, made_from)
     print(f"saved {len(y) * len(rows)} images to {output}")
 
 

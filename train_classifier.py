@@ -5,10 +5,10 @@
     python train_classifier.py --resume                      # after an interruption
 
 Minimizes the cross-entropy on x_t of DDPM (4), with t uniform over all timesteps. At high noise no
-classifier can be accurate, so it must know how uncertain it is: validation reports the mean
-confidence next to the accuracy, and the two should agree.
+classifier can be accurate, so ours must be calibrated: validation reports the mean confidence next
+to the accuracy, and the two should agree.
 
-Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both in DIR.
+Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both go to DIR.
 """
 
 import torch
@@ -35,7 +35,7 @@ T_BANDS = ((0, 1), (0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 1))  # fractions of a
 
 
 def train(args, dataset, checkpoint, classifier, scheduler, validate):
-    """Minimize the cross-entropy on noised images with t <= --max-t; returns the finished `Run`.
+    """Minimize the cross-entropy on noised images with t <= --max-t, and return the finished `Run`.
 
     `validate(run)` is called with the classifier in eval mode.
     """
@@ -125,14 +125,20 @@ def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add = parser.add_argument
-    add("--channels", type=cli.number(int, 8, 8), default=CHANNELS, help="width of the network")
+    add(
+        "--channels",
+        type=cli.number(int, 8, multiple_of=8),
+        default=CHANNELS,
+        help="number of channels",
+    )
     max_t = SCHEDULE["num_train_timesteps"] - 1
-    add("--max-t", type=int, choices=range(max_t + 1), metavar="T", default=max_t, help="largest t")
+    timestep = cli.number(int, 0, max_t)
+    add("--max-t", type=timestep, default=max_t, help="largest timestep to train on")
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "classifier.pth"
     figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
-    scheduler = DDPMScheduler(**SCHEDULE)  # shared by the three scripts
+    scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
     dataset = read_dataset(args)
     check_may_write(checkpoint, Classifier, SCHEDULE, dataset.info)
     images, labels = dataset.load("validation")

@@ -7,8 +7,8 @@
 Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239). Keeps an exponential moving average
 (EMA) of the weights.
 
-Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and unguided samples
-after every validation to previews/. With --models DIR, they all go to DIR.
+Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and, after every
+validation but the last, unguided samples to previews/. With --models DIR, they all go to DIR.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
 def ddpm_loss(unet, scheduler, x_0, y):
-    """The loss of a batch of images x_0 (B, C, H, W), without their labels y: DDPM (14)."""
+    """The loss on a batch of images x_0 (B, C, H, W), whose labels y are ignored: DDPM (14)."""
     t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
     eps = torch.randn_like(x_0)
     x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
@@ -50,11 +50,11 @@ def ddpm_loss(unet, scheduler, x_0, y):
 
 
 def train(args, dataset, checkpoint, unet, scheduler, validate, loss_of=ddpm_loss):
-    """DDPM Algorithm 1; returns the finished `Run`. The U-Net ends with its averaged weights.
+    """Run DDPM Algorithm 1 and return the finished `Run`. The U-Net ends with its averaged weights.
 
     Args:
-        validate: called as validate(run) with the averaged weights in eval mode.
-        loss_of: (unet, scheduler, x_0, y) -> loss, with random numbers from torch's CPU generator.
+        validate: called as validate(run), while the U-Net has its averaged weights, in eval mode.
+        loss_of: (unet, scheduler, x_0, y) -> loss, which draws from torch's CPU generator.
     """
     optimizer = torch.optim.AdamW(
         unet.parameters(), args.lr, ADAM_BETAS, weight_decay=0.0, fused=True
@@ -101,7 +101,7 @@ def averaged(unet, ema):
 
 @torch.no_grad()
 def validation_loss(unet, scheduler, x_0, batch_size=250):
-    """The loss of images (N, C, H, W) over all t, with the same noise at every call."""
+    """The loss on images (N, C, H, W), averaged over t, with the same noise in every call."""
     x_t, t, eps = noised_for_validation(scheduler, x_0)
     target = training_target(scheduler, x_0, eps, t)
     total = 0.0
@@ -132,7 +132,7 @@ def plot_loss(run):
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot([size * (k + 1) for k in range(len(means))], means, color=INK, lw=1, label="training")
     axes.plot(steps, losses, "o", color=ACCENT, label="validation, averaged weights")
-    axes.set(xlabel="step", ylabel="mean squared error of the noise", yscale="log")
+    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
@@ -141,8 +141,8 @@ def plot_loss(run):
 def add_unet_flags(parser, steps):
     """Add the flags of a script that trains a U-Net."""
     add_training_flags(parser, steps, BATCH_SIZE, LEARNING_RATE)
-    width = cli.number(int, 8, 8)
-    parser.add_argument("--channels", type=width, default=CHANNELS, help="width of the U-Net")
+    width = cli.number(int, 8, multiple_of=8)
+    parser.add_argument("--channels", type=width, default=CHANNELS, help="number of channels")
     add_data_flags(parser)
 
 
@@ -153,7 +153,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     checkpoint, top = args.models / "ddpm_unet.pth", output_folder(args.models)
     samples, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
-    scheduler = DDPMScheduler(**SCHEDULE)  # shared by the three scripts
+    scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
     dataset = read_dataset(args)
     check_may_write(checkpoint, UNet2DModel, SCHEDULE, dataset.info)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]

@@ -17,8 +17,8 @@ from data import load_mnist
 from diffusion import END, add_noise, clipped_noise, ddim_step, predicted_x_0, sampling_times
 from examples.shared import read
 from inference import Guided, NoisePredictor, first_order, gradient
-from support.pictures import BLUE, INK, ORANGE, PAPER, film_frame, grid_image
-from support.pictures import ink_on_paper, push_in_colors, write_gif
+from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, grid_image
+from support.pictures import ink_on_paper, gradient_in_colors, write_gif
 
 BACKGROUND = (PAPER / 255,) * 3
 CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
@@ -232,9 +232,9 @@ def film(path, gradient, y):
     frames = []
     path = [(t, x_t.detach(), x_0.detach()) for t, x_t, x_0 in path]
     for t, x_t, x_0 in path[::2]:
-        frames.append(film_frame(t, x_t, x_0, gradient(x_t, t, y), len(x_t)))
+        frames.append(animation_frame(t, x_t, x_0, gradient(x_t, t, y), len(x_t)))
     end = path[-1][2]
-    frames.append(film_frame(END, end, end, None, len(end)))
+    frames.append(animation_frame(END, end, end, None, len(end)))
     animate(frames)
 
 
@@ -256,12 +256,12 @@ def equation(x_t, abar_t, eps, grad, s, eps_hat):
     root = (1 - abar_t).sqrt()
     before, after = ((x_t - root * noise) / abar_t.sqrt() for noise in (eps, eps_hat))
     times = rf"$-\ {s:g}\,\sqrt{{1-\bar\alpha_t}}\ \times$"
-    push = push_in_colors(grad)
+    push = gradient_in_colors(grad)
     rows = [
         [("the guided noise", eps_hat / 3), "=", ("the U-Net's noise", eps / 3), times]
         + [("what the classifier wants", push)],
         [("the image it leaves", after), "=", ("the U-Net's guess", before), "+"]
-        + [("the push", push_in_colors(after - before))],
+        + [("the push", gradient_in_colors(after - before))],
     ]
     figure = plt.figure(figsize=(8, 4.5), dpi=100, facecolor=BACKGROUND)
     axes = figure.add_axes((0, 0, 1, 1))

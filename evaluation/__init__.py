@@ -1,1 +1,1 @@
-"""Measuring samples: the judge, the measures, one table function, baselines and ablations."""
+"""Evaluation of samples: the judge, metrics, tables, baselines, and ablations."""

@@ -1,4 +1,4 @@
-"""The classifier-free baseline, trained for as long as our two networks together.
+"""The classifier-free guidance baseline, trained for as long as classifier and U-Net together.
 
     python -m evaluation.classifier_free
     python -m evaluation.classifier_free --steps 100 --models trial    # a short trial
@@ -6,7 +6,7 @@
 Ho & Salimans 2022, arXiv 2207.12598: the U-Net also takes the label, which is dropped from a tenth
 of the training images. Everything else is as in train_ddpm.py.
 
-Writes models/classifier_free.pth; with --models DIR, in DIR.
+Writes models/classifier_free.pth; with --models DIR, it goes to DIR.
 """
 
 import torch
@@ -27,7 +27,7 @@ SCALE = 1.25  # chosen on the validation set
 
 
 class ClassifierFree(NoisePredictor):
-    """Classifier-free guidance, (6) of the paper with w = s - 1.
+    """Classifier-free guidance: equation (6) of the paper with w = s - 1.
 
     eps(x_t, t, none) + s (eps(x_t, t, y) - eps(x_t, t, none)): s = 0 is unguided and s = 1
     conditional; both take one U-Net call per step. The last label of the U-Net means "none".
@@ -43,7 +43,7 @@ class ClassifierFree(NoisePredictor):
 
     @torch.no_grad()
     def guided_eps(self, x_t, t, y):
-        """(6) of the paper, before clipping."""
+        """Equation (6) of the paper, before clipping."""
         s = self.scale(t)
         if s == 1:
             return self.eps(x_t, t, y)
@@ -54,7 +54,7 @@ class ClassifierFree(NoisePredictor):
 
 
 def classifier_free_loss(unet, scheduler, x_0, y):
-    """The loss of a batch: Algorithm 1 of the paper. See `train_ddpm.ddpm_loss`."""
+    """The loss on a batch: Algorithm 1 of the paper. See `train_ddpm.ddpm_loss`."""
     t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
     eps = torch.randn_like(x_0)
     x_t = scheduler.add_noise(x_0, eps, t)

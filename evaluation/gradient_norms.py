@@ -2,9 +2,9 @@
 
     python -m evaluation.gradient_norms    # results/gradient_norms.csv, .png
 
-At every step, both guides give log p(y | x_t) and its gradient, separately for samples that end up
-right and wrong according to the judge. n = 1,000, seed 2, `sde-dpmsolver++` in 20 steps. The growth
-g is that of 1 + g SNR, fitted to the median ratio of norms of the samples that end up wrong.
+At every step, both guides compute log p(y | x_t) and its gradient. The results are reported
+separately for samples that the judge finally classifies correctly (right) and incorrectly (wrong).
+The growth g of 1 + g SNR is fitted to the median norm ratio of the wrong samples.
 """
 
 import torch
@@ -31,7 +31,7 @@ BATCH_SIZE = 100
 
 
 def compare(ours, exact, x_t, t, y):
-    """log p of two guides, and the ratio of norms and the cosine of their gradients: dict of (B,).
+    """log p of two guides, and the norm ratio and cosine similarity of their gradients: a dict.
 
     x_t (B, C, H, W), t an int, y (B,). The ratio is exact / ours, infinite where ours is 0.
     """
@@ -48,13 +48,15 @@ def compare(ours, exact, x_t, t, y):
 
 
 def fitted_growth(snrs, ratios):
-    """The g, from 0.1 to 100, for which log(1 + g SNR) is nearest to log(ratio) in least squares.
+    """The g in [0.1, 100] of the least-squares fit of log(1 + g SNR) to log(ratio).
 
-    Raises UserError if a ratio is 0 or not finite: its logarithm has no distance.
+    Raises UserError if a ratio is 0 or not finite: its logarithm is then not finite.
     """
     ratios = torch.tensor(ratios)
     if not (ratios.isfinite() & (ratios > 0)).all():
-        raise UserError(f"cannot fit a growth to ratios of {ratios.min():g} to {ratios.max():g}")
+        raise UserError(
+            f"cannot fit the growth to ratios from {ratios.min():g} to {ratios.max():g}"
+        )
     grid = torch.linspace(0.1, 100, 1_000)
     misfit = (1 + grid[:, None] * torch.tensor(snrs)).log() - ratios.log()
     return grid[misfit.square().sum(dim=1).argmin()].item()

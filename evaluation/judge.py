@@ -1,9 +1,9 @@
-"""The judge: a classifier of clean digits that measures samples and is never used for guidance.
+"""The judge: a classifier of clean digits that evaluates samples and is never used for guidance.
 
     python -m evaluation.judge
     python -m evaluation.judge --steps 300 --models trial    # a short trial in another folder
 
-Writes models/judge.pth; with --models DIR, in DIR.
+Writes models/judge.pth; with --models DIR, it goes to DIR.
 """
 
 import torch
@@ -22,16 +22,17 @@ BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.02
 LABEL_SMOOTHING = 0.05
-# rotation, translation, scale and shear, the same for a whole batch
+# rotation, translation, scale, and shear, the same for a whole batch
 AUGMENT = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINEAR, fill=-1)
 
 
 class Judge(nn.Module):
-    """Convolutions, BatchNorm, ReLU and max-pooling: deliberately unlike `Classifier`.
+    """A CNN with BatchNorm, ReLU, and max pooling, deliberately unlike `Classifier`.
 
     Args:
-        num_features: width of the last hidden layer, whose features are compared.
-        num_classes: K. image_shape: (C, H, H), where H is a multiple of 4.
+        num_features: size of the last hidden layer, whose outputs are the features.
+        num_classes: number of classes, K.
+        image_shape: (C, H, H), where H is a multiple of 4.
     """
 
     def __init__(self, num_features=128, num_classes=10, image_shape=(1, 28, 28)):
@@ -67,7 +68,7 @@ def block(in_channels, out_channels, size):
 
 
 def load_judge(path=MODELS / "judge.pth", device="cpu"):
-    """Load the judge of a checkpoint, in eval mode. Raises UserError."""
+    """Load a judge from a checkpoint, in eval mode; see `load_checkpoint`."""
     return load_checkpoint(path, Judge, device)
 
 
@@ -86,7 +87,7 @@ def accuracy_of(judge, images, labels):
 
 
 def train(args, dataset, checkpoint, judge):
-    """Minimize the cross-entropy on augmented images; returns the finished `Run`."""
+    """Minimize the cross-entropy on augmented images, and return the finished `Run`."""
     optimizer = torch.optim.AdamW(
         judge.parameters(), args.lr, weight_decay=WEIGHT_DECAY, fused=True
     )

@@ -1,4 +1,4 @@
-"""What is measured of samples, with intervals, and tests of whether two settings differ."""
+"""Metrics of samples, with confidence intervals, and tests of whether two settings differ."""
 
 import math
 from typing import NamedTuple
@@ -10,22 +10,22 @@ from evaluation.judge import judge_images
 from support.cli import UserError
 from support.streams import generator
 
-BOUNDS = {  # intervals are clipped to the range of the measure
+BOUNDS = {  # intervals are clipped to the range of the metric
     "frechet": (0, math.inf),
     "precision": (0, 1),
     "recall": (0, 1),
     "mean_intensity": (0, 1),
     "intensity_spread": (0, math.inf),
 }
-COMPARED = ("frechet", "precision", "recall")  # with the change from the first row
+COMPARED = ("frechet", "precision", "recall")  # metrics whose change from the first row is reported
 NUM_NEIGHBORS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
-NUM_HALVES = 250  # gives their standard deviation to 4.5%
+NUM_HALVES = 250  # estimates a standard deviation to within 4.5%
 Z = 1.96  # standard errors on each side of a 95% interval
 CHUNK = 500  # points per distance matrix
 
 
 class Readings(NamedTuple):
-    """Images and what the judge reads in them."""
+    """Images with the judge's features and predictions."""
 
     images: torch.Tensor  # (N, C, H, W), uint8
     features: torch.Tensor  # (N, D)
@@ -40,7 +40,7 @@ def readings(judge, images, labels):
 
 
 class Scores:
-    """The measures of samples against real images, both `Readings`."""
+    """The metrics of samples against real images, both `Readings`."""
 
     def __init__(self, samples, real):
         self.correct = samples.prediction == samples.labels
@@ -48,7 +48,7 @@ class Scores:
         self.halves = over_halves(samples, real)
 
     def row(self):
-        """All measures with their 95% intervals: name -> number."""
+        """All metrics with their 95% confidence intervals: name -> number."""
         row = accuracy_row(self.correct)
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
@@ -58,10 +58,10 @@ class Scores:
         return row
 
     def changes_from(self, first):
-        """The differences to other scores on the same noise: name -> number.
+        """The differences from other scores on the same noise: name -> number.
 
-        How many images only one of the two gets right, with McNemar's p, and the change of each
-        measure in `COMPARED`, whose interval uses the same halves for both.
+        The number of images that only one of the two gets right, with McNemar's p-value, and the
+        change in each metric of `COMPARED`, whose interval uses the same halves for both.
         """
         only_this = int((self.correct & ~first.correct).sum())
         only_first = int((first.correct & ~self.correct).sum())
@@ -80,10 +80,10 @@ def with_interval(name, value, low, high):
 
 
 def measures(samples, real):
-    """All measures of samples against real images, both `Readings`: name -> number.
+    """All metrics of samples against real images, both `Readings`: name -> number.
 
-    Precision and recall (Kynkäänniemi et al. 2019) are the fraction of samples on the manifold of
-    real images, and of real images on the manifold of samples. The mean intensity of the pixels is
+    Precision and recall (Kynkäänniemi et al. 2019) are the fractions of samples on the manifold
+    of real images, and of real images on the manifold of samples. The mean pixel intensity ranges
     from 0 to 1; its spread is the standard deviation over the images of a class.
     """
     intensity = samples.images.float().mean(dim=(1, 2, 3)) / 255  # (N,)
@@ -101,7 +101,7 @@ def measures(samples, real):
 def over_halves(samples, real):
     """`measures` of random halves, the same at every call: name -> (NUM_HALVES,).
 
-    Their standard deviation estimates the standard error of the measures: the delete-half
+    Their standard deviation estimates the standard error of the metrics: the delete-half
     jackknife (Shao & Wu 1989). A bootstrap would repeat images, and neighbors at distance 0 distort
     precision and recall.
     """
@@ -116,21 +116,21 @@ def over_halves(samples, real):
 
 
 def random_half(whole, rng):
-    """A random half of the images of each class, of `Readings`."""
+    """The `Readings` of a random half of the images of each class."""
     order = torch.randperm(len(whole.labels), generator=rng)
     by_class = order[whole.labels[order].argsort(stable=True)]  # random within each class
     return Readings(*(values[by_class[::2]] for values in whole))
 
 
 def mcnemar(only_this, only_first):
-    """p of McNemar's exact test (1947), from how many images only one of two rows gets right."""
+    """The p-value of McNemar's exact test (1947), given the images that only one row gets right."""
     total = only_this + only_first
     tail = sum(math.comb(total, k) for k in range(min(only_this, only_first) + 1)) / 2**total
     return min(2 * tail, 1.0)
 
 
 def wilson_interval(correct, n):
-    """The 95% interval of a proportion (Wilson 1927): low, high."""
+    """The 95% confidence interval of a proportion (Wilson 1927): low, high."""
     p, z = correct / n, Z
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -167,10 +167,10 @@ def frechet_distance(real, fake):
 def fraction_on_manifold(points, manifold):
     """The fraction of points (N, D) on the manifold of points (M, D).
 
-    A point is on it if, for some point of the manifold, it is no farther away than that point's
-    own k-th nearest neighbor.
+    A point is on the manifold if it is at least as close to some manifold point as that point's own
+    k-th nearest neighbor.
     """
-    k = NUM_NEIGHBORS + 1  # the nearest point to each one is itself
+    k = NUM_NEIGHBORS + 1  # each point is its own nearest neighbor
     parts = manifold.split(CHUNK)
     nearest = [torch.cdist(part, manifold).topk(k, largest=False).values for part in parts]
     radius = torch.cat(nearest)[:, -1]  # (M,)
@@ -180,7 +180,7 @@ def fraction_on_manifold(points, manifold):
 
 
 def nearest_distances(images, train_images):
-    """The distance in [-1, 1] from uint8 images (N, C, H, W) to the nearest training image: (N,).
+    """The distance, with pixels in [-1, 1], of uint8 images to the nearest training image: (N,).
 
     cdist finds the nearest image by matrix products, whose rounding errors are too large for the
     distance itself.

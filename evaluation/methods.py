@@ -7,7 +7,7 @@ from inference import Guided, gradient
 
 
 class AtPredictedX0(Guided):
-    """The classifier sees the predicted x_0, at t = 0; its gradient goes through the U-Net."""
+    """Applies the classifier to the predicted x_0 at t = 0 and backpropagates through the U-Net."""
 
     def __init__(self, ddpm, log_p, scale):
         super().__init__(ddpm, log_p, scale)  # checks the noise schedule of log_p
@@ -19,7 +19,7 @@ class AtPredictedX0(Guided):
 
 
 class Exact:
-    """The exact networks if x_0 were one of N training images, by Bayes' rule.
+    """The exact classifier and denoiser for x_0 uniform over N training images, by Bayes' rule.
 
     images (N, C, H, W) in [-1, 1], labels (N,). For MNIST, a call takes half a second per 100
     images.

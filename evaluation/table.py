@@ -1,4 +1,4 @@
-"""Measure samples side by side: one function, one row per name.
+"""Evaluate samples in one table, with one row per name.
 
     from functools import partial
     from evaluation.table import measure
@@ -13,7 +13,7 @@
         "my samples": (images, labels),
     }, n=500)
 
-Choose settings with the defaults; report results with split="test", seed=0.
+Choose settings with the default split and seed; report results with split="test", seed=0.
 """
 
 import csv
@@ -21,24 +21,25 @@ import hashlib
 import io
 import time
 import warnings
-from collections import Counter
 from functools import partial
 
 import diffusers
 import torch
+from diffusers import UNet2DModel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from tqdm import tqdm
 
+from classifier import Classifier
 from data import Dataset
 from evaluation.judge import load_judge
 from evaluation.measures import Scores, balanced_parts, nearest_distances, readings
-from inference import SAMPLER, STEPS, NoisePredictor, sample
+from inference import SAMPLER, STEPS, sample
 from support.cli import UserError
 from support.files import atomic_write
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
-SHOWN = ("accuracy", "frechet", "precision", "recall")
+SHOWN = ("accuracy", "frechet", "precision", "recall", "network_calls")
 
 
 def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None, path=None):
@@ -46,20 +47,21 @@ def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None,
 
     Args:
         rows: name -> a method, sampled with the default sampler; or a function (y, seeds) ->
-            images (N, C, H, W), such as `partial(sample, method, steps=20)`; or finished samples,
+            images (N, C, H, W), such as `partial(sample, method, steps=20)`; or existing samples,
             (images, labels or None). Images are in [-1, 1] or uint8.
         n: samples per row, rounded down to a multiple of the number of classes.
         dataset, judge: a `Dataset` and its `Judge`; MNIST and the shipped judge by default.
-        path: a CSV file, written after every row.
+        path: path of a CSV file, updated after every row.
 
     Returns:
-        name -> dict of columns: the measures with 95% intervals, and what produced the row. Real
-        images come first: the other half of the split, and with split="test" also the validation
-        images, by other writers. Changes are relative to the first sampled row, on the same noise.
+        name -> dict of columns: the metrics with 95% confidence intervals, and the provenance of
+        the row. Real images come first: the other half of the split and, with split="test", the
+        validation images, which other people wrote. Changes are relative to the first sampled row,
+        from the same noise.
     """
     dataset, judge = dataset or Dataset(), judge or load_judge()
     if judge.dataset != dataset.info:
-        raise UserError(f"{judge.checkpoint} was trained on another dataset")
+        raise UserError(f"{judge.checkpoint} was trained on a different dataset")
     num_classes = len(dataset.info["classes"])
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
     seeds = image_seeds(seed, y.tolist())
@@ -94,7 +96,7 @@ def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None,
         if isinstance(row, tuple):
             add(name, to_uint8(row[0]), row[1])
         else:
-            samples, columns = draw(row, y.clone(), seeds)
+            samples, columns = draw(row, y.clone(), list(seeds))
             scores = add(name, samples, y, seed=seed, **columns)
             if first:
                 table[name] |= {"changes_from": first[0]} | scores.changes_from(first[1])
@@ -105,9 +107,9 @@ def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None,
 
 
 def draw(row, y, seeds):
-    """The samples of a row as uint8, and what produced them: a dict of columns."""
-    row = partial(sample, row) if isinstance(row, NoisePredictor) else row
-    columns, calls, hashes = {}, Counter(), {}
+    """The samples of a row as uint8, and their provenance, a dict of columns."""
+    row = partial(sample, row) if hasattr(row, "abar") else row  # a method
+    columns, calls, hashes = {}, [], set()
     if isinstance(row, partial) and row.func is sample:
         sampler = row.keywords.get("sampler", SAMPLER)
         columns["sampler"] = getattr(sampler, "__name__", sampler)
@@ -115,29 +117,29 @@ def draw(row, y, seeds):
         columns["scale"] = describe_scale(row.args[0])
 
     def count(module, inputs):
-        if hasattr(module, "sha256"):  # a network from a checkpoint
-            calls[module.checkpoint] += len(inputs[0])
-            hashes[module.checkpoint] = module.sha256
+        if isinstance(module, (UNet2DModel, Classifier)):
+            calls.append(len(inputs[0]))
+            if hasattr(module, "sha256"):  # loaded from a checkpoint
+                hashes.add(f"{module.checkpoint} {module.sha256}")
 
     start = time.perf_counter()
     with register_module_forward_pre_hook(count), warnings.catch_warnings():
         warnings.simplefilter("always")  # in every row, not only in the first
         samples = to_uint8(row(y, seeds))
     columns["seconds"] = (time.perf_counter() - start) / len(y)  # per image
-    columns["network_calls"] = round(sum(calls.values()) / len(y))
-    columns["networks"] = " ".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))
+    columns["network_calls"] = round(sum(calls) / len(y))  # per image
+    columns["networks"] = " ".join(sorted(hashes))
     return samples, columns
 
 
 def describe_scale(method):
-    """The guidance scale of a method as text; of a function, its values at three timesteps."""
-    scale, T = getattr(method, "scale", None), len(method.abar) - 1
-    if scale is None:
-        return "none"
-    values = {t: f"{scale(t):.4g}" for t in (T - 1, T // 2 - 1, T // 4 - 1)}
-    if len(set(values.values())) == 1:
-        return values[T - 1]
-    return ", ".join(f"{value} at t = {t}" for t, value in values.items())
+    """The guidance scale of a method as text; if it varies with t, its range."""
+    scale = getattr(method, "scale", None)
+    if not callable(scale):
+        return "none" if scale is None else f"{scale:.4g}"
+    values = [scale(t) for t in range(len(method.abar) - 1)]
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def cell(row, column):
@@ -157,7 +159,7 @@ def cell(row, column):
 
 
 def as_text(value):
-    """A value for a CSV file: floats with six digits."""
+    """A value for a CSV file: floats with six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -1,10 +1,10 @@
 """The tables of the report: one function per table.
 
-    python -m evaluation.tables default growth    # measure results/default.csv, results/growth.csv
+    python -m evaluation.tables default growth    # write results/default.csv, results/growth.csv
     python -m evaluation.tables                   # only insert the CSV files into the pages
 
-On a page, `<!-- table FILE.csv: COLUMN COLUMN ... -->` stands above the two header lines of a
-table, whose rows are taken from results/FILE.csv.
+On a page, `<!-- table FILE.csv: COLUMN COLUMN ... -->` precedes the two header lines of a
+table whose rows come from results/FILE.csv.
 """
 
 import csv
@@ -36,7 +36,7 @@ class Shipped:
         self.log_p = self.classifier.log_p
 
     def guided(self, w=1, g=0, log_p=None, **window):
-        """Guided by s = w (1 + g SNR) and our classifier, or another guide."""
+        """Classifier guidance with s = w (1 + g SNR), by our classifier or another guide."""
         scale = growing_scale(self.ddpm.scheduler, w, g, **window)
         return Guided(self.ddpm, log_p or self.log_p, scale)
 
@@ -45,7 +45,7 @@ class Shipped:
         return ClassifierFree(load_ddpm(MODELS / "classifier_free.pth"), scale)
 
     def main_rows(self):
-        """The default, and the constant scale 1, of both kinds of guidance."""
+        """Both kinds of guidance, each with its default scale and with s = 1."""
         return {
             "guided, 1 + 24 SNR": self.guided(g=24),
             "guided, s = 1": self.guided(),
@@ -113,7 +113,7 @@ def samplers(of):
 
 
 def clean_guide(of):
-    """Needs `python train_classifier.py --max-t 0 --models clean`."""
+    """Run `python train_classifier.py --max-t 0 --models clean` first."""
     clean = load_classifier("clean/classifier.pth").log_p
     rows = {
         "our classifier": of.guided(g=24),
@@ -182,7 +182,9 @@ def page_with_tables(text):
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument("tables", nargs="*", metavar="NAME", help=f"any of {', '.join(TABLES)}")
+    parser.add_argument(
+        "tables", nargs="*", metavar="NAME", help=f"tables to measure: {', '.join(TABLES)}"
+    )
     args = parser.parse_args(argv)
     for name in args.tables:
         if name not in TABLES:

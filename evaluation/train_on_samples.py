@@ -3,8 +3,9 @@
     python -m evaluation.train_on_samples    # results/train_on_samples.csv
 
 Ravuri & Vinyals 2019, arXiv 1905.10887: a small network learns from labeled samples, or from as
-many training images, and classifies the real images of the test set. Samples that lack some forms
-of a digit cost accuracy. `confirmed` is the fraction of labels with which the judge agrees.
+many training images, and classifies the real images of the test set. Samples that lack some
+variants of a digit lower the accuracy. `confirmed` is the fraction of labels with which the judge
+agrees.
 """
 
 from functools import partial
@@ -55,9 +56,9 @@ def trained_on(images, labels, num_classes, seed):
 
 
 def train_on_samples(rows, n=N, split="test", seed=0, dataset=None, judge=None, path=None):
-    """Score rows as `evaluation.table.measure`, one per name and training seed: a list of dicts.
+    """Score rows as for `evaluation.table.measure`: a list of dicts, one per row and training seed.
 
-    The first rows are of class-balanced training images, as many as samples.
+    The first rows are class-balanced training images, as many as there are samples.
     """
     dataset, judge = dataset or Dataset(), judge or load_judge()
     num_classes = len(dataset.info["classes"])

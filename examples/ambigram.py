@@ -2,7 +2,7 @@
 
     python -m examples.ambigram    # results/ambigram.png: the pairs that succeed most often
 
-The sum of two noisy guides is not exact at t > 0; it works for about half of the pairs.
+The sum of two guides is not exact at t > 0, but works for about half of the pairs.
 """
 
 import torch
@@ -30,8 +30,8 @@ def main(ddpm, classifier):
     images = sample(guided, y, range(len(y)), **FAST)
     upright, rotated = judge_log_p(images), judge_log_p(images.flip(2, 3))  # (100 N, 10) each
     right = (upright.argmax(dim=1) == y[:, 0]) & (rotated.argmax(dim=1) == y[:, 1])
-    print(f"correct both ways up: {proportion(right)}")
-    print(f"of {N}, one row per upright digit, one column per digit upside down:")
+    print(f"correct in both orientations: {proportion(right)}")
+    print(f"number correct out of {N} (rows: upright digit, columns: upside-down digit):")
     print(right.view(10, 10, N).sum(dim=2))
     # of the pairs of different digits that succeed most often, the images with the highest p
     works = (right & (y[:, 0] < y[:, 1])).view(100, N).sum(dim=1)

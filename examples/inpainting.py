@@ -2,8 +2,8 @@
 
     python -m examples.inpainting    # results/inpainting.png
 
-With the class's log p added, the sum is not exact at t > 0. The variance 1 - abar_t was chosen
-among four on 40 validation digits. A guide of pixels is steep and needs a constant scale.
+If log p of the class is added, the sum is not exact at t > 0. The variance 1 - abar_t was chosen
+from four candidates on 40 validation digits. A pixel guide is steep and needs a constant scale.
 """
 
 import torch
@@ -35,7 +35,9 @@ def main(ddpm, classifier):
     guides = {"completed": pixels, "with its label": pixels_and_class}
     for name, log_p in guides.items():
         rows[name] = sample(Guided(ddpm, log_p, 1), torch.arange(N), range(N), **FAST)
-        print(f"{name}: {proportion(read(rows[name]) == labels)} are read as the original digit")
+        print(
+            f"{name}: {proportion(read(rows[name]) == labels)} are classified as the original digit"
+        )
     first = {name: images[:8] for name, images in rows.items()}
     columns = labels[:8].tolist()
     save_rows("inpainting", first, columns, ddpm.unet, classifier, guidance_scale=1)

@@ -1,9 +1,9 @@
 """A custom guide to copy and change: digits that lean to the right.
 
-    python -m examples.my_guide    # results/my_guide.png, and are they still digits?
+    python -m examples.my_guide    # results/my_guide.png, and a table
 
 A guide is any function `log_p(x_t, t, y)` that returns one number per image, (B,), differentiable
-in x_t. The number of an image must not depend on the other images in the batch.
+in x_t. The value for one image must not depend on the other images in the batch.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ def leaning(ddpm, classifier):
 
 
 def slant(images):
-    """How far the ink in images (B, 1, H, W) moves to the right per pixel up: (B,)."""
+    """The rightward shift of the ink in images (B, 1, H, W) per pixel upward: (B,)."""
     ink = (images[:, 0] + 1) / 2
     ink = ink / ink.sum(dim=(1, 2), keepdim=True)  # a distribution over the pixels
     place = torch.arange(ink.shape[-1], device=ink.device)

@@ -2,8 +2,9 @@
 
     python -m examples.not_a_digit    # results/not_a_1.png
 
-Five images that are a 1 without guidance and five that are not, labeled by the judge; below them,
-guided samples from the same noise. Ideally the second five would not change, but some do.
+The first row has five unguided samples that the judge classifies as 1, and five that it does not;
+the second row has guided samples from the same noise. Ideally, the last five would not change, but
+some do.
 """
 
 import torch

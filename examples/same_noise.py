@@ -2,7 +2,7 @@
 
     python -m examples.same_noise    # results/compare.png, results/same_noise.png
 
-In the first picture, ten noise images; in the second, one noise image and ten target digits.
+The first picture uses ten noise images; the second uses one noise image for ten target digits.
 """
 
 import torch
@@ -12,7 +12,7 @@ from inference import Guided, NoisePredictor, growing_scale, sample
 from support.streams import image_seeds
 
 SEED = 0
-ONE_NOISE = 4  # of the ten
+ONE_NOISE = 4  # index of the noise image in the second picture
 
 
 @example

@@ -1,4 +1,4 @@
-"""What the examples share: loading, the judge's readings, and saving labeled rows."""
+"""Helpers for the examples: loading, the judge's predictions, and saving labeled rows."""
 
 import functools
 
@@ -25,7 +25,7 @@ def example(run):
 
 
 def read(images):
-    """The digits (N,) that the judge reads in images (N, 1, 28, 28)."""
+    """The digits (N,) that the judge predicts for images (N, 1, 28, 28)."""
     return judge_images(judge(), to_uint8(images))[1]
 
 
@@ -39,5 +39,5 @@ def save_rows(name, rows, columns, *networks, **settings):
     """Save results/NAME.png: rows, label -> images (N, 1, 28, 28), with column labels."""
     path = ROOT / "results" / f"{name}.png"
     columns = [str(label) for label in columns]
-    pictures.save_labelled_grid(path, rows, columns, provenance(*networks, **settings))
+    pictures.save_labeled_grid(path, rows, columns, provenance(*networks, **settings))
     print(path)

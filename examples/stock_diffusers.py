@@ -24,7 +24,7 @@ STRICTNESS = 1_000  # 1 / (2 variance) of the mean intensity
 
 
 def mean_intensity(images):
-    """The mean pixel, from 0 to 1, of images (B, C, H, W) in [-1, 1]: (B,)."""
+    """The mean pixel intensity, from 0 to 1, of images (B, C, H, W) in [-1, 1]: (B,)."""
     return (images.mean(dim=(1, 2, 3)) + 1) / 2
 
 

@@ -1,4 +1,4 @@
-"""Command lines: flags that several scripts share, and user errors as one line with status 2."""
+"""Command-line helpers: shared flags, and one-line user errors with exit status 2."""
 
 import argparse
 import functools
@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 def one_line_errors(main):
-    """Decorate `main(argv=None)`: a UserError ends in one line and exit status 2, Ctrl-C in 130."""
+    """Decorate `main(argv=None)`: a UserError prints one line and exits with status 2."""
 
     @functools.wraps(main)
     def wrapped(argv=None):
@@ -34,11 +34,14 @@ def one_line_errors(main):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show the default of each flag, and the script's docstring with its own line breaks."""
+    """Show the defaults, except None, and keep the line breaks of the script's docstring."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser, with a script's docstring as its help and errors of one line."""
+    """argparse's parser, with a script's docstring as its description, and one-line errors."""
 
     def __init__(self, docstring):
         super().__init__(description=docstring, formatter_class=HelpFormatter)
@@ -47,13 +50,13 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def number(kind, low, multiple_of=1):
-    """An argparse type: a finite int or float, at least `low`, and a multiple of `multiple_of`."""
+def number(kind, low, high=math.inf, multiple_of=1):
+    """An argparse type: a finite int or float from `low` to `high`, a multiple of `multiple_of`."""
 
     def parse(text):
         value = kind(text)
-        if not low <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be at least {low}, got {text}")
+        if not (low <= value <= high and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"must be finite, from {low} to {high}, got {text}")
         if kind is int and value % multiple_of:
             raise argparse.ArgumentTypeError(f"must be a multiple of {multiple_of}, got {text}")
         return value
@@ -77,5 +80,5 @@ def add_run_flags(parser, seed=0):
     """Add --seed and --device."""
     backends = {"cuda": torch.cuda, "mps": torch.backends.mps, "cpu": torch.cpu}
     devices = [name for name, backend in backends.items() if backend.is_available()]
-    parser.add_argument("--seed", type=number(int, 0), default=seed, help="random seed")
-    parser.add_argument("--device", choices=devices, default=devices[0], help="device")
+    parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=seed, help="random seed")
+    parser.add_argument("--device", choices=devices, default=devices[0], help="device to run on")

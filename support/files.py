@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all: checkpoints, and what produced a file."""
+"""Atomic file writes, checkpoints, and the provenance of files."""
 
 import contextlib
 import hashlib
@@ -42,7 +42,7 @@ def atomic_write(path):
 
 
 def output_folder(models):
-    """Where the pictures of a run go: the repository for the shipped models, else `models`."""
+    """The folder for a run's pictures: the repository for the shipped models, else `models`."""
     return ROOT if models.resolve() == MODELS else models
 
 
@@ -52,7 +52,7 @@ def sha256(path):
 
 
 def provenance(*networks, **settings):
-    """What produced a file, as one line of JSON: checkpoints (name and SHA-256) and settings."""
+    """The provenance of a file as a line of JSON: checkpoints (name and SHA-256) and settings."""
     hashes = {network.checkpoint: network.sha256 for network in networks}
     return json.dumps({"sha256": hashes, "settings": settings})
 
@@ -83,30 +83,32 @@ def save_checkpoint(path, network, schedule, dataset, training):
 
 
 def load_checkpoint(path, network_class, device="cpu"):
-    """Rebuild a network from its checkpoint, in eval mode, without gradients of its parameters.
+    """Rebuild a network from its checkpoint, in eval mode, with frozen parameters.
 
-    Its attributes `schedule` and `dataset` are those of `save_checkpoint`; `checkpoint` and
-    `sha256` identify the file. Raises UserError if the file is missing, corrupted or incompatible.
+    Its attributes `schedule` and `dataset` are those passed to `save_checkpoint`; `checkpoint` and
+    `sha256` identify the file. Raises UserError if the file is missing, corrupted, or incompatible.
     """
     path, name = Path(path), network_class.__name__
     content = load_tensors(path, f"; {remedy(path)}")
     if not is_checkpoint(content, name):
-        raise UserError(f"{path} is not a checkpoint of a {name}; {remedy(path)}")
+        raise UserError(f"{path} is not a {name} checkpoint; {remedy(path)}")
     try:
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit the current {name}; {remedy(path)}") from error
+        raise UserError(
+            f"{path} is incompatible with the current {name}; {remedy(path)}"
+        ) from error
     network.schedule, network.dataset = content["schedule"], content["dataset"]
     network.checkpoint, network.sha256 = path.name, sha256(path)
     return network.eval().requires_grad_(False).to(device)
 
 
 def check_may_write(path, network_class, schedule, dataset):
-    """Refuse to train into `path` if that would overwrite a checkpoint of something else.
+    """Check that training would not overwrite an unrelated file at `path`.
 
-    Raises UserError if `path` is not a checkpoint of this class, schedule and dataset, or if
-    another checkpoint in its folder was trained on another dataset.
+    Raises UserError if `path` exists and is not a checkpoint of this class, schedule, and dataset,
+    or if another checkpoint in its folder was trained on a different dataset.
     """
     advice = "move it, or pass another folder with --models"
     for other in sorted(path.parent.glob("*.pth")):
@@ -115,11 +117,11 @@ def check_may_write(path, network_class, schedule, dataset):
         except UserError:
             content = None
         if other == path and not is_checkpoint(content, network_class.__name__):
-            raise UserError(f"{path} is not a checkpoint of a {network_class.__name__}; {advice}")
+            raise UserError(f"{path} is not a {network_class.__name__} checkpoint; {advice}")
         if other == path and content["schedule"] != schedule:
-            raise UserError(f"{path} was trained with another noise schedule; {advice}")
+            raise UserError(f"{path} was trained with a different noise schedule; {advice}")
         if is_checkpoint(content) and content["dataset"] != dataset:
-            raise UserError(f"{other} was trained on another dataset; {advice}")
+            raise UserError(f"{other} was trained on a different dataset; {advice}")
 
 
 def is_checkpoint(content, name=None):
@@ -138,7 +140,7 @@ def remedy(path):
 
 
 def save_tensors(path, content):
-    """torch.save, completely or not at all; in memory first, for a clear error on a full disk."""
+    """Atomic torch.save; serializes in memory first, for a clear error on a full disk."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic_write(path) as file:
@@ -156,13 +158,13 @@ def load_tensors(path, advice=""):
         raise UserError(f"{path} is missing{advice}") from None
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied") from None
-    except Exception as error:  # on a corrupted file, the unpickler raises many types
+    except Exception as error:  # on a corrupted file, the unpickler raises many exception types
         raise UserError(f"{path} is corrupted or not a checkpoint{advice}") from error
     return with_missing_keys(content)
 
 
 def with_missing_keys(content):
-    """Fill in what the shipped checkpoints, saved by earlier versions, do not contain."""
+    """Add the keys that are missing from the shipped checkpoints, which earlier versions saved."""
     if isinstance(content, dict) and "state_dict" in content and "schedule" in content:
         content.setdefault("network", "UNet2DModel")
         if content["network"] == "Judge":

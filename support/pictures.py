@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from support.files import atomic_write
 
-PAPER, INK_GRAY = 250, 25  # of 255
+PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
 INK, ACCENT = "#222222", "#c8500a"  # colors of figures
 ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
 MAX_FRAMES, COLORS = 20, 64  # of an animation
@@ -37,13 +37,13 @@ def ink_on_paper(images):
     return (PAPER + (INK_GRAY - PAPER) * ink).round().to(torch.uint8)
 
 
-def push_in_colors(push):
-    """Pushes (N, C, H, W) as uint8 colors (N, 3, H, W): orange adds ink, blue removes it.
+def gradient_in_colors(grad):
+    """Gradients (N, C, H, W) as uint8 colors (N, 3, H, W): orange adds ink, blue removes it.
 
     Each image is scaled by its largest absolute value.
     """
-    push = push.mean(dim=1, keepdim=True)
-    return in_colors(push / push.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12))
+    grad = grad.mean(dim=1, keepdim=True)
+    return in_colors(grad / grad.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12))
 
 
 def in_colors(values):
@@ -74,8 +74,8 @@ def save_grid(path, images, columns, made_from):
         grid_image(images, columns).save(file, format="png", pnginfo=text)
 
 
-def save_labelled_grid(path, rows, column_labels, made_from):
-    """Save rows, label -> images (N, C, H, W) in [-1, 1], as a PNG with labels.
+def save_labeled_grid(path, rows, column_labels, made_from):
+    """Save rows, a dict of label -> images (N, C, H, W) in [-1, 1], as a labeled PNG grid.
 
     Each column label is centered over an equal number of images.
     """
@@ -99,44 +99,44 @@ def save_labelled_grid(path, rows, column_labels, made_from):
 
 
 def save_figure(path, figure, made_from, **settings):
-    """Save a matplotlib figure as a PNG, with its provenance; `settings` go to savefig."""
+    """Save a matplotlib figure as a PNG, with its provenance; `settings` are passed to savefig."""
     settings |= {"format": "png", "dpi": DPI, "metadata": {"provenance": made_from}}
     with atomic_write(path) as file:
         figure.savefig(file, **settings)
 
 
-def save_film(path, steps, num_steps, columns, made_from):
-    """Save a GIF of a trajectory: x_t, the predicted x_0, and the applied push.
+def save_animation(path, steps, num_steps, columns, made_from):
+    """Save a GIF of a trajectory: x_t, the predicted x_0, and the applied gradient.
 
     It has at most MAX_FRAMES frames and pauses on the last one.
 
     Args:
-        steps: yields t, x_t, x_0 (N, C, H, W) and the push at x_t, or None, `num_steps` times.
+        steps: yields `num_steps` tuples: t, x_t, x_0 (N, C, H, W), and the gradient at x_t or None.
     """
     every = math.ceil(num_steps / MAX_FRAMES)
     frames = []
-    for number, (t, x_t, x_0, push) in enumerate(steps, start=1):
+    for number, (t, x_t, x_0, grad) in enumerate(steps, start=1):
         if number % every == 0 or number == num_steps:
-            frames.append(film_frame(t, x_t, x_0, push, columns))
+            frames.append(animation_frame(t, x_t, x_0, grad, columns))
     with atomic_write(path) as file:
         write_gif(file, frames, FRAME_MS, comment=made_from.encode())
 
 
 def write_gif(file, frames, frame_ms, **settings):
-    """Write PIL images as a GIF that pauses on the last one; `settings` go to PIL."""
+    """Write PIL images as a GIF that pauses on the last one; `settings` are passed to PIL."""
     first, *others = frames
     durations = [frame_ms] * len(others) + [LAST_FRAME_MS]
     settings |= {"append_images": others, "duration": durations, "loop": 0}
     first.save(file, "gif", save_all=True, **settings)
 
 
-def film_frame(t, x_t, x_0, push, columns):
-    """A frame of an animation, a PIL image: t, and grids of x_t, x_0 and the push (or None)."""
-    push = torch.zeros_like(x_t) if push is None else push
+def animation_frame(t, x_t, x_0, grad, columns):
+    """A frame of an animation, a PIL image: t, and grids of x_t, x_0, and a gradient or None."""
+    grad = torch.zeros_like(x_t) if grad is None else grad
     rows = {
         "noisy image": x_t,
         "predicted image": x_0,
-        "push of the classifier": push_in_colors(push.cpu()),
+        "classifier gradient": gradient_in_colors(grad.cpu()),
     }
     font, line = ImageFont.load_default(18), 30
     grids = {label: grid_image(images.cpu(), columns, pixel=3) for label, images in rows.items()}

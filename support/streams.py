@@ -1,4 +1,4 @@
-"""Random numbers: seeds of images and of measurements, and noise drawn on the CPU."""
+"""Random numbers: seeds for images and measurements, and noise drawn on the CPU."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ def generator(seed, purpose, *numbers):
 
 
 def image_seeds(seed, labels):
-    """One seed per image, a list of ints that depend on its label and its rank within the label.
+    """A list of one seed per image, which depends on its label and its index within the label.
 
     So an image keeps its noise when other classes are added or removed. The seeds have 32 bits:
     the probability that two of 4,300 images share their noise is 0.2%.

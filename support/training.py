@@ -1,4 +1,4 @@
-"""What a training loop calls: batches with a progress bar, losses, and a state to resume from."""
+"""Training loop utilities: batches with a progress bar, losses, and resumable state."""
 
 import math
 import time
@@ -16,7 +16,7 @@ MIN_VALIDATE_EVERY = 400  # steps
 
 
 class Run:
-    """A training run that can be interrupted and resumed, bit for bit.
+    """A training run that can be interrupted and resumed with bitwise identical results.
 
         run = Run(checkpoint, settings, dataset, args.resume, network=..., optimizer=...)
         for x_0, y in run.batches():
@@ -27,7 +27,8 @@ class Run:
         save_checkpoint(..., run.summary())
         run.remove_state()
 
-    All randomness comes from torch's CPU generator, whose state is part of the saved state.
+    All randomness comes from torch's CPU generator, whose state is part of the saved state (dropout
+    on a GPU is the exception).
     Attributes: `step` (from 1), `losses` (one tensor per step), `history` (one dict per
     validation: after every epoch or 400 steps, whichever is longer, and after the last step).
 
@@ -35,9 +36,9 @@ class Run:
         checkpoint: Path of the checkpoint; the state file is saved next to it.
         settings: dict of everything that determines the weights; includes steps and batch_size.
         dataset: its training images are read with `load("train")`.
-        parts: everything with a state_dict: network, optimizer, learning rate schedule, EMA.
+        parts: everything with a state_dict: network, optimizer, learning rate scheduler, EMA.
 
-    Raises UserError if the state file does not match.
+    Raises UserError if the state file does not match, or if it exists and `resume` is False.
     """
 
     def __init__(self, checkpoint, settings, dataset, resume=False, **parts):
@@ -46,7 +47,9 @@ class Run:
         self.steps, self.batch_size = settings["steps"], settings["batch_size"]
         self.batches_per_epoch = len(self.images) // self.batch_size
         if self.batches_per_epoch == 0:
-            raise UserError(f"--batch-size {self.batch_size} exceeds the {len(self.images)} images")
+            raise UserError(
+                f"--batch-size {self.batch_size} exceeds the {len(self.images)} training images"
+            )
         self.validate_every = max(self.batches_per_epoch, MIN_VALIDATE_EVERY)
         self.step, self.losses, self.history, self.order = 0, [], [], None
         self.start = time.monotonic()
@@ -88,7 +91,7 @@ class Run:
         return mean
 
     def record(self, **measures):
-        """Add the measures (numbers or dicts of numbers) to `history`, and print them."""
+        """Add metrics (numbers or dicts of numbers) to `history`, and print them."""
         entry = {"step": self.step, "loss": self.mean_loss(self.validate_every), **measures}
         self.history.append(entry)
         shown = "  ".join(describe(k, v) for k, v in entry.items() if k != "step")
@@ -99,7 +102,7 @@ class Run:
         return time.monotonic() - self.start
 
     def summary(self):
-        """What a checkpoint records of its training: settings, seconds, the last validation."""
+        """The training summary in a checkpoint: settings, seconds, and the last validation."""
         return {**self.settings, "seconds": self.elapsed(), **self.history[-1]}
 
     def save(self):
@@ -120,12 +123,14 @@ class Run:
     def load(self):
         """Continue from the state file. Raises UserError if its settings differ."""
         state = load_tensors(
-            self.state_path, "; there is nothing to resume, start without --resume"
+            self.state_path, "; there is nothing to resume; start without --resume"
         )
         if state["settings"] != self.settings:
             theirs = state["settings"]
             differ = [name for name in self.settings if theirs.get(name) != self.settings[name]]
-            raise UserError(f"{self.state_path} was started with another {', '.join(differ)}")
+            raise UserError(
+                f"{self.state_path} was started with different settings: {', '.join(differ)}"
+            )
         self.start -= state["seconds"]
         self.step, self.history, self.order = state["step"], state["history"], state["order"]
         self.losses = list(state["losses"])
@@ -139,7 +144,7 @@ class Run:
 
 
 def describe(name, value):
-    """A measure as text."""
+    """A metric as text."""
     if isinstance(value, dict):
         return f"{name}  " + "  ".join(f"{key}: {number:.4f}" for key, number in value.items())
     return f"{name} {value:.4f}"
@@ -148,7 +153,7 @@ def describe(name, value):
 def add_training_flags(parser, steps, batch_size, lr):
     """Add the flags of every training script, with the script's defaults."""
     add = parser.add_argument
-    add("--models", type=Path, default=MODELS, metavar="DIR", help="folder of the checkpoints")
+    add("--models", type=Path, default=MODELS, metavar="DIR", help="folder for the checkpoints")
     add("--steps", type=number(int, 1), default=steps, help="optimizer steps")
     add("--batch-size", type=number(int, 1), default=batch_size, help="images per step")
     add("--lr", type=number(float, 0), default=lr, help="peak learning rate")

@@ -20,7 +20,7 @@ from support import files
 
 BAD_FLAGS = {
     "steps must be 1 to 1000": ["--steps", "1001"],
-    "must be at least 0, got inf": ["--guidance-scale", "1", "inf"],
+    "must be finite, from 0 to inf, got inf": ["--guidance-scale", "1", "inf"],
     "unknown class '3,4'": ["--digits", "3,4"],
     "invalid choice: 'tpu'": ["--device", "tpu"],
     "must end in .png": ["--output", "README.md"],
@@ -60,9 +60,12 @@ FAULTS = {  # what is done to the file, and what is said
     "code": (lambda path: torch.save({"network": Evil()}, path), "is corrupted"),
     "another network": (
         lambda path: shutil.copy(path.with_name("ddpm_unet.pth"), path),
-        "is not a checkpoint of a Classifier",
+        "is not a Classifier checkpoint",
     ),
-    "other settings": (lambda path: edit(path, config={"depth": 3}), "does not fit the current"),
+    "other settings": (
+        lambda path: edit(path, config={"depth": 3}),
+        "incompatible with the current",
+    ),
     "another schedule": (
         lambda path: edit(path, schedule=SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"}),
         "different noise schedules",

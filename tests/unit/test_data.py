@@ -1,4 +1,4 @@
-"""MNIST, a folder of images, and the whole way from a folder to a table."""
+"""MNIST, a folder of images, and an end-to-end run from a folder to a table."""
 
 import shutil
 
@@ -17,8 +17,8 @@ from evaluation import classifier_free, judge, measures
 from support.cli import UserError
 
 
-def test_the_splits_are_torchvisions_images():
-    """No image is in two of them."""
+def test_the_splits_match_torchvision():
+    """No image is in two splits."""
     dataset = Dataset()
     (train, y_train), (validation, y_validation), (test, _) = dataset.splits.values()
     whole = datasets.MNIST(DATA, train=True)
@@ -59,8 +59,8 @@ def test_grayscale_images_have_one_channel_and_can_be_resized(shapes):
     assert Dataset(shapes, size=28).info["shape"] == [1, 28, 28]
 
 
-def test_images_that_cannot_be_used_are_named(shapes, tmp_path):
-    """16 bits, another size, corrupted; a folder without classes; hidden folders are ignored."""
+def test_errors_name_the_unusable_image(shapes, tmp_path):
+    """Images with 16 bits, of another size, or corrupted; folders without classes."""
     (shapes / ".ipynb_checkpoints").mkdir()
     assert Dataset(shapes).info["classes"] == ["bar", "dot", "ring"]
     path = shapes / "bar" / "3.png"
@@ -87,8 +87,8 @@ def test_classes_are_given_by_name_or_number():
             class_numbers(words, ["1", "7", "9"])
 
 
-def test_the_whole_way_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
-    """Networks, pictures and files, a table, and a file of samples: 3 x 32 x 32."""
+def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
+    """Train, sample, and evaluate with 3 x 32 x 32 images."""
     monkeypatch.setattr(measures, "NUM_HALVES", 2)
     models, gif, npz, csv = (tmp_path / name for name in ("models", "o.gif", "o.npz", "o.csv"))
 

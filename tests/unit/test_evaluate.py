@@ -27,7 +27,7 @@ from support.streams import image_seeds
 
 @pytest.fixture(scope="module", autouse=True)
 def faster(few_images):
-    """Intervals are those of two halves."""
+    """Use few real images, and estimate intervals from two halves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measures, "NUM_HALVES", 2)
         patch.setattr(table, "Dataset", lambda: few_images)
@@ -48,8 +48,8 @@ def read_rows(path):
 # --- measure ---
 
 
-def test_rows_are_methods_functions_and_finished_samples(networks, tmp_path):
-    """Each row says what produced it. A guide with y (N, 2) is a function."""
+def test_rows_can_be_methods_functions_or_samples(networks, tmp_path):
+    """Each row records its provenance. A method whose y is (N, 2) is passed as a function."""
     ddpm, classifier = networks
     free = ClassifierFree(load_ddpm(MODELS / "classifier_free.pth"), 2)
 
@@ -92,12 +92,13 @@ def test_rows_are_methods_functions_and_finished_samples(networks, tmp_path):
     assert ddim["accuracy"] == pytest.approx(right.float().mean().item())
 
 
-def test_the_default_row_has_the_growing_scale(networks):
+def test_the_scale_of_a_row_is_described_by_its_range(networks):
     ddpm, classifier = networks
-    assert table.describe_scale(Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))) == (
-        "1.001 at t = 999, 3.047 at t = 499, 27.43 at t = 249"
-    )
-    assert table.describe_scale(NoisePredictor(ddpm)) == "none"
+    describe, scheduler = table.describe_scale, ddpm.scheduler
+    growing, window = growing_scale(scheduler), growing_scale(scheduler, 2, 0, low=300, high=480)
+    assert describe(Guided(ddpm, classifier.log_p, growing)) == "1.001 to 2.399e+05"
+    assert describe(Guided(ddpm, classifier.log_p, window)) == "0 to 2"
+    assert describe(NoisePredictor(ddpm)) == "none"
 
 
 def noise(y, seeds):
@@ -122,10 +123,11 @@ def test_changes_are_relative_to_the_first_sampled_row():
 
 
 def test_a_function_may_change_its_labels_and_a_warning_is_repeated():
-    """Neither makes samples look better than they are."""
+    """Changing the labels does not improve the accuracy."""
 
     def cheats(y, seeds):
         y.fill_(3)
+        seeds.reverse()
         warnings.warn("too strong", stacklevel=1)
         return noise(y, seeds)
 
@@ -144,10 +146,10 @@ def test_rows_are_written_as_they_are_measured(tmp_path):
     assert [row["images"] for row in read_rows(tmp_path / "x.csv")][1:] == ["noise"]
 
 
-def test_the_judge_must_know_the_dataset(few_images):
+def test_the_judge_must_be_trained_on_the_dataset(few_images):
     judge = load_judge()
     judge.dataset = {**judge.dataset, "name": "shapes"}
-    with pytest.raises(UserError, match="another dataset"):
+    with pytest.raises(UserError, match="different dataset"):
         measure({"noise": noise}, judge=judge)
 
 
@@ -165,13 +167,13 @@ def test_the_command_measures_the_shipped_methods_and_files(tmp_path):
     assert guided["sha256 of images"] == file["sha256 of images"]
     assert guided["accuracy"] == file["accuracy"] and float(unguided["accuracy"]) < 0.4
     assert (guided["sampler"], guided["steps"], free["scale"]) == ("ddim", "2", "1.25")
-    assert guided["scale"].startswith("1.001 at") and unguided["scale"] == "none"
+    assert guided["scale"].startswith("1.001 to") and unguided["scale"] == "none"
     scales = ["--guidance-scale", "1", "3", "--n", "100", "--csv", str(path)]
     evaluate.main([*flags, *scales])
     assert [row["scale"] for row in read_rows(path)][1:] == ["1", "3"]
 
 
-def test_a_file_of_samples_that_cannot_be_read(fails, tmp_path, monkeypatch):
+def test_an_unreadable_file_of_samples_is_an_error(fails, tmp_path, monkeypatch):
     """No code in it is run."""
     gray = np.full((100, 28, 28, 1), 7, np.uint8)
     for arrays in ({"arr_0": gray / 255}, {"arr_0": gray[:, :14]}, {"images": gray}):
@@ -189,7 +191,7 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images):
     for name, make in tables.TABLES.items():
         rows, settings = make(of)
         assert len(rows) > 1 and set(settings) <= {"n", "split", "seed"}, name
-        # a seed that is reported with the test set is not used to choose
+        # the seed of the reported test results is not used to choose settings
         assert ("split" in settings) == (settings.get("seed") == 0), name
         for row in rows.values():
             method = row.args[0] if isinstance(row, partial) else row
@@ -217,7 +219,7 @@ def test_a_page_never_loses_rows_or_columns(tmp_path, monkeypatch):
 
 
 def test_training_on_samples_tells_good_from_bad(monkeypatch, few_images, tmp_path):
-    """Real images as samples are as good as training images; permuted, they are useless."""
+    """Real images as samples are as good as training images; mislabeled, they are useless."""
     for name, value in {"TRAINING_SEEDS": (0,), "STEPS": 60, "WARMUP_STEPS": 5}.items():
         monkeypatch.setattr(train_on_samples, name, value)
     images, labels = few_images.splits["validation"]

@@ -18,7 +18,7 @@ from support.streams import image_seeds
 
 @pytest.fixture
 def run(tmp_path):
-    """Run inference.py in four steps: the images (N, 28, 28) and the labels in its NPZ."""
+    """Run inference.py with four sampling steps; return the images and labels of its NPZ file."""
 
     def main(*flags):
         outputs = ["--output", tmp_path / "o.png", "--npz", tmp_path / "o.npz"]
@@ -66,9 +66,9 @@ def test_one_row_per_digit(run, tmp_path):
 
 
 def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, monkeypatch):
-    """The NPZ and the animation are of the last one."""
+    """The NPZ file and the animation contain the samples of the last scale."""
     saved = []
-    monkeypatch.setattr(pictures, "save_labelled_grid", lambda *args: saved.extend(args))
+    monkeypatch.setattr(pictures, "save_labeled_grid", lambda *args: saved.extend(args))
     flags = ["--digits", 4, 7, "--num-samples", 2, "--guidance-scale", 0, 2]
     images, labels = run(*flags, "--gif", tmp_path / "o.gif")
     rows = saved[1]
@@ -95,7 +95,7 @@ def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, mon
     assert torch.equal(sides[0].clamp(-1, 1), guided)
 
 
-def test_the_animation_shows_only_pushes_that_were_applied():
+def test_the_animation_shows_only_gradients_that_were_applied():
     ddpm, classifier = inference.load_models()
     scale = growing_scale(ddpm.scheduler, low=300, high=800)
     method, y = Guided(ddpm, classifier.log_p, scale), torch.tensor([3])
@@ -105,8 +105,8 @@ def test_the_animation_shows_only_pushes_that_were_applied():
     assert pushes[499].shape == (1, 1, 28, 28) and pushes[499].any()
 
 
-def test_a_push_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
-    colors = pictures.push_in_colors(torch.tensor([3.0, -3.0, 0.0]).view(1, 1, 1, 3))[0, :, 0]
+def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
+    colors = pictures.gradient_in_colors(torch.tensor([3.0, -3.0, 0.0]).view(1, 1, 1, 3))[0, :, 0]
     assert [tuple(color) for color in colors.T.tolist()] == [(200, 80, 10), (0, 100, 173)] + [
         (250, 250, 250)
     ]
@@ -120,7 +120,7 @@ def test_labels_are_next_to_their_images(tmp_path, monkeypatch):
     )
     grays = torch.linspace(-1, 1, 6).view(2, 3, 1, 1, 1).expand(2, 3, 1, 8, 8)
     rows = {"light": grays[0], "dark": grays[1]}
-    pictures.save_labelled_grid(tmp_path / "o.png", rows, ["a", "b", "$"], "")
+    pictures.save_labeled_grid(tmp_path / "o.png", rows, ["a", "b", "$"], "")
     [axes] = drawn[0].axes
     image = axes.images[0].get_array()
     for y, row in zip(axes.get_yticks(), axes.get_yticklabels()):
@@ -132,14 +132,14 @@ def test_labels_are_next_to_their_images(tmp_path, monkeypatch):
 def test_a_long_animation_has_few_frames_and_ends_with_the_samples(tmp_path):
     gray, dark = torch.zeros(1, 1, 28, 28), torch.ones(1, 1, 28, 28)
     steps = [(t, gray, gray, gray) for t in range(59)] + [(-1, dark, gray, None)]
-    pictures.save_film(tmp_path / "o.gif", iter(steps), 60, 1, "")
+    pictures.save_animation(tmp_path / "o.gif", iter(steps), 60, 1, "")
     film = Image.open(tmp_path / "o.gif")
     assert film.n_frames <= pictures.MAX_FRAMES
     film.seek(film.n_frames - 1)
     assert film.convert("L").getpixel((60, 60)) == pictures.INK_GRAY
 
 
-def test_the_same_command_makes_the_same_bytes(run, tmp_path):
+def test_the_same_command_produces_the_same_bytes(run, tmp_path):
     made = []
     for _ in range(2):
         run("--gif", tmp_path / "o.gif")

@@ -1,4 +1,4 @@
-"""The measures against scipy and scikit-learn, and their intervals against fresh samples."""
+"""The metrics against scipy and scikit-learn, and their intervals against fresh samples."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def readings_of(features):
     return Readings(images, features, labels, labels)
 
 
-def test_the_frechet_distance_is_that_of_its_formula():
+def test_the_frechet_distance_matches_its_formula():
     rng = np.random.default_rng(0)
     real = rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5))
     fake = rng.normal(size=(400, 5)) @ rng.normal(size=(5, 5)) + 0.5
@@ -42,13 +42,13 @@ def test_the_frechet_distance_is_that_of_its_formula():
 
 
 def on_manifold(points, manifold):
-    """By scikit-learn: the fraction of points within the third neighbor's distance."""
+    """The fraction of points on the manifold with k = 3, computed with scikit-learn."""
     radius = NearestNeighbors(n_neighbors=4).fit(manifold).kneighbors(manifold)[0][:, -1]
     distance = np.linalg.norm(points[:, None] - manifold[None], axis=2)
     return (distance <= radius).any(axis=1).mean()
 
 
-def test_precision_and_recall_are_those_of_scikit_learn():
+def test_precision_and_recall_match_scikit_learn():
     """Samples in the middle of the real images have high precision and low recall."""
     rng = np.random.default_rng(2)
     real, narrow = rng.normal(size=(300, 2)), 0.1 * rng.normal(size=(200, 2))
@@ -59,7 +59,7 @@ def test_precision_and_recall_are_those_of_scikit_learn():
 
 
 def test_nearest_is_the_distance_to_the_nearest_training_image():
-    """In [-1, 1]: a gray level is 2 / 255."""
+    """Pixels are in [-1, 1], so one gray level is 2 / 255."""
     train = torch.randint(0, 256, (300, 1, 4, 4), dtype=torch.uint8)
     images = train[[7, 250]]
     train[250, 0, 0, 0] = 255
@@ -67,15 +67,15 @@ def test_nearest_is_the_distance_to_the_nearest_training_image():
     assert nearest_distances(images, train).tolist() == pytest.approx([0, 2 / 255], abs=1e-6)
 
 
-def test_the_interval_of_a_proportion_is_that_of_scipy():
+def test_the_interval_of_a_proportion_matches_scipy():
     for k, n in ((97, 100), (0, 20), (20, 20), (4983, 5000)):
         theirs = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
         assert wilson_interval(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-5)
     assert proportion(torch.arange(2_000) < 1_940) == "0.970 [0.962, 0.977] of 2,000"
 
 
-def test_intervals_are_the_spread_over_fresh_samples(monkeypatch):
-    """Or up to half wider; also for changes on the same noise, which are known much better."""
+def test_intervals_match_the_spread_over_fresh_samples(monkeypatch):
+    """They may be up to 50% wider. Also for changes on the same noise, which vary much less."""
     monkeypatch.setattr(measures, "NUM_HALVES", 200)
     values, widths = [], []
     for k in range(100):
@@ -94,7 +94,7 @@ def test_intervals_are_the_spread_over_fresh_samples(monkeypatch):
 
 
 def test_accuracies_and_how_often_only_one_of_two_rows_is_right():
-    """The first row misreads three images, the other one the last of these and seven more."""
+    """The first row misclassifies three images; the second, the last of these and seven more."""
     real, samples = readings_of(torch.randn(50, 4)), readings_of(torch.randn(40, 4))
 
     def misread(numbers):
@@ -109,7 +109,7 @@ def test_accuracies_and_how_often_only_one_of_two_rows_is_right():
     assert row["mcnemar_p"] == pytest.approx(scipy.stats.binomtest(2, 9).pvalue)
 
 
-def test_balanced_parts_are_disjoint_and_have_equally_many_of_each_class():
+def test_balanced_parts_are_disjoint_and_class_balanced():
     labels = torch.tensor([0] * 9 + [1] * 20 + [2] * 7)[torch.randperm(36)]
     parts = balanced_parts(labels, 2, 3)
     assert parts.shape == (2, 3, 3) and len(parts.unique()) == 18

@@ -1,6 +1,6 @@
-"""Runs on torch's `meta` device, which knows shapes but no values: no hidden transfers or syncs.
+"""Runs on torch's `meta` device, which has no data, to detect hidden transfers and syncs.
 
-A tensor on another device, or a value that is read back, raises there.
+Mixing in a tensor from another device, or reading a value back, raises an error.
 """
 
 from types import SimpleNamespace
@@ -46,13 +46,13 @@ METHODS = {
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_reverse_loop_reads_nothing_back(sampler, method):
+def test_the_sampling_loop_reads_nothing_back(sampler, method):
     for _, x_t, _ in trajectory(METHODS[method], [3, 1], [0, 1], sampler, steps=3):
         assert x_t.is_meta and x_t.shape == (2, *SHAPE)
 
 
-def test_a_value_that_is_read_back_would_raise():
-    """So the tests above can fail."""
+def test_reading_a_value_back_raises():
+    """This shows that the other tests in this file can fail."""
 
     def reads(x_t, t, y):
         return x_t.sum(dim=(1, 2, 3)) * x_t.max().item()
@@ -67,7 +67,7 @@ def test_a_value_that_is_read_back_would_raise():
 
 @pytest.mark.parametrize("name", ["classifier", "ddpm", "judge", "classifier-free"])
 def test_a_training_step_reads_nothing_back(name, tmp_path, monkeypatch):
-    """Apart from the losses, which `Run` reads now and then."""
+    """Apart from the losses, which `Run` reads periodically."""
     monkeypatch.setattr(Run, "mean_loss", lambda run, steps: 0.0)
     monkeypatch.setattr(Run, "validates", False)
     flags = SimpleNamespace(**FLAGS | {"device": META, "steps": 2})

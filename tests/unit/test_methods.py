@@ -1,4 +1,4 @@
-"""The ablations, and ADM's Algorithm 1 next to equation (14)."""
+"""The ablations, and ADM's Algorithm 1 compared with equation (14)."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ DDPM = fake_ddpm(lambda x_t, t: 0.5 * x_t)  # some of the predicted x_0 is clipp
 
 
 def log_p(x, t, y):
-    """Smooth, and dependent on all of its arguments."""
+    """A smooth guide that depends on all of its arguments."""
     strength = (1 + t / 100) * (1 + y)  # (B,)
     return strength * (x.sin() + 0.3 * x.square()).sum(dim=(1, 2, 3))
 
@@ -30,7 +30,7 @@ def grad_by_hand(x, t):
 
 
 def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
-    """A step of diffusers that clips x_0, and then its mean + s Sigma_t grad, ADM (10).
+    """A diffusers step clips x_0, and s Sigma_t grad is added to its mean: ADM (10).
 
     This shifts the x_0 in the mean, DDPM (7), by s (1 - abar_u) / sqrt(abar_u) grad.
     """
@@ -51,7 +51,7 @@ def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
 
 
 def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
-    """x_0 is k x_t, so the gradient is k times that at x_0 and t = 0; it is 0 where x_0 clips."""
+    """x_0 is k x_t, so the gradient is k times that at x_0 and t = 0, or 0 where x_0 is clipped."""
     t = 400
     k = (1 - 0.5 * (1 - abar(t)).sqrt()) / abar(t).sqrt()
     x_0 = torch.randn(3, *IMAGE_SHAPE).clamp(-1.5, 1.5)
@@ -62,7 +62,7 @@ def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
     torch.testing.assert_close(eps_hat, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_hybrid_has_one_direction_and_another_norm_image_by_image():
+def test_a_hybrid_combines_the_direction_and_norm_of_two_guides_per_image():
     """Here, the other gradient points the other way and is five times as long, or 0."""
     x_t, t = torch.randn(3, *IMAGE_SHAPE), 600
     x_t[2] = 0.1  # its gradient has another norm
@@ -80,7 +80,7 @@ def test_a_hybrid_has_one_direction_and_another_norm_image_by_image():
 
 
 @pytest.mark.parametrize("t", [100, 500, 900])
-def test_the_exact_networks_are_bayes_rule_over_the_training_images(t):
+def test_the_exact_networks_follow_bayes_rule_over_the_training_images(t):
     """In float64, with the densities of DDPM (4) written out."""
     images, labels = torch.randn(30, *IMAGE_SHAPE), torch.arange(30) % 3
     y, x_t, times = torch.tensor([0, 1, 2, 2]), torch.randn(4, *IMAGE_SHAPE), torch.full((4,), t)
@@ -110,7 +110,7 @@ def test_two_guides_are_compared_in_log_p_norm_and_direction():
     torch.testing.assert_close(found["cosine"], torch.ones(3))
 
 
-def test_the_fitted_growth_is_that_of_the_ratios():
+def test_the_growth_is_recovered_from_the_ratios():
     snrs = [0.01, 0.1, 1.0, 10.0]
     assert fitted_growth(snrs, [1 + 6 * x for x in snrs]) == pytest.approx(6, abs=0.1)
     with pytest.raises(UserError, match="cannot fit"):

@@ -1,22 +1,21 @@
 """Training: what the loops minimize, and a run that is interrupted and resumed."""
 
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import abar
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-import inference
 import train_classifier
 import train_ddpm
 from classifier import Classifier
 from diffusion import SCHEDULE, make_unet, training_target
 from evaluation import classifier_free, judge
+from inference import Guided, NoisePredictor, growing_scale, load_models, sample
 from support import training
 from support.files import save_checkpoint
 from support.training import Run
@@ -40,7 +39,7 @@ FLAGS["device"] = torch.device("cpu")
 
 @pytest.fixture
 def by_sgd(monkeypatch):
-    """The optimizer is plain gradient descent at a constant rate."""
+    """Replace AdamW with plain SGD at a constant learning rate."""
 
     def constant(optimizer, *steps):
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1)
@@ -51,7 +50,7 @@ def by_sgd(monkeypatch):
 
 
 def batches_by_hand(steps, max_t=999):
-    """What each step trains on: x_t, t, eps, x_0, y, from torch's generator."""
+    """The training data of each step, from torch's generator: x_t, t, eps, x_0, y."""
     order = torch.randperm(64)
     for step in range(steps):
         index = order[16 * step : 16 * (step + 1)]
@@ -61,23 +60,23 @@ def batches_by_hand(steps, max_t=999):
 
 
 class Multiple(nn.Linear):
-    """A U-Net whose output is a x_t."""
+    """A U-Net whose output is `weight * x_t`."""
 
     device, config = torch.device("cpu"), SimpleNamespace(num_class_embeds=3)
 
     def __init__(self):
         super().__init__(1, 1, bias=False)
-        self.told = []
+        self.labels_seen = []
 
     def forward(self, x_t, t, labels=None):
-        self.told.append(labels)
+        self.labels_seen.append(labels)
         return SimpleNamespace(sample=self.weight * x_t)
 
 
 @pytest.mark.usefixtures("by_sgd")
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_the_unet_learns_what_its_scheduler_says(tmp_path, prediction_type):
-    """Three steps of gradient descent by hand; v is that of diffusers."""
+def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type):
+    """Three steps of gradient descent by hand; v is computed by diffusers."""
     network = Multiple()
     scheduler = DDPMScheduler(**SCHEDULE | {"prediction_type": prediction_type})
     a, averaged = network.weight.item(), []
@@ -95,7 +94,7 @@ def test_the_unet_learns_what_its_scheduler_says(tmp_path, prediction_type):
         error = a * x_t - target
         assert run.losses[step].item() == pytest.approx(error.square().mean().item())  # L_simple
         a -= 0.1 * (2 * error * x_t).mean().clamp(-1, 1).item()
-    assert network.told == [None] * 3
+    assert network.labels_seen == [None] * 3
     assert averaged == [network.weight.item()] and network.weight.item() != pytest.approx(a)
 
 
@@ -123,7 +122,7 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
 
 
 def test_the_classifier_free_network_drops_a_tenth_of_its_labels():
-    """It keeps the others as they are, and learns the noise of its batch."""
+    """The other labels are unchanged, and the loss is the mean squared error of the noise."""
     network, kept = Multiple(), []
     for step in range(100):
         x_0, y = IMAGES[:16], LABELS[:16]
@@ -133,27 +132,30 @@ def test_the_classifier_free_network_drops_a_tenth_of_its_labels():
         t, eps = torch.randint(1000, (16,)), torch.randn_like(x_0)
         error = network.weight * SCHEDULER.add_noise(x_0, eps, t) - eps
         assert loss.item() == pytest.approx(error.square().mean().item())
-        told = network.told[-1]
+        told = network.labels_seen[-1]
         kept.append(told != 2)  # the last label means none
         assert torch.equal(told[kept[-1]], y[kept[-1]])
     assert 0.07 < 1 - torch.cat(kept).float().mean() < 0.13
 
 
 def test_the_judge_learns_from_augmented_images(tmp_path):
-    """A bar is rotated and shifted, and stays a bar."""
+    """It tells left from right bars, which it sees rotated and shifted."""
     images = torch.full((64, 1, 28, 28), -1.0)
-    images[:, :, 4:24, 12:16] = 1
+    images[LABELS == 0, :, 4:24, 4:8] = images[LABELS == 1, :, 4:24, 20:24] = 1
+    validation = (images.add(1).mul(127).byte(), LABELS)
     bars = SimpleNamespace(info={}, load=lambda split: (images, LABELS))
-    bars.splits = {"validation": (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), LABELS[:2])}
+    bars.splits = {"validation": validation}
     network, seen = judge.Judge(num_classes=2), []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    judge.train(SimpleNamespace(**FLAGS | {"lr": 1e-3}), bars, tmp_path / "w.pth", network)
-    moved = (seen[0] - images[:16]).abs().mean()
-    assert 0.02 < moved < 0.5 and 0.5 < (seen[0] + 1).sum() / (images[:16] + 1).sum() < 1.5
+    flags = SimpleNamespace(**FLAGS | {"lr": 1e-3, "steps": 40})
+    judge.train(flags, bars, tmp_path / "w.pth", network)
+    assert judge.accuracy_of(network, *validation) == 1
+    moved = (seen[0] - images[:16]).abs().amax(dim=(2, 3)).mean()
+    assert moved > 0.5 and 0.5 < (seen[0] + 1).sum() / (images[:16] + 1).sum() < 1.5
 
 
 def test_the_classifier_reports_accuracy_and_confidence():
-    """This one says 0 with p = 0.7, and every second image is a 0."""
+    """This classifier predicts 0 with p = 0.7, and every other image is a 0."""
 
     class Sure(nn.Linear):
         def forward(self, x_t, t):
@@ -165,7 +167,7 @@ def test_the_classifier_reports_accuracy_and_confidence():
 
 
 def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monkeypatch):
-    """Training continues with its own weights. An epoch shows every image once."""
+    """Training continues with the unaveraged weights. An epoch shows every image once."""
     own, averaged, shown = [], [], []  # kernels of the U-Net; labels
     unet = make_unet((1, 28, 28), channels=8)
 
@@ -228,21 +230,23 @@ def test_every_parameter_is_trained_by_gradients(tmp_path):
 
 
 def train(name, folder, *flags):
-    """Train a network for six steps: its checkpoint."""
+    """Train a network for six steps and return its checkpoint."""
     SCRIPTS[name].main(["--models", str(folder), "--steps", "6", "--batch-size", "8", *flags])
     return torch.load(folder / f"{name}.pth", weights_only=True)
 
 
 @pytest.fixture(scope="module")
-def fewer_steps():
-    """Unguided samples take two steps."""
+def short(few_images):
+    """An epoch has three batches of 8, after which the run is validated; sampling has two steps."""
+    few_images.splits["train"] = [part[:24] for part in few_images.splits["train"]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
+        patch.setattr(training, "MIN_VALIDATE_EVERY", 1)
         yield
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory, few_images, fewer_steps):
+def tiny(tmp_path_factory, short):
     """A folder in which all networks were trained."""
     folder = tmp_path_factory.mktemp("trial")
     for name in SCRIPTS:
@@ -252,17 +256,24 @@ def tiny(tmp_path_factory, few_images, fewer_steps):
 
 def test_a_trial_writes_only_to_its_folder(tiny):
     pictures = {"sample_ddpm_output.png", "results/classifier_accuracy.png"}
-    pictures |= {"results/ddpm_loss.png"}
+    pictures |= {"results/ddpm_loss.png", "previews/step_000003.png"}
     found = {str(path.relative_to(tiny)) for path in tiny.rglob("*") if path.is_file()}
     assert found == pictures | {f"{name}.pth" for name in SCRIPTS}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatch, capsys):
-    """Interrupted in the last step, with the state of the fourth."""
+    """It is interrupted in the last step, in its second epoch, and resumes after the fourth."""
     monkeypatch.setattr(training, "SAVE_EVERY", 4)
+    record = Run.record
+
+    def interrupt(run, **metrics):
+        if run.step == 6:
+            raise KeyboardInterrupt
+        record(run, **metrics)
+
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(Run, "record", Mock(side_effect=KeyboardInterrupt))  # called at the end
+        patch.setattr(Run, "record", interrupt)
         train(name, tmp_path)
     state = tmp_path / f"{name}.state.pth"
     assert end.value.code == 130 and capsys.readouterr().err.endswith(": interrupted\n")
@@ -278,18 +289,19 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     assert capsys.readouterr().err == ""  # no progress bar: stderr is not a terminal
 
 
-@pytest.mark.usefixtures("few_images")
+@pytest.mark.usefixtures("short")
 def test_a_state_is_resumed_only_by_the_run_that_it_belongs_to(tmp_path, monkeypatch, fails):
     monkeypatch.setattr(training, "SAVE_EVERY", 1)
 
     def error(*flags):
+        flags = ["--batch-size", 8, *flags]
         return fails(train_classifier.main, "--models", tmp_path, "--steps", 6, *flags)
 
-    assert "--batch-size 501 exceeds the 500 images" in error("--batch-size", 501)
+    assert "--batch-size 25 exceeds the 24 training images" in error("--batch-size", 25)
     assert "nothing to resume" in error("--resume")
     assert "not finite" in error("--lr", "1e9")
     assert "pass --resume or delete it" in error()
-    assert "another lr" in error("--resume")
+    assert "different settings: lr" in error("--resume")
     state = tmp_path / "classifier.state.pth"
     state.write_bytes(state.read_bytes()[:1000])
     assert "corrupted" in error("--resume", "--lr", "1e9")
@@ -311,9 +323,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.usefixtures("few_images")
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("what", FOREIGN)
-def test_a_checkpoint_of_something_else_is_not_overwritten(fails, tmp_path, few_images, what):
+def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, few_images, what):
     path = tmp_path / "classifier.pth"
     FOREIGN[what](path, few_images.info)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
@@ -321,21 +333,22 @@ def test_a_checkpoint_of_something_else_is_not_overwritten(fails, tmp_path, few_
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@pytest.mark.usefixtures("few_images", "fewer_steps")
-def test_a_cosine_schedule_and_v_prediction_without_an_edit(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("short")
+def test_a_cosine_schedule_and_v_prediction_need_no_code_changes(tmp_path, monkeypatch):
     """As CONTRIBUTING says: both scripts, and guided sampling, follow `SCHEDULE`."""
     for key, value in (("beta_schedule", "squaredcos_cap_v2"), ("prediction_type", "v_prediction")):
         monkeypatch.setitem(SCHEDULE, key, value)
     monkeypatch.setitem(SCHEDULE, "num_train_timesteps", 400)
     for name in ("classifier", "ddpm_unet"):
         train(name, tmp_path, "--channels", "8")
-    ddpm, classifier = inference.load_models(tmp_path)
+    ddpm, classifier = load_models(tmp_path)
     assert (
         ddpm.scheduler.alphas_cumprod.shape == (400,) and ddpm.scheduler.alphas_cumprod[-1] < 1e-7
     )
     assert ddpm.scheduler.config.prediction_type == "v_prediction"
     assert ddpm.unet.config.block_out_channels[0] == classifier.config["channels"] == 8
-    inference.main(["--models", str(tmp_path), "--steps", "3", "--guidance-scale", "0"])
-    assert isinstance(ddpm.unet, UNet2DModel) and (tmp_path / "guided_output.png").exists()
+    scale = growing_scale(ddpm.scheduler, high=390)
+    images = sample(Guided(ddpm, classifier.log_p, scale), [3], [0], steps=3)
+    assert not torch.equal(images, sample(NoisePredictor(ddpm), None, [0], steps=3))
     target = training_target(ddpm.scheduler, IMAGES[:1], 1 - IMAGES[:1], torch.tensor([5]))
     assert not torch.equal(target, 1 - IMAGES[:1])
