@@ -90,6 +90,7 @@ def test_classes_are_given_by_name_or_number():
 def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     """Train, sample, and evaluate with 3 x 32 x 32 images."""
     monkeypatch.setattr(measures, "NUM_HALVES", 2)
+    monkeypatch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
     models, gif, npz, csv = (tmp_path / name for name in ("models", "o.gif", "o.npz", "o.csv"))
 
     def run(script, *flags):

@@ -220,7 +220,12 @@ def test_a_page_never_loses_rows_or_columns(tmp_path, monkeypatch):
 
 def test_training_on_samples_tells_good_from_bad(monkeypatch, few_images, tmp_path):
     """Real images as samples are as good as training images; mislabeled, they are useless."""
-    for name, value in {"TRAINING_SEEDS": (0,), "STEPS": 60, "WARMUP_STEPS": 5}.items():
+    for name, value in {
+        "TRAINING_SEEDS": (0,),
+        "STEPS": 50,
+        "WARMUP_STEPS": 5,
+        "BATCH_SIZE": 64,
+    }.items():
         monkeypatch.setattr(train_on_samples, name, value)
     images, labels = few_images.splits["validation"]
     y = torch.arange(10).repeat_interleave(30)

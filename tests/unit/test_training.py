@@ -207,10 +207,11 @@ def test_the_learning_rate_ends_at_0_even_in_a_short_run(tmp_path, script, monke
         return step(optimizer, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", record)
-    flags = SimpleNamespace(**FLAGS | {"steps": 40, "lr": 1e-3})
-    network = Classifier(8, num_classes=2) if script is train_classifier else make_unet((1, 28, 28))
+    flags = SimpleNamespace(**FLAGS | {"steps": 20, "lr": 1e-3})
+    unet = make_unet((1, 28, 28), 8)
+    network = unet if script is train_ddpm else Classifier(8, num_classes=2)
     script.train(flags, GRAY, tmp_path / "w.pth", network, SCHEDULER, Run.record)
-    assert max(rates) == pytest.approx(1e-3) and rates[-1] < 1e-4 and len(rates) == 40
+    assert max(rates) == pytest.approx(1e-3) and rates[-1] < 2e-4 and len(rates) == 20
 
 
 def test_every_parameter_is_trained_by_gradients(tmp_path):
@@ -241,6 +242,7 @@ def short(few_images):
     few_images.splits["train"] = [part[:24] for part in few_images.splits["train"]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
+        patch.setattr(train_ddpm, "NUM_VALIDATION_IMAGES", 100)
         patch.setattr(training, "MIN_VALIDATE_EVERY", 1)
         yield
 
