@@ -123,8 +123,8 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
     Args:
         method: (x_t, t, y) -> eps_hat, such as `Guided`, with attributes abar, shape, device.
         y: conditions (B, ...), as the method expects them, or None.
-        seeds: B ints below 2**32. Each image has its own CPU generator, so samples do not depend
-            on device or batch size.
+        seeds: B ints, 0 to 2**32 - 1. Each image has its own CPU generator, so its noise does not
+            depend on device or batch size.
         sampler: a key of `SAMPLERS`, or your own generator function with the same arguments.
         steps: the number of steps, or a list of decreasing timesteps.
 
@@ -135,7 +135,7 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
     if not times or not all(t > u for t, u in pairwise([T, *times, END])):
         raise UserError(f"steps must be 1 to {T}, or decreasing timesteps below {T}, got {steps}")
     if not all(0 <= seed < 2**32 for seed in seeds):
-        raise UserError("seeds must be 0 to 2**32 - 1; torch's CPU generator has no more")
+        raise UserError("seeds must be 0 to 2**32 - 1, because torch's CPU generator uses 32 bits")
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     y = None if y is None else torch.as_tensor(y).to(method.device)
 

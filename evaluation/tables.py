@@ -60,89 +60,92 @@ def fast(rows):
     return {name: partial(sample, method, **settings) for name, method in rows.items()}
 
 
-def default(of):
-    return of.main_rows(), {"n": 2_000, "split": "test", "seed": 0}
+def default(shipped):
+    return shipped.main_rows(), {"n": 2_000, "split": "test", "seed": 0}
 
 
-def fast_sampler(of):
-    return fast(of.main_rows()), {"n": 2_000, "split": "test", "seed": 0}
+def fast_sampler(shipped):
+    return fast(shipped.main_rows()), {"n": 2_000, "split": "test", "seed": 0}
 
 
-def validation(of):
-    return fast(of.main_rows()), {"n": 2_000}
+def validation(shipped):
+    return fast(shipped.main_rows()), {"n": 2_000}
 
 
-def classifier_free_scales(of):
+def classifier_free_scales(shipped):
     scales = (1, 1.1, 1.25, 1.5, 2)
-    return fast({f"classifier-free, s = {s}": of.free(s) for s in scales}), {"n": 1_000}
+    return fast({f"classifier-free, s = {s}": shipped.free(s) for s in scales}), {"n": 1_000}
 
 
-def growth(of):
-    rows = {f"1 + {g} SNR": of.guided(g=g) for g in (24, 6, 48, 96)}
+def growth(shipped):
+    rows = {f"1 + {g} SNR": shipped.guided(g=g) for g in (24, 6, 48, 96)}
     return fast(rows), {"n": 2_000, "seed": 2}
 
 
-def constants(of):
-    rows = {"1 + 24 SNR": of.guided(g=24), "s = 5": of.guided(5), "s = 10": of.guided(10)}
+def constants(shipped):
+    rows = {
+        "1 + 24 SNR": shipped.guided(g=24),
+        "s = 5": shipped.guided(5),
+        "s = 10": shipped.guided(10),
+    }
     return fast(rows), {"n": 2_000, "seed": 2}
 
 
-def scales(of):
-    growing = growing_scale(of.ddpm.scheduler)
-    rows = {"1 + 24 SNR": of.guided(g=24), "s = 3": of.guided(3)}
+def scales(shipped):
+    growing = growing_scale(shipped.ddpm.scheduler)
+    rows = {"1 + 24 SNR": shipped.guided(g=24), "s = 3": shipped.guided(3)}
     for stop in (499, 399, 249):
         capped = partial(lambda t, stop: growing(max(t, stop)), stop=stop)
-        rows[f"1 + 24 SNR, no growth below t = {stop}"] = Guided(of.ddpm, of.log_p, capped)
+        rows[f"1 + 24 SNR, no growth below t = {stop}"] = Guided(
+            shipped.ddpm, shipped.log_p, capped
+        )
     return fast(rows), {"seed": 2}
 
 
-def windows(of):
+def windows(shipped):
     rows = {}
     for low, high in ((750, 1000), (500, 1000), (250, 750), (0, 500), (0, 250), (0, 1000)):
         for name, w, g in (("1 + 24 SNR", 1, 24), ("s = 5", 5, 0)):
-            rows[f"{name}, {low} <= t < {high}"] = of.guided(w, g, low=low, high=high)
+            rows[f"{name}, {low} <= t < {high}"] = shipped.guided(w, g, low=low, high=high)
     return fast(rows), {"n": 500}
 
 
-def samplers(of):
-    method = of.guided(g=24)
+def samplers(shipped):
+    method = shipped.guided(g=24)
     names = ("sde-dpmsolver++", "ddim", "ddpm")
     return {f"{k}, 20 steps": partial(sample, method, sampler=k, steps=20) for k in names}, {
         "n": 1_000
     }
 
 
-def clean_guide(of):
+def clean_guide(shipped):
     """Run `python train_classifier.py --max-t 0 --models clean` first."""
-    clean = load_classifier("clean/classifier.pth").log_p
-    rows = {
-        "our classifier": of.guided(g=24),
-        "our classifier, at the predicted x_0": None,
-        "clean classifier": of.guided(g=24, log_p=clean),
-        "clean classifier, at the predicted x_0": None,
-    }
-    for name, log_p in zip(list(rows)[1::2], (of.log_p, clean)):
-        rows[name] = AtPredictedX0(of.ddpm, log_p, growing_scale(of.ddpm.scheduler))
+    clean = load_classifier(ROOT / "clean" / "classifier.pth").log_p
+    rows = {}
+    for name, log_p in (("our classifier", shipped.log_p), ("clean classifier", clean)):
+        method = shipped.guided(g=24, log_p=log_p)
+        rows[name] = method
+        rows[f"{name}, at the predicted x_0"] = AtPredictedX0(shipped.ddpm, log_p, method.scale)
     return fast(rows), {"n": 1_000}
 
 
-def exact_networks(of):
-    exact = Exact(*load_mnist("train"), of.ddpm.scheduler)
+def exact_networks(shipped):
+    exact = Exact(*load_mnist("train"), shipped.ddpm.scheduler)
     rows = {
-        "our guide, our U-Net": of.guided(),
-        "exact guide, our U-Net": of.guided(log_p=exact.log_p),
-        "our guide, exact denoiser": ExactDenoiser(of.ddpm, of.log_p, 1, exact),
-        "exact guide, exact denoiser": ExactDenoiser(of.ddpm, exact.log_p, 1, exact),
+        "our guide, our U-Net": shipped.guided(),
+        "exact guide, our U-Net": shipped.guided(log_p=exact.log_p),
+        "our guide, exact denoiser": ExactDenoiser(shipped.ddpm, shipped.log_p, 1, exact),
+        "exact guide, exact denoiser": ExactDenoiser(shipped.ddpm, exact.log_p, 1, exact),
     }
     return fast(rows), {"n": 1_000, "seed": 2}
 
 
-def hybrids(of):
-    exact = Exact(*load_mnist("train"), of.ddpm.scheduler)
+def hybrids(shipped):
+    exact = Exact(*load_mnist("train"), shipped.ddpm.scheduler)
     rows = {
-        "our gradient": of.guided(),
-        "our direction, exact norm": Hybrid(of.ddpm, of.log_p, exact.log_p, 1),
-        "exact direction, our norm": Hybrid(of.ddpm, exact.log_p, of.log_p, 1),
+        "our gradient": shipped.guided(),
+        "our direction, exact norm": Hybrid(shipped.ddpm, shipped.log_p, exact.log_p, 1),
+        "exact direction, our norm": Hybrid(shipped.ddpm, exact.log_p, shipped.log_p, 1),
     }
     return fast(rows), {"n": 1_000, "seed": 2}
 
