@@ -35,7 +35,9 @@ WARMUP_STEPS = 200
 MAX_GRAD_NORM = 1.0
 EMA_DECAY = 0.998
 NUM_VALIDATION_IMAGES = 1_000
+MIDDLE = 0.15, 0.55  # fractions of all timesteps between which the digit is decided
 SAMPLING_STEPS = 50
+LABELS = {"validation": "validation, all t", "middle": "validation, t = 15% to 55% of T"}
 NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
@@ -100,15 +102,19 @@ def averaged(unet, ema):
 
 
 @torch.no_grad()
-def validation_loss(unet, scheduler, x_0, batch_size=250):
-    """The loss on images (N, C, H, W), averaged over t, with the same noise in every call."""
+def validation_losses(unet, scheduler, x_0, batch_size=250):
+    """The loss on images (N, C, H, W), averaged over all t and over the `MIDDLE`: two floats.
+
+    The noise is the same in every call.
+    """
     x_t, t, eps = noised_for_validation(scheduler, x_0)
-    target = training_target(scheduler, x_0, eps, t)
-    total = 0.0
+    target, losses = training_target(scheduler, x_0, eps, t), []
     for part in torch.arange(len(x_0)).split(batch_size):
         prediction = unet(x_t[part].to(unet.device), t[part].to(unet.device)).sample.cpu()
-        total += F.mse_loss(prediction, target[part]).item() * len(part)
-    return total / len(x_0)
+        losses.append((prediction - target[part]).square().mean(dim=(1, 2, 3)))
+    losses, fraction = torch.cat(losses), t / scheduler.config.num_train_timesteps
+    middle = (MIDDLE[0] <= fraction) & (fraction < MIDDLE[1])
+    return losses.mean().item(), losses[middle].mean().item()
 
 
 def unguided_samples(unet, scheduler, seeds):
@@ -128,10 +134,11 @@ def plot_loss(run):
     size = max(1, len(run.losses) // 100)  # steps per point
     means = [part.mean().item() for part in torch.stack(run.losses).cpu().split(size)]
     steps = [entry["step"] for entry in run.history]
-    losses = [entry["validation"] for entry in run.history]
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot([size * (k + 1) for k in range(len(means))], means, color=INK, lw=1, label="training")
-    axes.plot(steps, losses, "o", color=ACCENT, label="validation, averaged weights")
+    for name, marker in (("validation", "o"), ("middle", "^")):
+        values = [entry[name] for entry in run.history]
+        axes.plot(steps, values, marker, color=ACCENT, label=LABELS[name])
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -162,7 +169,8 @@ def main(argv=None):
     unet = make_unet(dataset.info["shape"], args.channels).to(args.device)
 
     def validate(run):
-        run.record(validation=validation_loss(unet, scheduler, validation))
+        loss, middle = validation_losses(unet, scheduler, validation)
+        run.record(validation=loss, middle=middle)
         if run.step < args.steps:
             save_samples(top / "previews" / f"step_{run.step:06d}.png", step=run.step)
 

@@ -13,7 +13,7 @@ from torch import nn
 import train_classifier
 import train_ddpm
 from classifier import Classifier
-from diffusion import SCHEDULE, make_unet, training_target
+from diffusion import SCHEDULE, make_unet, noised_for_validation, training_target
 from evaluation import classifier_free, judge
 from inference import Guided, NoisePredictor, growing_scale, load_models, sample
 from support import training
@@ -164,6 +164,17 @@ def test_the_classifier_reports_accuracy_and_confidence():
     found = train_classifier.accuracy_by_band(Sure(1, 1), SCHEDULER, IMAGES[:60], LABELS[:60])
     accuracy, confidence = (values["t 0-999"] for values in found)
     assert (accuracy, confidence) == pytest.approx((0.5, 0.7))
+
+
+def test_the_validation_losses_are_over_all_timesteps_and_over_the_middle():
+    """This U-Net predicts 0, so the loss is the mean square of the noise."""
+    unet = Multiple()
+    unet.weight.data.zero_()
+    _, t, eps = noised_for_validation(SCHEDULER, IMAGES)
+    middle = eps[(t >= 150) & (t < 550)]
+    expected = eps.square().mean().item(), middle.square().mean().item()
+    assert train_ddpm.validation_losses(unet, SCHEDULER, IMAGES, 10) == pytest.approx(expected)
+    assert sorted(t.tolist()) == [1000 * k // 64 for k in range(64)]
 
 
 def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monkeypatch):
