@@ -81,7 +81,8 @@ def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None,
         columns |= {"sha256 of judge": judge.sha256, "torch": torch.__version__}
         columns["diffusers"] = diffusers.__version__
         table[name] = columns
-        tqdm.write(f"{name}: " + "  ".join(f"{key} {cell(columns, key)}" for key in SHOWN))
+        shown = [f"{key} {cell(columns, key)}" for key in SHOWN if key in columns]
+        tqdm.write(f"{name}: {'  '.join(shown)}")
         return scores
 
     def add_real(name, split, index):
