@@ -9,8 +9,8 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from torch import nn
 
 from classifier import Classifier
-from diffusion import END, SCHEDULE, abar_table, add_noise, make_unet, predicted_noise
-from diffusion import training_target
+from diffusion import END, SCHEDULE, abar_table, add_noise, make_unet, predicted_image
+from diffusion import predicted_noise, training_target
 from evaluation.classifier_free import ClassifierFree
 from inference import SAMPLERS, Guided, NoisePredictor, first_order, gradient, growing_scale
 from inference import load_models, sample, trajectory
@@ -240,6 +240,11 @@ def test_third_party_networks_may_be_in_train_mode_or_half_precision():
     ddpm.unet.to(torch.bfloat16)
     half = sample(Guided(ddpm, classifier.bfloat16().log_p, 5), y, seeds, steps=10)
     assert half.dtype == torch.float32 and (half - full).abs().mean() < 0.1
+
+    def ink(x_t, t, y):
+        return predicted_image(ddpm, x_t, t).sum(dim=(1, 2, 3))
+
+    assert sample(Guided(ddpm, ink, 1), None, seeds, steps=2).dtype == torch.float32
 
 
 def test_equal_schedules_may_be_configured_differently():
