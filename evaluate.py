@@ -22,7 +22,7 @@ import torch
 
 from data import add_data_flags, read_dataset
 from diffusion import load_ddpm
-from evaluation.classifier_free import ClassifierFree
+from evaluation.classifier_free import SCALE, ClassifierFree
 from evaluation.judge import load_judge
 from evaluation.table import measure
 from inference import SAMPLER, SAMPLERS, STEPS, Guided, NoisePredictor, growing_scale, load_models
@@ -68,22 +68,25 @@ def parse_args(argv):
 
 def make_rows(args):
     """The sampled rows that the flags select, for `measure`."""
-    rows = {}
-    if {"guided", "unguided"} & set(args.method):
+    methods, names = {}, set(args.method)
+    scales = args.guidance_scale or [None]
+    if names & {"guided", "unguided"}:
         ddpm, classifier = load_models(args.models, args.device)
+        growing = growing_scale(ddpm.scheduler)
+    if "classifier_free" in names:
+        conditional = load_ddpm(args.models / "classifier_free.pth", args.device)
     for name in args.method:
-        for scale in args.guidance_scale or [None]:
-            label = f"{name}, s = {scale:g}" if scale is not None else name
+        for scale in [None] if name == "unguided" else scales:
+            label = name if scale is None else f"{name}, s = {scale:g}"
             if name == "guided":
-                default = growing_scale(ddpm.scheduler)
-                method = Guided(ddpm, classifier.log_p, default if scale is None else scale)
+                method = Guided(ddpm, classifier.log_p, growing if scale is None else scale)
             elif name == "unguided":
-                label, method = name, NoisePredictor(ddpm)
+                method = NoisePredictor(ddpm)
             else:
-                free = load_ddpm(args.models / "classifier_free.pth", args.device)
-                method = ClassifierFree(free) if scale is None else ClassifierFree(free, scale)
-            rows[label] = partial(sample, method, sampler=args.sampler, steps=args.steps)
-    return rows
+                method = ClassifierFree(conditional, SCALE if scale is None else scale)
+            methods[label] = method
+    settings = {"sampler": args.sampler, "steps": args.steps}
+    return {label: partial(sample, method, **settings) for label, method in methods.items()}
 
 
 def read_samples(path, shape):

@@ -97,7 +97,7 @@ def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None,
         if isinstance(row, tuple):
             add(name, to_uint8(row[0]), row[1])
         else:
-            samples, columns = draw(row, y.clone(), list(seeds))
+            samples, columns = draw(row, y, seeds)
             scores = add(name, samples, y, seed=seed, **columns)
             if first:
                 table[name] |= {"changes_from": first[0]} | scores.changes_from(first[1])
@@ -126,7 +126,7 @@ def draw(row, y, seeds):
     start = time.perf_counter()
     with register_module_forward_pre_hook(count), warnings.catch_warnings():
         warnings.simplefilter("always")  # in every row, not only in the first
-        samples = to_uint8(row(y, seeds))
+        samples = to_uint8(row(y.clone(), list(seeds)))  # copies, which the row may change
     columns["seconds"] = (time.perf_counter() - start) / len(y)  # per image
     columns["network_calls"] = round(sum(calls) / len(y))  # per image
     columns["networks"] = " ".join(sorted(hashes))

@@ -32,8 +32,9 @@ class Shipped:
     """The shipped networks, and the methods that most tables need."""
 
     def __init__(self):
-        self.ddpm, self.classifier = load_models()
-        self.log_p = self.classifier.log_p
+        self.ddpm, classifier = load_models()
+        self.log_p = classifier.log_p
+        self.conditional = load_ddpm(MODELS / "classifier_free.pth")
 
     def guided(self, w=1, g=0, log_p=None, **window):
         """Classifier guidance with s = w (1 + g SNR), by our classifier or another guide."""
@@ -42,7 +43,7 @@ class Shipped:
 
     def free(self, scale):
         """Classifier-free guidance."""
-        return ClassifierFree(load_ddpm(MODELS / "classifier_free.pth"), scale)
+        return ClassifierFree(self.conditional, scale)
 
     def main_rows(self):
         """Both kinds of guidance, each with its default scale and with s = 1."""
@@ -112,10 +113,10 @@ def windows(shipped):
 
 def samplers(shipped):
     method = shipped.guided(g=24)
-    names = ("sde-dpmsolver++", "ddim", "ddpm")
-    return {f"{k}, 20 steps": partial(sample, method, sampler=k, steps=20) for k in names}, {
-        "n": 1_000
-    }
+    rows = {}
+    for name in ("sde-dpmsolver++", "ddim", "ddpm"):
+        rows[f"{name}, 20 steps"] = partial(sample, method, sampler=name, steps=20)
+    return rows, {"n": 1_000}
 
 
 def clean_guide(shipped):
@@ -192,8 +193,9 @@ def main(argv=None):
     for name in args.tables:
         if name not in TABLES:
             parser.error(f"unknown table {name}; choose from {', '.join(TABLES)}")
+    shipped = Shipped() if args.tables else None
     for name in args.tables:
-        rows, settings = TABLES[name](Shipped())
+        rows, settings = TABLES[name](shipped)
         measure(rows, **settings, path=ROOT / "results" / f"{name}.csv")
     for page in PAGES:
         text = page_with_tables(page.read_text())

@@ -69,7 +69,7 @@ def train_on_samples(rows, n=N, split="test", seed=0, dataset=None, judge=None, 
     real_images, real_labels = dataset.load(split)
     table = []
     for name, row in {"training images": lambda y, seeds: of_training, **rows}.items():
-        images, _ = draw(row, y.clone(), image_seeds(seed, y.tolist()))
+        images, _ = draw(row, y, image_seeds(seed, y.tolist()))
         confirmed = accuracy_of(judge, images, y)
         for training_seed in TRAINING_SEEDS:
             network = trained_on(from_uint8(images), y, num_classes, training_seed)
