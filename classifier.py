@@ -24,7 +24,8 @@ class Classifier(nn.Module):
     """Logits of p(y | x_t, t).
 
     Args:
-        channels: number of channels at half resolution, a multiple of 8; doubled at a quarter.
+        channels: number of channels at half resolution, a multiple of 8; twice as many at quarter
+            resolution.
         embedding_dim: dimension of the timestep embedding.
         num_classes: number of classes, K.
         image_shape: (C, H, H), where H is a multiple of 4.

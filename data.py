@@ -151,7 +151,7 @@ def class_numbers(words, classes):
     for word in words:
         if word not in numbers:
             raise UserError(
-                f"unknown class {word!r}; expected any of {' '.join(numbers)}, or just all"
+                f"unknown class {word!r}; expected any of {' '.join(numbers)}, or 'all' by itself"
             )
     return [numbers[word] for word in words]
 

@@ -1,4 +1,4 @@
-"""The DDPM: formulas in abar, sampling steps, the multistep solver, schedule, U-Net, loading.
+"""The DDPM: formulas in terms of abar, sampling steps, multistep solver, schedule, U-Net.
 
 A DDPM is a U-Net and its scheduler, as in diffusers' `DDPMPipeline`. Each formula takes abar_t,
 the scheduler's `alphas_cumprod[t]`, so it holds for any noise schedule. Equation numbers refer to

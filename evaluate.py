@@ -1,11 +1,11 @@
 """Evaluate the shipped methods, or a file of samples, with a judge that is never used for guidance.
 
-    python evaluate.py --n 500                                  # a quick look; default n = 4,300
+    python evaluate.py --n 500                                  # a quick look; default n = 2,000
     python evaluate.py --guidance-scale 1 3 --sampler ddim      # constant scales
     python evaluate.py --method unguided guided classifier_free
     python evaluate.py --method --samples FILE.npz              # only your own samples
 
-Accuracy is the fraction of samples that the judge classifies as the target digit. Fréchet distance,
+Accuracy is the fraction of samples that the judge classifies as the target digit. Frechet distance,
 precision, and recall compare the samples with half of the real images of --split, in the judge's
 feature space. The other half is a row for comparison; with --split test, so are the validation
 images. Changes are relative to the first sampled row.
@@ -44,13 +44,13 @@ def parse_args(argv):
         default=["guided"],
         help="methods to evaluate, one row each",
     )
-    scale_help = "constant scales, one row each (default: that of each method)"
+    scale_help = "constant scales, one row each (default: each method's own)"
     add("--guidance-scale", nargs="+", type=cli.number(float, 0), metavar="S", help=scale_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
     add("--steps", type=cli.number(int, 1), default=STEPS, help="sampling steps")
     samples_help = ".npz files in openai/guided-diffusion's format, one row each"
     add("--samples", nargs="+", type=Path, default=[], metavar="FILE", help=samples_help)
-    add("--n", type=cli.number(int, 100), default=4_300, help="samples per row")
+    add("--n", type=cli.number(int, 100), default=2_000, help="samples per row")
     add(
         "--split",
         choices=("validation", "test"),

@@ -4,7 +4,8 @@
     python inference.py --digits 3 1 4 --guidance-scale 5    # a constant scale, s = 5
 
 Runs the reverse process of Ho et al. 2020 ("DDPM", arXiv 2006.11239, Algorithm 2) and shifts the
-predicted noise by the classifier's gradient: Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233) (14).
+predicted noise by the classifier's gradient: Dhariwal & Nichol 2021 ("ADM", arXiv 2105.05233),
+equation (14).
 
     eps_hat = eps(x_t, t) - s_t * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
@@ -64,9 +65,10 @@ class NoisePredictor:
 
 
 class Guided(NoisePredictor):
-    """Classifier guidance by any log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t.
+    """Classifier guidance with any log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t.
 
-    log_p of an image must not depend on the others. `scale` is s: a constant or a function of t.
+    log_p of one image must not depend on the other images in the batch. `scale` is s: a constant or
+    a function of t.
     """
 
     def __init__(self, ddpm, log_p, scale):
@@ -135,7 +137,7 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
     if not times or not all(t > u for t, u in pairwise([T, *times, END])):
         raise UserError(f"steps must be 1 to {T}, or decreasing timesteps below {T}, got {steps}")
     if not all(0 <= seed < 2**32 for seed in seeds):
-        raise UserError("seeds must be 0 to 2**32 - 1, because torch's CPU generator uses 32 bits")
+        raise UserError("seeds must be 0 to 2**32 - 1, because torch's CPU generator has 32 bits")
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     y = None if y is None else torch.as_tensor(y).to(method.device)
 
@@ -171,7 +173,7 @@ def sample(method, y, seeds, sampler=SAMPLER, steps=STEPS, batch_size=100):
                 largest = torch.maximum(largest, x_t.abs().max())  # synchronizes once, at the end
                 bar.set_postfix(t=u)
             if u != END:
-                raise UserError("the sampler stopped before the last timestep")
+                raise UserError("the sampler stopped before it yielded END")
             images.append(x_t.cpu())
             bar.update(len(x_t))
     images = torch.cat(images)
@@ -208,10 +210,10 @@ def mixes_the_batch(method, y, n):
     return bool((grads[0] - grads[1]).abs().max() > 0.01 * grads[0].abs().max())
 
 
-def growing_scale(scheduler, w=1.0, g=24.0, low=0, high=math.inf):
+def growing_scale(scheduler, w=1.0, g=12.0, low=0, high=math.inf):
     """s_t = w (1 + g SNR_t), with SNR_t = abar_t / (1 - abar_t): a function of t.
 
-    With w = 1, g = 24, and the default schedule, s is 1 at t = 999, 27 at 249, and 4,137 at 19. The
+    With w = 1, g = 12, and the default schedule, s is 1 at t = 999, 14 at 249, and 2,069 at 19. The
     shift of the predicted x_0, s (1 - abar) / sqrt(abar) grad, tends to g w grad as the noise
     vanishes. s is 0 outside low <= t < high.
     """
@@ -240,7 +242,7 @@ def parse_args(argv):
     positive = cli.number(int, 1)
     add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all'")
     add("--num-samples", type=positive, default=8, help="images per digit")
-    scale_help = "constant s; several: one row each, same noise (default: the growing scale)"
+    scale_help = "constant s; one row for each, same noise (default: the growing scale)"
     scale = cli.number(float, 0)
     add("--guidance-scale", type=scale, nargs="+", metavar="S", help=scale_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
@@ -266,20 +268,25 @@ def main(argv=None):
     for scale in args.guidance_scale or [growing_scale(ddpm.scheduler)]:
         method = Guided(ddpm, classifier.log_p, scale)
         images = sample(method, y, seeds, args.sampler, args.steps)
-        rows["growing" if callable(scale) else f"s = {scale:g}"] = images
+        label = "growing" if callable(scale) else f"s = {scale:g}"
+        rows[label] = pictures.as_displayed(images, classifier.dataset)
 
     settings = {flag: getattr(args, flag) for flag in ("sampler", "steps", "seed", "num_samples")}
     made_from = provenance(ddpm.unet, classifier, scales=list(rows), digits=digits, **settings)
     columns = len(y) if args.num_samples == 1 else args.num_samples
     output = args.output or output_folder(args.models) / "guided_output.png"
     if len(rows) == 1:
-        pictures.save_grid(output, images, columns, made_from)
+        pictures.save_grid(output, rows[label], columns, made_from)
     else:
         pictures.save_labeled_grid(output, rows, [classes[k] for k in digits], made_from)
     if args.npz:
-        pictures.save_npz(args.npz, images, y)
+        pictures.save_npz(args.npz, images, y, classes)
     if args.gif:
         steps = with_push(method, y, trajectory(method, y, seeds, args.sampler, args.steps))
+        steps = (
+            (u, *(pictures.as_displayed(x.cpu(), classifier.dataset) for x in (x_u, x_0)), push)
+            for u, x_u, x_0, push in steps
+        )
         pictures.save_animation(args.gif, steps, args.steps, columns, made_from)
     print(f"saved {len(y) * len(rows)} images to {output}")
 

@@ -1,12 +1,12 @@
-"""Step 1: train the classifier on MNIST digits under DDPM noise.
+"""Step 1: train the classifier on MNIST digits with DDPM noise.
 
     python train_classifier.py
     python train_classifier.py --steps 300 --models trial    # a short trial in another folder
     python train_classifier.py --resume                      # after an interruption
 
-Minimizes the cross-entropy on x_t of DDPM (4), with t uniform over all timesteps. At high noise no
-classifier can be accurate, so ours must be calibrated: validation reports the mean confidence next
-to the accuracy, and the two should agree.
+Minimizes the cross-entropy on noisy images x_t, DDPM (4), with t uniform over all timesteps. At
+high noise levels no classifier can be accurate, so what matters is calibration: validation reports
+the mean confidence next to the accuracy, and the two should agree.
 
 Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both go to DIR.
 """

@@ -1,8 +1,10 @@
-"""Write course/blanks/, the students' copies of demo and lessons: python -m course.make_blanks
+"""Write the students' copies of the demo and the lessons to course/blanks/.
 
-The lines between `# blank: HINT` and `# end` go: a function is left with `...`, a name with None.
-They come back below the cell as a solution, folded. What a text tagged as a result says, up to a
-heading or a bold question, is folded too. A fold is HTML, which Jupyter, Colab and GitHub know.
+    python -m course.make_blanks
+
+The metadata of a code cell lists its blanks: hint -> lines, which are replaced by the hint and
+`...`. They follow the cell as a collapsed solution. Text cells with the tag "result" or "answer"
+start with what the cell above shows; this part is collapsed, too.
 """
 
 import re
@@ -12,50 +14,49 @@ import nbformat
 
 from support.files import ROOT, atomic_write
 
-BLANK = re.compile(r"^( *)# blank: (.*)\n((?:.*\n)*?)\1# end$", re.MULTILINE)
-LINK = re.compile(r"\]\((?!\w+:|#|attachment:)")
+LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#|attachment:)")
 RESULT = re.compile(r"\A(.+?)\s*(?=\n\n## |\n\n\*\*|\Z)\n*", re.DOTALL)
 FOLD = "<details><summary>{}</summary>\n\n{}\n\n</details>\n\n"
-NOTEBOOKS = [ROOT / "quick_demo_CGD.ipynb", *sorted((ROOT / "course").glob("[1-5]_*.ipynb"))]
+DEMO = ROOT / "quick_demo_CGD.ipynb"
+NOTEBOOKS = [DEMO, *sorted((ROOT / "course").glob("[1-5]_*.ipynb"))]
+FIND_REPOSITORY = 'import sys\n\nsys.path[:0] = ["..", "../.."]  # the repository\n\n'
 
 
 def student_copy(notebook, path):
-    """The copy of a notebook that lies at `path`, without outputs."""
-    made = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
+    """A copy of the notebook at `path`, with blanks and without outputs."""
+    copy = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             source = relinked(cell.source, path)
-            if "result" in cell.metadata.get("tags", []):
-                source = RESULT.sub(folded_result, source)
-            made.cells.append(nbformat.v4.new_markdown_cell(source.rstrip(), id=cell.id))
+            if {"result", "answer"} & set(cell.metadata.get("tags", [])):
+                source = RESULT.sub(lambda found: FOLD.format("What you see", found[1]), source)
+            copy.cells.append(nbformat.v4.new_markdown_cell(source.rstrip(), id=cell.id))
             continue
-        blanks = BLANK.findall(cell.source)
-        source = BLANK.sub(emptied, cell.source)
-        made.cells.append(nbformat.v4.new_code_cell(source, id=cell.id))
+        source, blanks = cell.source, cell.metadata.get("blanks", {})
+        for hint, lines in blanks.items():
+            source = source.replace(lines, emptied(hint, lines))
+        copy.cells.append(nbformat.v4.new_code_cell(source, id=cell.id))
         if blanks:
-            lines = "\n\n".join(textwrap.dedent(body).strip("\n") for _, _, body in blanks)
-            solution = FOLD.format("A solution", f"```python\n{lines}\n```").rstrip()
-            made.cells.append(nbformat.v4.new_markdown_cell(solution, id=f"{cell.id}-solution"))
-    return made
+            code = "\n\n".join(map(textwrap.dedent, blanks.values()))
+            solution = FOLD.format("Solution", f"```python\n{code}\n```").rstrip()
+            copy.cells.append(nbformat.v4.new_markdown_cell(solution, id=f"{cell.id}-solution"))
+    if path == DEMO:
+        first = next(cell for cell in copy.cells if cell.cell_type == "code")
+        first.source = FIND_REPOSITORY + first.source
+    return copy
 
 
-def emptied(blank):
-    """What stands in the place of a blank."""
-    indent, hint, body = blank.groups()
+def emptied(hint, lines):
+    """What replaces the lines of a blank: inside a function `...`, elsewhere NAME = None."""
+    indent = re.match(" *", lines)[0]
     if indent:
         return f"{indent}# your lines: {hint}\n{indent}..."
-    name = body.split(" = ")[0]
-    return f"# your answer: {hint}\n{name} = None"
-
-
-def folded_result(found):
-    """The result at the top of a text, behind a fold."""
-    return FOLD.format("What we see", found[1])
+    return f"# your answer: {hint}\n{lines.split(' = ')[0]} = None"
 
 
 def relinked(text, path):
-    """A text whose links lead to the same files from course/blanks/; copies link to copies."""
-    text = LINK.sub("](../../" if path.parent == ROOT else "](../", text)
+    """Links from course/blanks/ to the same files; copies link to copies."""
+    text = LINK.sub(r"\1../../" if path == DEMO else r"\1../", text)
     return re.sub(r"\]\(\.\./(?=[1-5]_)", "](", text)
 
 

@@ -1,6 +1,6 @@
 // Your own drawing: 784 numbers in [-1, 1], drawn with a pointer, or with arrow keys and space.
 
-import { drawImage, grey } from "./pictures.js";
+import { drawPicture, inkOf } from "./map.js";
 
 export const drawing = new Float32Array(784).fill(-1);
 const canvas = document.getElementById("drawing");
@@ -20,7 +20,7 @@ function inkTo(row, column) {
 }
 
 export function showDrawing() {
-  drawImage(canvas, drawing, grey);
+  drawPicture(canvas, drawing, inkOf());
   canvas.parentElement.classList.toggle("empty", isEmpty());
   if (canvas.matches(":focus-visible")) { // show the pen, for the keyboard
     const context = canvas.getContext("2d");

@@ -1,30 +1,37 @@
-// The U-Net of diffusers (UNet2DModel) and the classifier of classifier.py, in TensorFlow.js.
+// The U-Net of diffusers (UNet2DModel) and the classifier of classifier.py, for one image.
 //
-// Layers have the names of the PyTorch code. Images are (B, 28, 28, 1): TensorFlow.js wants the
-// channels last, and export_weights.py has turned the kernels accordingly.
+// A layer maps an input to [output, back]: `back` maps the gradient of the output to that of the
+// input. Names of layers are those in PyTorch. Features are {data, H, W, C}, channels last.
 
-const GROUPS = 8;
+const GROUPS = 8; // of every GroupNorm
 
-/** Both networks, from the files that export_weights.py wrote: {unet, logits, log_p, sha256}. */
+/** Load both networks: {unet, classify, weights, sha256}. */
 export async function loadNetworks() {
-  tf.wasm.setWasmPaths("vendor/");
-  await tf.setBackend("wasm");
-  const manifest = await (await fetch("weights.json")).json();
-  const halfs = new Uint16Array(await (await fetch("weights.bin")).arrayBuffer());
-  const floats = Float32Array.from(halfs, halfToFloat);
+  const get = async (name) => {
+    const response = await fetch(name);
+    if (!response.ok) throw new Error(`${name}: ${response.status}`);
+    return response;
+  };
+  const [kernel, manifest, bytes] = await Promise.all([
+    get("conv.wasm").then((response) => response.arrayBuffer()),
+    get("weights.json").then((response) => response.json()),
+    get("weights.bin").then((response) => response.arrayBuffer()),
+  ]);
+  const { instance } = await WebAssembly.instantiate(kernel);
+  const memory = new Memory(instance.exports);
+  const floats = Float32Array.from(new Uint16Array(bytes), halfToFloat);
   const weightsOf = (network) => {
-    const weights = {};
+    const weights = { memory };
     for (const { name, shape, start, length } of manifest.networks[network]) {
-      weights[name] = tf.tensor(floats.subarray(start, start + length), shape);
+      weights[name] = { data: floats.subarray(start, start + length), shape };
     }
     return weights;
   };
-  const [unetWeights, classifierWeights] = [weightsOf("unet"), weightsOf("classifier")];
-  const logits = (x_t, t) => classifier(classifierWeights, x_t, t);
+  const weights = { unet: weightsOf("unet"), classifier: weightsOf("classifier") };
   return {
-    unet: (x_t, t) => unet(unetWeights, x_t, t),
-    logits,
-    log_p: (x_t, t, y) => tf.sum(tf.mul(tf.logSoftmax(logits(x_t, t)), tf.oneHot(y, 10)), 1), // (B,)
+    unet: (x_t, t) => unet(weights.unet, x_t, t),
+    classify: (x_t, t) => classify(weights.classifier, x_t, t),
+    weights,
     sha256: manifest.sha256,
   };
 }
@@ -38,98 +45,264 @@ function halfToFloat(bits) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-// --- layers: `w` holds the weights of a network, `name` is the layer ---
+// --- the networks ---
 
-const silu = (x) => tf.mul(x, tf.sigmoid(x));
-
-function conv(w, name, x, stride = 1, padding = 1) {
-  return tf.add(tf.conv2d(x, w[`${name}.weight`], stride, padding), w[`${name}.bias`]);
-}
-
-function linear(w, name, x) {
-  return tf.add(tf.matMul(x, w[`${name}.weight`]), w[`${name}.bias`]);
-}
-
-function groupNorm(w, name, x) {
-  const [B, H, W, C] = x.shape;
-  const groups = tf.reshape(x, [B, H * W, GROUPS, C / GROUPS]);
-  const mean = tf.mean(groups, [1, 3], true);
-  const centred = tf.sub(groups, mean);
-  const variance = tf.mean(tf.square(centred), [1, 3], true);
-  const normed = tf.reshape(tf.mul(centred, tf.rsqrt(tf.add(variance, 1e-5))), x.shape);
-  if (!w[`${name}.weight`]) return normed; // affine=False
-  return tf.add(tf.mul(normed, w[`${name}.weight`]), w[`${name}.bias`]);
-}
-
-/** Scale and shift features (B, H, W, C) by an embedding (B, 2 C). */
-function scaleShift(x, embedding) {
-  const [scale, shift] = tf.split(tf.reshape(embedding, [-1, 1, 1, 2 * x.shape[3]]), 2, 3);
-  return tf.add(tf.mul(x, tf.add(scale, 1)), shift);
-}
-
-/** Cosines and sines of t (B,): (B, size). */
-function timeEmbedding(w, t, size) {
-  const half = size / 2;
-  const frequencies = tf.exp(tf.mul(tf.range(0, half), -Math.log(10000) / half));
-  const angles = tf.mul(tf.reshape(t, [-1, 1]), tf.reshape(frequencies, [1, half]));
-  const waves = tf.concat([tf.cos(angles), tf.sin(angles)], 1);
-  return linear(w, "time_embedding.linear_2", silu(linear(w, "time_embedding.linear_1", waves)));
-}
-
-// --- the U-Net: x_t (B, 28, 28, 1) and t (B,) -> eps (B, 28, 28, 1) ---
-
+/** The noise in x_t (784 numbers) at timestep t: 784 numbers. */
 function unet(w, x_t, t) {
-  const embedding = silu(timeEmbedding(w, t, 16));
-  let h = conv(w, "conv_in", x_t);
+  const embedding = timeEmbedding(w, t, 16);
+  const run = (x, ...layers) => sequence(...layers)(x)[0];
+  const resnet = (name) => residual(w, name, embedding, ["time_emb_proj", "conv_shortcut"]);
+  let h = run(image(x_t), conv(w, "conv_in"));
   const skips = [h];
   for (const k of [0, 1, 2]) {
-    h = resnet(w, `down_blocks.${k}.resnets.0`, h, embedding);
+    h = run(h, resnet(`down_blocks.${k}.resnets.0`));
     skips.push(h);
     if (k < 2) {
-      h = conv(w, `down_blocks.${k}.downsamplers.0.conv`, h, 2);
+      h = run(h, conv(w, `down_blocks.${k}.downsamplers.0.conv`, 2));
       skips.push(h);
     }
   }
-  h = resnet(w, "mid_block.resnets.0", h, embedding);
-  h = resnet(w, "mid_block.resnets.1", h, embedding);
+  h = run(h, resnet("mid_block.resnets.0"), resnet("mid_block.resnets.1"));
   for (const k of [0, 1, 2]) {
     for (const i of [0, 1]) {
-      h = tf.concat([h, skips.pop()], 3);
-      h = resnet(w, `up_blocks.${k}.resnets.${i}`, h, embedding);
+      h = run(concatenate(h, skips.pop()), resnet(`up_blocks.${k}.resnets.${i}`));
     }
-    if (k < 2) {
-      const [, H, W] = h.shape;
-      h = tf.image.resizeNearestNeighbor(h, [2 * H, 2 * W]);
-      h = conv(w, `up_blocks.${k}.upsamplers.0.conv`, h);
-    }
+    if (k < 2) h = run(enlarge(h), conv(w, `up_blocks.${k}.upsamplers.0.conv`));
   }
-  return conv(w, "conv_out", silu(groupNorm(w, "conv_norm_out", h)));
+  return run(h, groupNorm(w, "conv_norm_out"), silu, conv(w, "conv_out")).data;
 }
 
-function resnet(w, name, x, embedding) {
-  let h = conv(w, `${name}.conv1`, silu(groupNorm(w, `${name}.norm1`, x)));
-  h = scaleShift(groupNorm(w, `${name}.norm2`, h), linear(w, `${name}.time_emb_proj`, embedding));
-  h = conv(w, `${name}.conv2`, silu(h));
-  const skip = w[`${name}.conv_shortcut.weight`] ? conv(w, `${name}.conv_shortcut`, x, 1, 0) : x;
-  return tf.add(skip, h);
+/** {p, gradient}: p(y | x_t, t) of the ten digits, and the gradient of log p(y | x_t, t) in x_t, a function of y. */
+function classify(w, x_t, t) {
+  const embedding = timeEmbedding(w, t, 64);
+  const block = (name, stride) => residual(w, name, embedding, ["scale_shift", "skip"], stride);
+  const [logits, back] = sequence(
+    conv(w, "conv_in", 2, 1),
+    block("block1"), block("block2", 2), block("block3"),
+    groupNorm(w, "norm_out"), silu, linear(w, "linear"),
+  )(image(x_t));
+  const largest = Math.max(...logits.data);
+  const exponentials = Array.from(logits.data, (value) => Math.exp(value - largest));
+  const sum = exponentials.reduce((a, b) => a + b);
+  const p = exponentials.map((value) => value / sum);
+  const gradient = (y) => { // that of log p(y) in the logits is 1 at y, minus p
+    const data = Float32Array.from(p, (value, digit) => (digit === y ? 1 : 0) - value);
+    return back({ ...logits, data }).data;
+  };
+  return { p, gradient };
 }
 
-// --- the classifier: x_t (B, 28, 28, 1) and t (B,) -> logits (B, 10) ---
-
-function classifier(w, x_t, t) {
-  const embedding = silu(timeEmbedding(w, t, 64));
-  let h = conv(w, "conv_in", x_t, 2);
-  h = filmBlock(w, "block1", h, embedding);
-  h = filmBlock(w, "block2", h, embedding, 2);
-  h = filmBlock(w, "block3", h, embedding);
-  h = silu(groupNorm(w, "norm_out", h));
-  return linear(w, "linear", tf.reshape(h, [x_t.shape[0], -1]));
+/** A residual block; t scales and shifts its features. `names` are those of its projection and its skip. */
+export function residual(w, name, embedding, [projection, skip], stride = 1) {
+  const [scaleAndShift] = linear(w, `${name}.${projection}`)(embedding);
+  const main = sequence(
+    groupNorm(w, `${name}.norm1`), silu, conv(w, `${name}.conv1`, stride),
+    groupNorm(w, `${name}.norm2`), scaleShift(scaleAndShift.data), silu, conv(w, `${name}.conv2`),
+  );
+  const direct = w[`${name}.${skip}.weight`] ? conv(w, `${name}.${skip}`, stride, 0) : identity;
+  return (x) => {
+    const [[h, back], [h_2, back_2]] = [main(x), direct(x)];
+    return [add(h, h_2), (grad) => add(back(grad), back_2(grad))];
+  };
 }
 
-function filmBlock(w, name, x, embedding, stride = 1) {
-  let h = conv(w, `${name}.conv1`, silu(groupNorm(w, `${name}.norm1`, x)), stride);
-  h = scaleShift(groupNorm(w, `${name}.norm2`, h), linear(w, `${name}.scale_shift`, embedding));
-  h = conv(w, `${name}.conv2`, silu(h));
-  const skip = w[`${name}.skip.weight`] ? conv(w, `${name}.skip`, x, stride, 0) : x;
-  return tf.add(skip, h);
+/** Sines and cosines of t, through two linear layers. */
+function timeEmbedding(w, t, size) {
+  const half = size / 2;
+  const waves = new Float32Array(size);
+  for (let i = 0; i < half; i++) {
+    const angle = t * Math.exp((-Math.log(10000) * i) / half);
+    waves[i] = Math.cos(angle);
+    waves[half + i] = Math.sin(angle);
+  }
+  const layers = [linear(w, "time_embedding.linear_1"), silu, linear(w, "time_embedding.linear_2"), silu];
+  return sequence(...layers)({ data: waves, H: 1, W: 1, C: size })[0];
+}
+
+// --- layers ---
+
+/** Layers one after another; backward, in reverse. */
+function sequence(...layers) {
+  return (x) => {
+    const backs = [];
+    for (const layer of layers) {
+      const [output, back] = layer(x);
+      backs.unshift(back);
+      x = output;
+    }
+    return [x, (grad) => backs.reduce((g, back) => back(g), grad)];
+  };
+}
+
+const identity = (x) => [x, (grad) => grad];
+
+export function silu(x) {
+  const sigmoid = (value) => 1 / (1 + Math.exp(-value));
+  const slope = (value) => sigmoid(value) * (1 + value * (1 - sigmoid(value)));
+  const back = (grad) => ({ ...grad, data: grad.data.map((value, i) => value * slope(x.data[i])) });
+  return [{ ...x, data: x.data.map((value) => value * sigmoid(value)) }, back];
+}
+
+/** Multiply each channel by 1 + scale and add its shift; `values` are all scales, then all shifts. */
+export function scaleShift(values) {
+  return (x) => {
+    const { C } = x;
+    const data = x.data.map((value, i) => value * (1 + values[i % C]) + values[C + (i % C)]);
+    const back = (grad) => ({ ...grad, data: grad.data.map((value, i) => value * (1 + values[i % C])) });
+    return [{ ...x, data }, back];
+  };
+}
+
+/** GroupNorm; without weights, it only normalizes. */
+export function groupNorm(w, name) {
+  const [weight, bias] = [w[`${name}.weight`]?.data, w[`${name}.bias`]?.data];
+  return (x) => {
+    const { H, W, C } = x;
+    const [size, count] = [C / GROUPS, (H * W * C) / GROUPS];
+    const normalized = new Float32Array(x.data.length);
+    const inverse = new Float32Array(GROUPS); // 1 / standard deviation
+    for (let group = 0; group < GROUPS; group++) {
+      let [sum, squares] = [0, 0];
+      for (let k = group * size; k < x.data.length; k += C) for (let c = 0; c < size; c++) sum += x.data[k + c];
+      const mean = sum / count;
+      for (let k = group * size; k < x.data.length; k += C) for (let c = 0; c < size; c++) squares += (x.data[k + c] - mean) ** 2;
+      inverse[group] = 1 / Math.sqrt(squares / count + 1e-5);
+      for (let k = group * size; k < x.data.length; k += C) {
+        for (let c = 0; c < size; c++) normalized[k + c] = (x.data[k + c] - mean) * inverse[group];
+      }
+    }
+    const data = weight ? normalized.map((value, i) => value * weight[i % C] + bias[i % C]) : normalized;
+    const back = (grad) => {
+      const of_x = new Float32Array(data.length);
+      const scaled = weight ? grad.data.map((value, i) => value * weight[i % C]) : grad.data;
+      for (let group = 0; group < GROUPS; group++) {
+        let [mean, along] = [0, 0];
+        for (let k = group * size; k < of_x.length; k += C) {
+          for (let c = 0; c < size; c++) {
+            mean += scaled[k + c] / count;
+            along += (scaled[k + c] * normalized[k + c]) / count;
+          }
+        }
+        for (let k = group * size; k < of_x.length; k += C) {
+          for (let c = 0; c < size; c++) {
+            of_x[k + c] = inverse[group] * (scaled[k + c] - mean - along * normalized[k + c]);
+          }
+        }
+      }
+      return { ...grad, data: of_x };
+    };
+    return [{ ...x, data }, back];
+  };
+}
+
+/** A linear layer, from all features of the input to a vector. */
+export function linear(w, name) {
+  const { data: weight, shape: [inputs, outputs] } = w[`${name}.weight`];
+  return (x) => {
+    const data = w[`${name}.bias`].data.slice();
+    for (let i = 0; i < inputs; i++) for (let o = 0; o < outputs; o++) data[o] += x.data[i] * weight[i * outputs + o];
+    const back = (grad) => {
+      const of_x = new Float32Array(inputs);
+      for (let i = 0; i < inputs; i++) for (let o = 0; o < outputs; o++) of_x[i] += grad.data[o] * weight[i * outputs + o];
+      return { ...x, data: of_x };
+    };
+    return [{ data, H: 1, W: 1, C: outputs }, back];
+  };
+}
+
+/** A convolution with a square kernel; weights are (size, size, in, out). */
+export function conv(w, name, stride = 1, padding = 1) {
+  const [weight, bias] = [w[`${name}.weight`], w[`${name}.bias`].data];
+  const { data: kernel, shape: [size, , inputs, outputs] } = weight;
+  return (x) => {
+    const side = (length) => Math.floor((length + 2 * padding - size) / stride) + 1;
+    const [H, W] = [side(x.H), side(x.W)];
+    const back = ({ data: of_y }) => {
+      const data = new Float32Array(x.data.length);
+      for (let i = 0; i < H; i++) for (let j = 0; j < W; j++) for (let u = 0; u < size; u++) for (let v = 0; v < size; v++) {
+        const [row, column] = [i * stride + u - padding, j * stride + v - padding];
+        if (row < 0 || row >= x.H || column < 0 || column >= x.W) continue;
+        const [to, from] = [(row * x.W + column) * inputs, (i * W + j) * outputs];
+        for (let c = 0, k = (u * size + v) * inputs * outputs; c < inputs; c++, k += outputs) {
+          let sum = 0;
+          for (let o = 0; o < outputs; o++) sum += of_y[from + o] * kernel[k + o];
+          data[to + c] += sum;
+        }
+      }
+      return { ...x, data };
+    };
+    return [{ data: w.memory.conv(weight, bias, x, H, W, stride, padding), H, W, C: outputs }, back];
+  };
+}
+
+/** The memory of conv.wasm: first all weights, then room for one input and one output. */
+class Memory {
+  constructor({ memory, conv }) {
+    this.floats = new Float32Array(memory.buffer);
+    this.kernel = conv;
+    this.places = new Map(); // weight -> [its place, that of its bias]
+    this.used = 0;
+  }
+
+  /** Copy weights once, as (out / 16, size, size, in, 16), the order in which the kernel reads them. */
+  place(weight, bias) {
+    if (!this.places.has(weight)) {
+      const [outputs, rest] = [bias.length, weight.data.length / bias.length];
+      const [at, at_bias] = [this.used, this.used + padded(outputs) * rest];
+      for (let o = 0; o < outputs; o++) for (let r = 0; r < rest; r++) {
+        this.floats[at + (Math.floor(o / 16) * rest + r) * 16 + (o % 16)] = weight.data[r * outputs + o];
+      }
+      this.floats.set(bias, at_bias);
+      this.used = at_bias + padded(outputs);
+      this.places.set(weight, [at, at_bias]);
+    }
+    return this.places.get(weight);
+  }
+
+  /** The output of a convolution, H W C numbers. */
+  conv(weight, bias, x, H, W, stride, padding) {
+    const [at, at_bias] = this.place(weight, bias);
+    const [row, C] = [(x.W + 2 * padding) * x.C, padded(bias.length)];
+    const at_x = this.floats.length - 200_000; // the largest input has 30 x 30 x 48 numbers
+    const at_y = this.floats.length - 100_000;
+    this.floats.fill(0, at_x, at_x + row * (x.H + 2 * padding));
+    for (let i = 0; i < x.H; i++) {
+      this.floats.set(x.data.subarray(i * x.W * x.C, (i + 1) * x.W * x.C), at_x + (i + padding) * row + padding * x.C);
+    }
+    const bytes = [at_x, at, at_bias, at_y].map((place) => 4 * place);
+    this.kernel(...bytes, H, W, x.C, C, stride, weight.shape[0], 4 * row);
+    const y = this.floats.slice(at_y, at_y + H * W * C);
+    return C === bias.length ? y : y.filter((_, k) => k % C < bias.length);
+  }
+}
+
+/** The kernel computes 16 channels at a time. */
+const padded = (channels) => 16 * Math.ceil(channels / 16);
+
+// --- features ---
+
+const image = (data) => ({ data, H: 28, W: 28, C: 1 });
+
+function add(a, b) {
+  return { ...a, data: a.data.map((value, i) => value + b.data[i]) };
+}
+
+function concatenate(a, b) {
+  const C = a.C + b.C;
+  const data = new Float32Array(a.H * a.W * C);
+  for (let i = 0; i < a.H * a.W; i++) {
+    data.set(a.data.subarray(i * a.C, (i + 1) * a.C), i * C);
+    data.set(b.data.subarray(i * b.C, (i + 1) * b.C), i * C + a.C);
+  }
+  return { ...a, C, data };
+}
+
+/** Twice as high and wide: each pixel becomes four. */
+function enlarge({ data, H, W, C }) {
+  const larger = new Float32Array(4 * data.length);
+  for (let i = 0; i < 2 * H; i++) for (let j = 0; j < 2 * W; j++) {
+    const from = ((i >> 1) * W + (j >> 1)) * C;
+    larger.set(data.subarray(from, from + C), (i * 2 * W + j) * C);
+  }
+  return { data: larger, H: 2 * H, W: 2 * W, C };
 }

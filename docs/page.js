@@ -1,336 +1,403 @@
-// The page: its settings, the runs that the worker makes, and the story.
+// The page: its settings, the two workers that fill the map, and the story.
 
-import { HIGHEST, STEPS, TIMES, frameAt, likeliest, named, paintingOf, strengthOf } from "./bars.js";
 import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
-import { CEILING, buildFork, distanceAt, listenToFork, showBars, showBeginning, showBranch, showChosen, showFrame, showShape } from "./fork.js";
-import { drawImage, grey } from "./pictures.js";
-import { END, Noise, image_seeds } from "./sampler.js";
-import { showStep } from "./step.js";
+import { clearMap, drawCell, drawFilm, drawPicture, ink, inkOf, moveBracket, moveCursor, orangeAndBlue, windowAt } from "./map.js";
+import { DRAWING_STEP, STEPS, TIMES, abar } from "./sampler.js";
 
-// Where the repository is. GitHub Pages serves docs/ alone, elsewhere it is the folder above.
-const PAGES = location.hostname.match(/^(.+)\.github\.io$/);
-const REPOSITORY = PAGES ? `https://github.com/${PAGES[1]}/${location.pathname.split("/")[1]}/tree/HEAD/` : "../";
-const NOTHING_ABOVE = !PAGES && location.pathname.lastIndexOf("/") === 0; // a server of docs/ alone
-
-const NOISES = 1000; // that can be chosen
-const DEFAULTS = { noise: 42, wish: 5, bars: paintingOf("everywhere").join(".") }; // a noise whose ten wishes are clean
-const DRAWING_T = 399; // how far a drawing gets noise: enough to change it, too little to forget it
-const SAME = 0.05; // a distance at which nobody sees a difference
+const DEFAULTS = { noise: 5, digit: 5, strength: 0, a: 0, b: 10 }; // strength is a power of ten
+const NOISES = 1000;
+const SURPRISE_RANGE = [0.1, 0.36]; // real digits; pushed a thousand times too hard
+const SLIDE_MS = 260; // per step of the first animation
 const CALM = matchMedia("(prefers-reduced-motion: reduce)").matches;
-const DIGITS = Array.from({ length: 10 }, (_, digit) => digit);
 
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
-const settings = { noise: DEFAULTS.noise, wish: DEFAULTS.wish };
-const levels = paintingOf("everywhere"); // of the bars
-const ways = { alone: { frames: [], read: null }, pushed: { frames: [], read: null } }; // read: ten p at the end
-let drawn = null; // where the ways begin instead of pure noise: {x_0, t, number}
-let drawings = 0; // how many there were
-let chosen = frameAt(549); // the step that is looked into
-let awaited = null; // the button of the story whose branch is being drawn
+const settings = { ...DEFAULTS };
+let results = new Map(); // "a,b" -> {image, film, p, surprise}
+let drawn = null; // the visitor's drawing, 784 numbers, in place of the noise
+let job = 0; // its number; answers to older jobs are ignored
+let looked = 10; // the step that part 3 looks into
+let threshold = Infinity; // of the surprise: 95% of 200 guided samples are below it
 
-// --- settings, which are in the address ---
+const key = (a, b) => `${a},${b}`;
+const result = () => results.get(key(settings.a, settings.b));
+const firstStep = () => (drawn ? DRAWING_STEP : 0);
+const likeliest = (p) => p.indexOf(Math.max(...p));
+const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
 
-/** Settings as in an address; what is missing there, or not possible, is as by default. */
-function setAll(address) {
-  const values = new URLSearchParams(address);
-  const whole = (text, most) => /^\d+$/.test(text) && Number(text) <= most;
-  const value = (name, most) => (whole(values.get(name), most) ? Number(values.get(name)) : DEFAULTS[name]);
-  settings.noise = value("noise", NOISES - 1);
-  settings.wish = value("wish", 9);
-  const bars = (values.get("bars") ?? "").split(".");
-  const possible = bars.length === STEPS && bars.every((level) => whole(level, HIGHEST));
-  (possible ? bars : DEFAULTS.bars.split(".")).forEach((level, k) => (levels[k] = Number(level)));
+// --- computing ---
+
+const workers = [0, 1].map(() => new Worker("worker.js", { type: "module" }));
+const workerOf = (a, b) => workers[(a === firstStep() ? b : a) % 2]; // both share the left column
+
+/** All windows, in the order in which they are computed: the current one, no push, left column, top row, interior. */
+function windows() {
+  const list = [];
+  for (let a = firstStep(); a < STEPS; a++) for (let b = a + 1; b <= STEPS; b++) list.push([a, b]);
+  const { a, b } = settings;
+  const rank = ([c, d]) => (c === a && d === b ? 0 : c === firstStep() ? 1 : d === STEPS ? 2 : 3);
+  return [[0, 0], ...list.sort((one, other) => rank(one) - rank(other))];
 }
 
-function writeAddress() {
-  const changed = Object.entries({ ...settings, bars: levels.join(".") }).filter(([name, value]) => value !== DEFAULTS[name]);
-  history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
+/** Compute the whole map. The pictures that are known already may stay until they are replaced. */
+function compute() {
+  job += 1;
+  const { noise, digit, strength } = settings;
+  const list = windows();
+  const request = { id: job, noise, digit, strength: 10 ** strength, drawing: drawn };
+  workers.forEach((worker, i) => worker.postMessage({ ...request, windows: list.filter(([a, b]) => b === 0 || workerOf(a, b) === workers[i]) }));
+  progress(list.length - 1);
 }
 
-const seedOf = (noise) => image_seeds(Math.floor(noise / 10), 10)[noise % 10];
-
-function showSettings() {
-  $("wish").elements.wish.value = settings.wish;
-  for (const node of all(".wish")) node.textContent = named(settings.wish);
-  showBars(levels);
+/** Forget the map of other settings, and compute the new one. */
+function restart() {
+  results = new Map();
+  clearMap();
+  show();
+  compute();
 }
 
-// --- runs, which the worker makes ---
-
-const worker = new Worker("worker.js", { type: "module" });
-const followed = new Map(); // name of a run -> its number, and what is called with each frame
-let runs = 0;
-
-/** Begin a run; one of the same name ends. */
-function run(name, { noise, wish, bars }, follow) {
-  runs += 1;
-  followed.set(name, { number: runs, follow });
-  worker.postMessage({ name, number: runs, seed: seedOf(noise), y: wish, strengths: bars.map(strengthOf), start: drawn });
+function progress(total = windows().length - 1) {
+  const done = [...results].filter(([name, { film }]) => film && name !== "0,0").length;
+  $("progress").textContent = done < total ? `${done} of ${total}` : "";
+  document.body.classList.toggle("running", done < total);
 }
 
-worker.onmessage = ({ data: { sha256, error, name, number, frame } }) => {
-  if (error) return fail(`The networks stopped: ${error}. Reload the page.`);
-  if (sha256) {
-    $("weights").textContent = Object.entries(sha256).map(([file, hash]) => `${file} ${hash}`).join(", ");
-    return say("Starting the networks …");
-  }
-  if (followed.get(name).number === number) followed.get(name).follow(frame);
+function receive({ data }) {
+  if (data.error) return say(`Computation failed: ${data.error}`);
+  if (data.id !== job) return;
+  if (data.look) return showStep(data.look);
+  const { a, b, film, p, surprise } = data;
+  const first = b === 0 && !results.has("0,0");
+  results.set(key(a, b), { image: film.subarray(784 * STEPS), film, p, surprise });
+  if (first) redraw(); // the colors depend on what happens without a push
+  else if (b > 0) drawCell(a, b, film.subarray(784 * STEPS), kindOf(results.get(key(a, b))));
+  if (b === 0 || (a === settings.a && b === settings.b)) show();
+  progress();
+}
+
+// --- verdicts ---
+
+/** The kind of a result: "broken", "target", "alone" (the digit that appears without a push), or "other". */
+function kindOf({ p, surprise }) {
+  const digit = likeliest(p);
+  if (surprise > threshold) return "broken";
+  if (digit === settings.digit) return "target";
+  const alone = results.get("0,0");
+  return alone && digit === likeliest(alone.p) ? "alone" : "other";
+}
+
+const SENTENCES = {
+  broken: () => "It breaks up.",
+  target: (digit) => `It becomes ${named(digit)}.`,
+  alone: (digit) => `Forgotten: still ${named(digit)}.`,
+  other: (digit) => `It becomes ${named(digit)} instead.`,
 };
-worker.onerror = () => fail("TensorFlow.js did not load, so nothing can be drawn: docs/vendor/ must hold all its files. Reload the page.");
 
-function fail(message) {
-  $("status").textContent = message;
-  $("status").classList.add("failed");
+function showVerdict(shown) {
+  const { p, surprise } = shown;
+  const [digit, kind] = [likeliest(p), kindOf(shown)];
+  const sure = Math.round(100 * p[digit]);
+  const [least, most] = SURPRISE_RANGE;
+  $("sentence").textContent = SENTENCES[kind](digit);
+  $("classifier").textContent = `“${named(digit)}, ${sure}%”`;
+  $("sure").style.width = `${sure}%`;
+  $("model").textContent = surprise > threshold ? "“I would not draw this”" : "“I could have drawn this”";
+  $("likely").style.width = `${Math.max(3, Math.min(100, (100 * (most - surprise)) / (most - least)))}%`;
+  $("verdict").className = kind;
 }
 
-function say(sentence) {
-  if (!$("status").classList.contains("failed")) $("status").textContent = sentence;
-}
+// --- showing ---
 
-/** One of both ways, drawn while it is computed; or, where motion is unwelcome, when it is complete. */
-function follow(name) {
-  const way = ways[name];
-  way.read = null;
-  const coming = [];
-  run(name, { ...settings, bars: name === "alone" ? paintingOf("nowhere") : levels }, (frame) => {
-    if (frame.t !== END) {
-      const k = frameAt(frame.t);
-      coming[k] = frame;
-      if (!CALM) show(name, k, frame);
-      return;
-    }
-    if (CALM) coming.forEach((known, k) => show(name, k, known));
-    way.read = frame.p;
-    if (ways.alone.read && ways.pushed.read) finish();
-  });
-}
+const describe = (id, k) => (id === "begin" ? `pushing begins at step ${k + 1}` : `pushing ends after step ${k}`);
 
-function show(name, k, frame) {
-  ways[name].frames[k] = frame;
-  showFrame(k, ways);
-  showBranch(ways);
-  if (name === "alone" && k === firstStep()) showBeginning(frame.x_t, k);
-  if (name === "pushed" && k === chosen) lookInside();
-}
-
-const firstStep = () => (drawn ? frameAt(drawn.t) : 0);
-
-/** After another push or wish; a button of the story may wait for what becomes of it. */
-function push(button = null) {
-  awaited = button;
-  document.body.classList.add("running");
-  showSettings();
-  follow("pushed");
-}
-
-/** After another noise or drawing: nothing that is in sight holds any more. */
-function begin() {
-  for (const way of Object.values(ways)) Object.assign(way, { frames: [], read: null });
-  TIMES.forEach((_, k) => showFrame(k, ways));
-  showBranch(ways);
-  showEnds();
-  forgetShapes();
-  showBeginning(new Noise(seedOf(settings.noise)).image(), firstStep());
-  follow("alone");
-  push();
-}
-
-/** Both ways are known to their ends. */
-function finish() {
-  document.body.classList.remove("running");
-  showEnds();
-  lookInside();
-  say(verdict());
-  if (awaited) record(awaited);
-  awaited = null;
-}
-
-const isSure = (p) => Math.max(...p) > 0.5;
-
-/** What has become of the noise, in one sentence. */
-function verdict() {
-  const [left, pushed] = [ways.alone.read, ways.pushed.read];
-  const it = drawn ? "your drawing" : "this noise";
-  const alone = isSure(left) ? named(likeliest(left)) : "nothing that the guide can read";
-  if (levels.every((level) => level === 0)) return `Left alone, ${it} becomes ${alone}.`;
-  if (distanceAt(STEPS - 1, ways) < SAME) return `It falls back onto its path: ${alone}, as if left alone.`;
-  const end = isSure(pushed) ? `${named(likeliest(pushed))}, says the guide` : "nothing that the guide can read";
-  return `It becomes ${end}; left alone, ${alone}.`;
-}
-
-/** Beside the end of each way, what the guide reads there. */
-function showEnds() {
-  const complete = ways.alone.read && ways.pushed.read;
-  const d = distanceAt(STEPS - 1, ways) ?? 0;
-  for (const [name, { read }] of Object.entries(ways)) {
-    const end = $(`end-${name}`);
-    end.hidden = !complete || (name === "pushed" && d < SAME); // one picture, one name
-    if (end.hidden) continue;
-    end.querySelector("b").textContent = isSure(read) ? likeliest(read) : "?";
-    end.querySelector("i").textContent = `${Math.floor(100 * Math.max(...read))} %`;
+/** Show the current window: cursor, bracket, film, result, verdict. */
+function show() {
+  const { a, b, digit } = settings;
+  moveCursor(a, b);
+  moveBracket(a, b, describe);
+  const shown = result();
+  $("stage").classList.toggle("waiting", !shown);
+  drawFilm(shown?.film, a, b);
+  if (shown) {
+    drawPicture($("result"), shown.image, ink());
+    drawPicture($("small"), shown.image, ink());
+    showVerdict(shown);
   }
-  $("end-pushed").style.setProperty("--d", Math.min(d, CEILING));
-  const highest = Math.max(...TIMES.slice(0, 5).map((_, k) => distanceAt(k, ways) ?? 0)); // of the pictures under the remark
-  $("magnified").hidden = !complete || highest < SAME || highest > 0.6 * CEILING;
-  $("magnified").style.setProperty("--d", highest);
+  for (const node of all(".digit")) node.textContent = named(digit);
+  const alone = results.get("0,0");
+  for (const node of all(".alone-digit")) node.textContent = alone ? named(likeliest(alone.p)) : "…";
+  const strength = 10 ** settings.strength;
+  $("strength").value = settings.strength;
+  $("times").textContent = `× ${Number(strength.toPrecision(2)).toLocaleString("en")}`;
+  $(`digit-${digit}`).checked = true;
+  look();
 }
 
-// --- one step ---
-
-function choose(k) {
-  chosen = k;
-  showChosen(k);
-  lookInside();
+/** Draw the whole map again, as after a change of colors or size. */
+function redraw() {
+  clearMap();
+  for (const [place, shown] of results) {
+    const [a, b] = place.split(",").map(Number);
+    if (b > 0) drawCell(a, b, shown.image, kindOf(shown));
+  }
+  show();
 }
 
-/** The pictures of the step that is looked into; there are none before the step where a drawing begins. */
-function lookInside() {
-  $("look").value = chosen;
-  $("look").setAttribute("aria-valuetext", `t = ${TIMES[chosen]}`);
-  for (const node of all(".t")) node.textContent = `t = ${TIMES[chosen]}`;
-  const frame = ways.pushed.frames[chosen];
-  if (frame) showStep(frame, settings.wish);
+const say = (text) => ($("status").textContent = text);
+
+// --- choosing a window ---
+
+/** Move the bracket. Each end stays on its side of the other. */
+function choose(a, b) {
+  const first = firstStep();
+  settings.a = Math.max(first, Math.min(a, STEPS - 1));
+  settings.b = Math.max(settings.a + 1, Math.min(b, STEPS));
+  if (!result()?.film) workerOf(settings.a, settings.b).postMessage({ id: job, urgent: [settings.a, settings.b] });
+  show();
 }
 
-/** The step that carries the branch farthest from its way, once pictures are more than magnified noise. */
-function turningPoint() {
-  const farther = TIMES.map((t, k) => (t < 850 && levels[k] > 0 ? distanceAt(k, ways) - (distanceAt(k - 1, ways) ?? 0) : 0));
-  const largest = Math.max(...farther.map((d) => d || 0));
-  return largest > 0 ? farther.indexOf(largest) : chosen;
+/** Move one end, which does not pass the other. */
+function moveEnd(id, k) {
+  const { a, b } = settings;
+  if (id === "begin") choose(Math.min(k, b - 1), b);
+  else choose(a, Math.max(k, a + 1));
+}
+
+function listenToMap() {
+  const pick = (event) => {
+    const window = windowAt(event);
+    if (window && window[0] >= firstStep()) choose(...window);
+  };
+  $("cells").addEventListener("pointermove", (event) => (event.pointerType === "mouse" || event.buttons) && pick(event));
+  $("cells").addEventListener("pointerdown", pick);
+  $("cells").addEventListener("pointerup", remember);
+  $("cells").addEventListener("pointerleave", () => history.replaceState(null, "", address()));
+}
+
+function listenToBracket() {
+  const step = ({ clientX }) => {
+    const box = $("time").getBoundingClientRect();
+    return Math.round((STEPS * (clientX - box.left)) / box.width);
+  };
+  let held = null; // an end, or the bracket: {id, from, a, b}
+  const hold = (event) => {
+    const id = event.currentTarget.id;
+    held = { id, from: step(event), a: settings.a, b: settings.b };
+    $("time").setPointerCapture(event.pointerId);
+    event.stopPropagation();
+  };
+  for (const id of ["begin", "end", "bracket"]) $(id).addEventListener("pointerdown", hold);
+  $("time").addEventListener("pointerdown", (event) => { // outside of the bracket: the nearer end jumps here
+    const k = step(event);
+    const id = Math.abs(k - settings.a) < Math.abs(k - settings.b) ? "begin" : "end";
+    held = { id };
+    $("time").setPointerCapture(event.pointerId);
+    moveEnd(id, k);
+  });
+  $("time").addEventListener("pointermove", (event) => {
+    if (!held) return;
+    if (held.id !== "bracket") return moveEnd(held.id, step(event));
+    const width = held.b - held.a;
+    const a = Math.max(firstStep(), Math.min(STEPS - width, held.a + step(event) - held.from));
+    choose(a, a + width);
+  });
+  for (const type of ["pointerup", "pointercancel"]) {
+    $("time").addEventListener(type, () => {
+      if (held) remember();
+      held = null;
+    });
+  }
+  const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, Home: -STEPS, End: STEPS };
+  for (const id of ["begin", "end"]) {
+    $(id).addEventListener("keydown", (event) => {
+      if (!(event.key in moves)) return;
+      event.preventDefault();
+      moveEnd(id, (id === "begin" ? settings.a : settings.b) + moves[event.key]);
+      remember();
+    });
+  }
 }
 
 // --- the story ---
 
-/** Paint the bars as a button says. */
-function paint(button) {
-  paintingOf(button.dataset.bars).forEach((level, k) => (levels[k] = level));
-  writeAddress();
-  push(button);
+/** Ask for the step that part 3 looks into. */
+function look() {
+  $("look").min = firstStep();
+  looked = Math.max(firstStep(), looked);
+  $("look").value = looked;
+  for (const node of all(".t")) node.textContent = TIMES[looked];
+  const { a, b } = settings;
+  if (results.has("0,0")) workerOf(a, b).postMessage({ id: job, look: { a, b, k: looked } });
 }
 
-/** What a button of the story awaited: the branch of a part of the time, or rows of ten. */
-function record(button) {
-  const shape = button.querySelector("svg");
-  if (shape) {
-    showShape(shape);
-    shape.removeAttribute("hidden");
-    const end = button.querySelector("canvas");
-    drawImage(end, ways.pushed.frames[STEPS - 1].x_0, grey);
-    end.removeAttribute("hidden");
-    const back = distanceAt(STEPS - 1, ways) < SAME;
-    button.querySelector("em").textContent = back ? "falls back onto its path" : "leaves its path for this";
-    if (all("#when svg[hidden]").length === 0) $("decided").hidden = false;
-  }
-  if (button.dataset.bars === "hardest") {
-    $("noises").replaceChildren();
-    const ten = Math.floor(settings.noise / 10) * 10;
-    const requests = (painting) => DIGITS.map((digit) => ({ noise: ten + digit, wish: settings.wish, bars: paintingOf(painting) }));
-    addRow($("noises"), "gently", `ten noises, each asked for ${named(settings.wish)}`, requests("everywhere"));
-    addRow($("noises"), "hard", "a thousand times harder", requests("hard"));
-    addRow($("noises"), "hardest", "all the way up", requests("hardest"));
-  }
-}
-
-/** The shapes are of another noise or wish. */
-function forgetShapes() {
-  for (const picture of all("#when :is(svg, canvas)")) picture.setAttribute("hidden", "");
-  for (const words of all("#when em")) words.textContent = "";
-}
-
-const emptyRow = () => $("row").content.firstElementChild.cloneNode(true);
-
-/** A row of ten pictures, each the end of a run, beside the bars that made them. Of one name, only the newest goes on. */
-function addRow(place, name, label, requests) {
-  const row = emptyRow();
-  row.classList.add("begun");
-  const read = []; // of each picture, whether the guide reads it as asked
-  row.querySelector("path").setAttribute("d", requests[0].bars.map((level, k) => `M${k + 0.5} ${HIGHEST}v${-level}`).join(""));
-  row.querySelector("figcaption").textContent = label;
-  place.append(row);
-  row.querySelectorAll("canvas").forEach((canvas, k) => {
-    run(`${name} ${k}`, requests[k], ({ t, x_t, x_0, p }) => {
-      if (!CALM || t === END) drawImage(canvas, x_0 ?? x_t, grey);
-      if (t === END) read.push(likeliest(p) === requests[k].wish);
-      if (read.length < requests.length) return;
-      row.classList.add("complete");
-      row.querySelector("figcaption").textContent = `${label}: the guide reads ${read.filter(Boolean).length} of 10 as asked`;
-    });
-  });
+/** The values of each line of `Guided.__call__` at a step. */
+function showStep({ k, s, x_t, eps, grad, eps_hat }) {
+  if (k !== looked) return;
+  const abar_t = abar(TIMES[k]);
+  const gradient = grad ?? new Float32Array(784);
+  const x_0 = (noise) => x_t.map((value, i) => (value - Math.sqrt(1 - abar_t) * noise[i]) / Math.sqrt(abar_t));
+  const push = gradient.map((value) => (s * (1 - abar_t) * value) / Math.sqrt(abar_t));
+  const pictures = {
+    x_t: [x_t.map((value) => value / 2), inkOf()],
+    eps: [x_0(eps), inkOf()],
+    grad: [gradient, orangeAndBlue(Math.max(1e-9, ...gradient.map(Math.abs)))],
+    push: [push, orangeAndBlue(1)],
+    eps_hat: [x_0(eps_hat), inkOf()],
+  };
+  for (const canvas of all("[data-shows]")) drawPicture(canvas, ...pictures[canvas.dataset.shows]);
+  $("scale-now").textContent = s === 0 ? "0" : Number(s.toPrecision(2)).toLocaleString("en");
+  $("root-now").textContent = Math.sqrt(1 - abar_t).toFixed(2);
 }
 
 function listenToStory() {
-  for (const place of all(".rows")) place.append(emptyRow()); // to be filled
-  for (const button of all("[data-bars]")) button.addEventListener("click", () => paint(button));
-  $("inside").addEventListener("click", () => choose(turningPoint()));
-  $("next").addEventListener("click", () => choose(Math.max(firstStep(), (chosen + 1) % STEPS)));
-  $("look").addEventListener("input", () => choose(Number($("look").value)));
-  $("ten").addEventListener("click", () => {
-    const bars = levels.slice(); // as they are now
-    for (const row of all("#wishes .row:not(.complete)")) row.remove(); // it would never be
-    while ($("wishes").children.length > 2) $("wishes").firstElementChild.remove();
-    addRow($("wishes"), "wish", "ten wishes, 0 to 9", DIGITS.map((wish) => ({ noise: settings.noise, wish, bars })));
+  for (const button of all("[data-window]")) {
+    button.addEventListener("click", () => {
+      const [a, b] = button.dataset.window.split(" ").map(Number);
+      if (button.dataset.strength !== undefined) change({ strength: Number(button.dataset.strength), a, b });
+      else if (settings.strength !== 0 || drawn) change({ strength: 0, a, b });
+      else choose(a, b);
+      remember();
+    });
+  }
+  $("look").addEventListener("input", () => {
+    looked = Number($("look").value);
+    look();
   });
   listenToDrawing(() => {
-    drawings += 1;
-    drawn = isEmpty() ? null : { x_0: drawing.slice(), t: DRAWING_T, number: drawings };
-    begin();
+    drawn = isEmpty() ? null : drawing.slice();
+    change({ a: firstStep(), b: STEPS });
   });
   $("clear").addEventListener("click", () => {
-    forget();
-    begin();
+    forgetDrawing();
+    change({});
   });
 }
 
-/** Begin with pure noise again, and with an empty sheet. */
-function forget() {
+function forgetDrawing() {
   drawing.fill(-1);
   showDrawing();
   drawn = null;
 }
 
-// --- main ---
+// --- settings and address ---
 
-function listen() {
-  listenToFork(levels, push, writeAddress, choose);
-  $("wish").addEventListener("submit", (event) => event.preventDefault());
-  $("wish").addEventListener("change", (event) => {
-    settings.wish = Number(event.target.value);
-    forgetShapes();
-    writeAddress();
-    push();
-  });
-  $("noise").addEventListener("click", () => {
-    settings.noise = (settings.noise + 1) % NOISES;
-    forget(); // a drawing, too
-    writeAddress();
-    begin();
-  });
-  $("skip").addEventListener("click", (event) => {
-    event.preventDefault(); // the address is for the settings
-    $("story").focus();
-  });
-  addEventListener("hashchange", () => {
-    setAll(location.hash.slice(1));
-    forget();
-    begin();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", lookInside);
-  new ResizeObserver(([{ target }]) => { // what has the focus does not hide behind the fork
-    document.documentElement.style.setProperty("--top", `${target.offsetHeight}px`);
-  }).observe($("top"));
-  for (const link of all("a[data-path]")) {
-    link.href = REPOSITORY + link.dataset.path;
-    if (NOTHING_ABOVE) link.addEventListener("click", (event) => {
-      event.preventDefault();
-      say("The repository is the folder above docs/.");
-    });
-  }
+/** Change settings that need a new map. */
+function change(changes) {
+  Object.assign(settings, changes);
+  settings.a = Math.max(firstStep(), settings.a);
+  settings.b = Math.max(settings.a + 1, settings.b);
+  restart();
 }
 
-buildFork();
-setAll(location.hash.slice(1));
-showDrawing();
+const address = () => {
+  const { noise, digit, strength, a, b } = settings;
+  return `#noise=${noise}&digit=${digit}&strength=${strength}&from=${a}&until=${b}`;
+};
+
+/** Put the settings into the address; the browser's back button returns to the ones before. */
+function remember() {
+  if (address() !== location.hash) history.pushState(null, "", address());
+}
+
+/** The settings in the address; a missing or impossible one is the default. */
+function readAddress() {
+  const found = new URLSearchParams(location.hash.slice(1));
+  const number = (name, standard, least, most) => {
+    const value = found.has(name) ? Number(found.get(name)) : NaN;
+    return Number.isInteger(4 * value) && least <= value && value <= most ? value : standard;
+  };
+  const a = Math.floor(number("from", DEFAULTS.a, 0, STEPS - 1));
+  return {
+    noise: Math.floor(number("noise", DEFAULTS.noise, 0, NOISES - 1)),
+    digit: Math.floor(number("digit", DEFAULTS.digit, 0, 9)),
+    strength: number("strength", DEFAULTS.strength, -1, 3),
+    a,
+    b: Math.max(a + 1, Math.floor(number("until", DEFAULTS.b, 1, STEPS))),
+  };
+}
+
+function listenToSettings() {
+  $("digits").addEventListener("change", (event) => {
+    change({ digit: Number(event.target.value) });
+    remember();
+  });
+  $("noise").addEventListener("click", () => {
+    forgetDrawing();
+    change({ noise: (settings.noise + 1) % NOISES });
+    remember();
+  });
+  $("strength").addEventListener("input", () => {
+    change({ strength: Number($("strength").value) });
+  });
+  $("strength").addEventListener("change", remember);
+  addEventListener("popstate", () => {
+    const before = { ...settings };
+    const now = readAddress();
+    const same = ["noise", "digit", "strength"].every((name) => before[name] === now[name]);
+    if (same && !drawn) choose(now.a, now.b);
+    else {
+      forgetDrawing();
+      change(now);
+    }
+  });
+}
+
+// --- the first seconds ---
+
+/** Show the map that is part of the page, until the same one is computed. */
+async function showFirstMap(verdicts) {
+  const picture = new Image();
+  picture.src = "map.png";
+  await picture.decode();
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [28 * STEPS, 28 * STEPS];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, 0, 0);
+  for (const [a, b, p, surprise] of verdicts) {
+    if (results.has(key(a, b))) continue;
+    const [column, row] = b === 0 ? [STEPS - 1, STEPS - 1] : [a, STEPS - b]; // (0, 0) is in the empty corner
+    const pixels = context.getImageData(28 * column, 28 * row, 28, 28).data;
+    const image = Float32Array.from({ length: 784 }, (_, i) => pixels[4 * i]);
+    results.set(key(a, b), { image, p, surprise });
+  }
+  redraw();
+}
+
+/** Let go one step sooner, and sooner, until a visitor touches something. */
+function slide() {
+  let touched = false;
+  for (const type of ["pointerdown", "keydown"]) addEventListener(type, () => (touched = true), { once: true });
+  const timer = setInterval(() => {
+    if (touched || settings.b <= DEFAULTS.b) return clearInterval(timer);
+    choose(settings.a, settings.b - 1);
+  }, SLIDE_MS);
+}
+
+async function begin() {
+  Object.assign(settings, readAddress());
+  const asShipped = ["noise", "digit", "strength"].every((name) => settings[name] === DEFAULTS[name]);
+  const fresh = location.hash === "";
+  if (fresh) settings.b = CALM ? 12 : STEPS;
+  for (const worker of workers) {
+    worker.onmessage = receive;
+    worker.onerror = () => say("The page cannot start. Open it in a browser released in 2023 or later.");
+  }
+  clearMap();
+  const first = await (await fetch("map.json")).json();
+  threshold = first.threshold;
+  if (asShipped) await showFirstMap(first.verdicts);
+  compute();
+  show();
+  say("");
+  if (fresh && !CALM) slide();
+}
+
+listenToMap();
+listenToBracket();
 listenToStory();
-listen();
-begin();
+listenToSettings();
+showDrawing();
+addEventListener("resize", redraw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+begin().catch((error) => say(`The page cannot start: ${error.message}`));

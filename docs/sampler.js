@@ -1,173 +1,119 @@
-// The process, the guided noise and the sampler: diffusion.py and inference.py, in TensorFlow.js.
+// Guided sampling of one image: diffusion.py and inference.py in JavaScript, under the same names.
 //
-// Functions have the names that they have there, in the same order: lay them side by side. Equations
-// are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images x_t are (B, 28, 28, 1)
-// in [-1, 1]; a timestep t is one number, the same for the whole batch, and so is abar_t.
+// Equations are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images are 784 numbers
+// in [-1, 1]. The sampler is "sde-dpmsolver++" with 20 steps.
 
-const SCHEDULE = { num_train_timesteps: 1000, beta_start: 1e-4, beta_end: 0.02 }; // DDPM, section 4
-export const END = -1; // the time after the last step, where no noise is left: abar.at(END) is 1
-export const abar = abar_table(SCHEDULE);
+export const STEPS = 20;
+const T = 1000;
+const [BETA_START, BETA_END] = [1e-4, 0.02];
+const END = -1; // the timestep after the last step: abar(END) is 1
+
+const ABAR = [];
+for (let t = 0; t < T; t++) {
+  const beta = BETA_START + ((BETA_END - BETA_START) * t) / (T - 1);
+  ABAR.push((ABAR[t - 1] ?? 1) * (1 - beta));
+}
+export const abar = (t) => (t === END ? 1 : ABAR[t]);
+export const snr = (abar_t) => abar_t / (1 - abar_t);
+
+/** The timestep of each step, from 999 to 49, and END. */
+export const TIMES = Array.from({ length: STEPS + 1 }, (_, k) => T - 1 - k * (T / STEPS));
+
+/** A visitor's drawing starts at this step, t = 399: enough noise to change it, too little to forget it. */
+export const DRAWING_STEP = 12;
 
 // --- diffusion.py ---
 
-/** x_t, an image with noise: DDPM (4). */
+/** x_t, the image x_0 with noise eps: DDPM (4). */
 export function add_noise(x_0, eps, abar_t) {
-  return tf.add(tf.mul(x_0, Math.sqrt(abar_t)), tf.mul(eps, Math.sqrt(1 - abar_t)));
+  return x_0.map((value, i) => Math.sqrt(abar_t) * value + Math.sqrt(1 - abar_t) * eps[i]);
 }
 
-/** The image in x_t if eps is its noise: DDPM (15). It may leave [-1, 1]. */
+/** The image in x_t if its noise is eps: DDPM (15). */
 function predicted_x_0(x_t, eps, abar_t) {
-  return tf.div(tf.sub(x_t, tf.mul(eps, Math.sqrt(1 - abar_t))), Math.sqrt(abar_t));
+  return x_t.map((value, i) => (value - Math.sqrt(1 - abar_t) * eps[i]) / Math.sqrt(abar_t));
 }
 
-/** The noise in x_t if x_0 is its image: DDPM (4), solved for eps. */
+/** The noise in x_t if its image is x_0. */
 function implied_noise(x_t, x_0, abar_t) {
-  return tf.div(tf.sub(x_t, tf.mul(x_0, Math.sqrt(abar_t))), Math.sqrt(1 - abar_t));
+  return x_t.map((value, i) => (value - Math.sqrt(abar_t) * x_0[i]) / Math.sqrt(1 - abar_t));
 }
 
-/** The noise in x_t if its image is that predicted from eps, clipped to [-1, 1]. */
+const clip = (x) => x.map((value) => Math.max(-1, Math.min(1, value)));
+
+/** The noise in x_t after clipping the x_0 predicted from eps. */
 function clipped_noise(x_t, eps, abar_t) {
-  return implied_noise(x_t, tf.clipByValue(predicted_x_0(x_t, eps, abar_t), -1, 1), abar_t);
+  return implied_noise(x_t, clip(predicted_x_0(x_t, eps, abar_t)), abar_t);
 }
 
-/** The signal-to-noise ratio (SNR) of x_t. */
-function snr(abar_t) {
-  return abar_t / (1 - abar_t);
-}
-
-/** A draw of x_u given x_t and x_0: DDPM (6), (7). `noise()` is fresh noise, as x_t. */
-function posterior(x_t, x_0, abar_t, abar_u, noise) {
+/** Sample from q(x_u | x_t, x_0): DDPM (6), (7). */
+function ddpm_step(x_t, x_0, abar_t, abar_u, noise) {
   const [alpha, beta] = [abar_t / abar_u, 1 - abar_t / abar_u];
-  const of_x_0 = (Math.sqrt(abar_u) * beta) / (1 - abar_t);
-  const of_x_t = (Math.sqrt(alpha) * (1 - abar_u)) / (1 - abar_t);
-  const variance = ((1 - abar_u) / (1 - abar_t)) * beta; // beta_tilde_t
-  return tf.addN([tf.mul(x_0, of_x_0), tf.mul(x_t, of_x_t), tf.mul(noise(), Math.sqrt(variance))]);
+  const x_0_weight = (Math.sqrt(abar_u) * beta) / (1 - abar_t);
+  const x_t_weight = (Math.sqrt(alpha) * (1 - abar_u)) / (1 - abar_t);
+  const deviation = Math.sqrt(((1 - abar_u) / (1 - abar_t)) * beta);
+  return x_t.map((value, i) => x_0_weight * x_0[i] + x_t_weight * value + deviation * noise[i]);
 }
 
-/** abar_t, the product of 1 - beta up to t, for t = 0 .. T - 1, and 1 at END: T + 1 numbers. */
-function abar_table({ num_train_timesteps: T, beta_start, beta_end }) {
-  const table = [];
-  for (let t = 0; t < T; t++) {
-    const beta = beta_start + ((beta_end - beta_start) * t) / (T - 1);
-    table.push((table[t - 1] ?? 1) * (1 - beta));
-  }
-  return [...table, 1];
-}
-
-/** The falling times of the sampler, from T - 1 to T / steps - 1; Python rounds halves to even, as at 16 steps. */
-function sampling_times(num_timesteps, steps) {
-  const T = num_timesteps;
-  return Array.from({ length: steps }, (_, i) => Math.round((T * (steps - i)) / steps) - 1);
+/** x_0 halfway from t to u, extrapolated from the last two steps: DPM-Solver++ (2M). */
+function halfway(x_0, abar_t, abar_u, previous) {
+  if (previous === null || abar_u === 1) return x_0;
+  const half_log_snr = (value) => Math.log(snr(value)) / 2; // lambda
+  const ahead = (half_log_snr(abar_u) - half_log_snr(abar_t)) / 2;
+  const behind = half_log_snr(abar_t) - half_log_snr(previous.abar);
+  return x_0.map((value, i) => value + ((value - previous.x_0[i]) * ahead) / behind);
 }
 
 // --- inference.py ---
 
-/** Classifier guidance, ADM (14). `scale` is a function of t. */
+/** Classifier guidance. */
 export class Guided {
-  constructor(unet, log_p, scale) {
-    Object.assign(this, { unet, log_p, scale });
+  constructor({ unet, classify }) {
+    Object.assign(this, { unet, classify });
   }
 
-  /** {eps_hat, s, grad}: the guided noise, and what guided it. At s = 0, it is unguided, and grad is null. */
-  predict_noise(x_t, t, y) {
-    const times = tf.fill([x_t.shape[0]], t);
-    const eps = clipped_noise(x_t, this.unet(x_t, times), abar.at(t));
-    const s = this.scale(t);
-    if (s === 0) return { eps_hat: eps, s, grad: null };
-    const grad = gradient(this.log_p, x_t, times, y);
-    return { eps_hat: tf.sub(eps, tf.mul(grad, s * Math.sqrt(1 - abar.at(t)))), s, grad }; // ADM (14), scaled by s
+  /** All that goes into a step: {eps, p, grad, eps_hat}. Without a push (s = 0), grad is null. */
+  predict_noise(x_t, t, y, s) {
+    const eps = clipped_noise(x_t, this.unet(x_t, t), abar(t));
+    if (s === 0) return { eps, grad: null, eps_hat: eps };
+    const { p, gradient } = this.classify(x_t, t);
+    const grad = gradient(y);
+    const eps_hat = eps.map((value, i) => value - s * Math.sqrt(1 - abar(t)) * grad[i]); // ADM (14)
+    return { eps, p, grad, eps_hat };
   }
-}
 
-/** grad log p(y | x_t, t), taken at x_t: as x_t. The guide log_p is (x_t, t (B,), y (B,)) -> (B,). */
-function gradient(log_p, x_t, t, y) {
-  return tf.grad((x) => tf.sum(log_p(x, t, y)))(x_t);
-}
+  /** Step k of the reverse process, from {x_t, previous} to the same, with the predicted x_0. */
+  step({ x_t, previous }, k, noise, y, s) {
+    const [t, u] = [TIMES[k], TIMES[k + 1]];
+    const { eps_hat } = this.predict_noise(x_t, t, y, s);
+    const x_0 = predicted_x_0(x_t, eps_hat, abar(t)); // DDPM (15)
+    const x_u = ddpm_step(x_t, halfway(x_0, abar(t), abar(u), previous), abar(t), abar(u), noise);
+    return { x_t: x_u, x_0, previous: { x_0, abar: abar(t) } };
+  }
 
-/**
- * DDPM Algorithm 2, with `posterior` as its step. One step per `next()`.
- *
- * Unlike Python's, it yields where a step from t to u begins: {t, u, s, x_t, x_0, grad}; and at last {t: END, x_t}.
- *
- * @param predict_noise (x_t, t) -> {eps_hat, s, grad}.
- * @param x_t pure noise, B times 784 numbers: no tensor outlives a step, so that a run can be given up at any time.
- * @param times falling, and END. @param noise () -> fresh noise.
- */
-function* first_order(step, predict_noise, abar, x_t, times, noise) {
-  for (let k = 0; times[k] !== END; k++) {
-    const [t, u] = [times[k], times[k + 1]];
-    const frame = { t, u, x_t };
-    tf.tidy(() => {
-      const x = tf.tensor(x_t, [x_t.length / 784, 28, 28, 1]);
-      const { eps_hat, s, grad } = predict_noise(x, t);
-      const x_0 = predicted_x_0(x, eps_hat, abar.at(t)); // DDPM (15)
-      x_t = step(x, x_0, abar.at(t), abar.at(u), noise).dataSync(); // DDPM (6), (7)
-      Object.assign(frame, { s, x_0: x_0.dataSync(), grad: grad && grad.dataSync() });
+  /** How far an image is from what the U-Net makes of it after adding noise: a root mean square. */
+  surprise(image, noises) {
+    let sum = 0;
+    SURPRISE_TIMES.forEach((t, k) => {
+      const x_t = add_noise(image, noises[k], abar(t));
+      const x_0 = clip(predicted_x_0(x_t, this.unet(x_t, t), abar(t)));
+      x_0.forEach((value, i) => (sum += (value - image[i]) ** 2));
     });
-    yield frame;
+    return Math.sqrt(sum / (784 * SURPRISE_TIMES.length));
   }
-  yield { t: END, x_t };
 }
 
-/**
- * An image for each seed, step by step: the frames of `first_order`. The sampler is Python's sde-dpmsolver++.
- *
- * @param method such as a `Guided`.
- * @param y digits (B).
- * @param steps how many.
- * @param start {x_0: 784 numbers, t}: begin with this image, noised to t, instead of pure noise; or null.
- */
-export function* draw(method, y, seeds, steps, start = null) {
-  const rngs = seeds.map((seed) => new Noise(seed));
-  const noise = () => gaussian_noise(rngs);
-  const predict_noise = (x_t, t) => method.predict_noise(x_t, t, tf.tensor(y, [y.length], "int32"));
-  const times = [...sampling_times(abar.length - 1, steps), END].filter((t) => !start || t <= start.t);
-  const x_t = tf.tidy(() => {
-    const eps = noise();
-    return (start ? add_noise(tf.tensor(start.x_0, [1, 28, 28, 1]), eps, abar.at(times[0])) : eps).dataSync();
-  });
-  yield* multistep(posterior, predict_noise, abar, x_t, times, noise);
-}
+export const SURPRISE_TIMES = [99, 199, 299, 399];
 
-/** s_t = w (1 + g abar_t / (1 - abar_t)), a function of t; 0 outside of the window. At g = 0 it is constant, as in ADM. */
-export function growing_scale(w = 1, g = 24, [low, high] = [0, SCHEDULE.num_train_timesteps]) {
-  return (t) => (low <= t && t < high ? w * (1 + g * snr(abar.at(t))) : 0);
-}
+/** s_t = 1 + 12 SNR_t, the default scale. */
+export const growing_scale = (t) => 1 + 12 * snr(abar(t));
 
-/**
- * DPM-Solver++ (2M) of Lu et al. 2022, Algorithm 2, with `posterior` as its step: SDE-DPM-Solver++. As `first_order`.
- *
- * The step takes x_0 as it may be halfway from t to u, on the line through the x_0 of the last two steps. The line
- * is in lambda, half the logarithm of the SNR. Python writes the loop out again; here it is that of `first_order`.
- */
-function multistep(step, ...others) {
-  const half_log_snr = (abar_t) => Math.log(snr(abar_t)) / 2; // lambda
-  let previous = null; // abar_t and x_0 of the step before
-  const multistep_step = (x_t, x_0, abar_t, abar_u, noise) => {
-    let halfway = x_0;
-    if (previous !== null && abar_u < 1) { // at END, lambda is infinite
-      const [abar_before, x_0_before] = previous;
-      const change = tf.sub(x_0, tf.tensor(x_0_before, x_0.shape));
-      const slope = tf.div(change, half_log_snr(abar_t) - half_log_snr(abar_before));
-      halfway = tf.add(x_0, tf.mul(slope, (half_log_snr(abar_u) - half_log_snr(abar_t)) / 2));
-    }
-    previous = [abar_t, x_0.dataSync()];
-    return step(x_t, halfway, abar_t, abar_u, noise);
-  };
-  return first_order(multistep_step, ...others);
-}
+// --- noise that is the same in Python (examples/when.py) ---
 
-// --- noise that is the same on every machine: in the place of support/streams.py ---
-
-/** A seed for each image, by the seed of the page and its column. */
-export function image_seeds(seed, columns) {
-  return Array.from({ length: columns }, (_, column) => (seed * 0x9e3779b1 + column * 0x85ebca6b) >>> 0);
-}
-
-/** Numbers from N(0, 1), for one image. */
+/** The noise images of one number: an infinite sequence of 784 numbers from N(0, 1). */
 export class Noise {
-  constructor(seed) {
-    this.state = seed;
+  constructor(number) {
+    this.state = Math.imul(number, 0x9e3779b1) >>> 0;
   }
 
   /** A number between 0 and 1: the generator mulberry32. */
@@ -179,7 +125,7 @@ export class Noise {
     return (((z ^ (z >>> 14)) >>> 0) + 0.5) / 2 ** 32;
   }
 
-  /** The next image of noise, by Box and Muller: 784 numbers. */
+  /** The next image, by Box and Muller. */
   image() {
     const pixels = new Float32Array(784);
     for (let i = 0; i < 784; i += 2) {
@@ -190,9 +136,4 @@ export class Noise {
     }
     return pixels;
   }
-}
-
-/** The next image of noise of each generator: (B, 28, 28, 1). */
-export function gaussian_noise(rngs) {
-  return tf.stack(rngs.map((rng) => tf.tensor(rng.image(), [28, 28, 1])));
 }

@@ -1,95 +1,110 @@
-// Both networks, in a thread of their own, so that the page stays free to be painted on.
+// Computes push windows in a thread of its own, so that the page stays free.
 //
-// The page asks for a run, {name, number, seed, y, strengths, start}, and gets a message per step, {name, number, frame}.
-// A new run of the same name takes the place of the old one. After each step, the most urgent run goes on.
+// The page sends a job: {id, noise, digit, strength, drawing, windows: [[a, b], ...]}. A window is pushed
+// from step a until step b; in [0, 0], nothing is pushed. The worker answers each window with
+// {id, a, b, film, p, surprise}. A new job replaces the old one. {id, urgent: [a, b]} moves a window to
+// the front, and {id, look: {a, b, k}} asks for everything that goes into step k.
 
-import "./vendor/tf.min.js";
-import "./vendor/tf-backend-wasm.min.js";
-import { STEPS, frameAt } from "./bars.js";
 import { loadNetworks } from "./networks.js";
-import { END, Guided, draw } from "./sampler.js";
+import { DRAWING_STEP, Guided, Noise, STEPS, SURPRISE_TIMES, TIMES, abar, add_noise, growing_scale } from "./sampler.js";
 
-const URGENT = ["pushed", "alone"]; // the names of urgent runs, the most urgent last
-const MOST_REMEMBERED = 3000; // steps, of 6 KB each
-const remembered = new Map();
-const runs = [];
-let networks;
+const SURPRISE_NOISE = 1_000_000; // visitors choose smaller numbers
 
-/**
- * `Guided` for a single image, which remembers each step by all that led to it. A run whose first bars are as before
- * comes without delay to the first bar that is not: this is why the picture follows the finger.
- */
-class RememberingGuided {
-  constructor({ seed, y, strengths, start }) {
-    this.guided = new Guided(networks.unet, networks.log_p, (t) => strengths[frameAt(t)]);
-    this.y = y;
-    this.path = `${seed} ${start?.number}`;
-    this.p = null; // what the guide read in the last x_t: ten numbers
+const surpriseNoise = new Noise(SURPRISE_NOISE);
+const surpriseNoises = SURPRISE_TIMES.map(() => surpriseNoise.image());
+let guided; // once the networks are loaded
+let paths = null; // of the current job
+let working = false;
+
+/** The states of a job. Windows that begin alike share their steps. */
+class Paths {
+  constructor(job) {
+    this.job = job;
+    const noise = new Noise(job.noise);
+    const [first, ...noises] = Array.from({ length: STEPS + 1 }, () => noise.image());
+    this.noises = noises;
+    this.start = job.drawing ? DRAWING_STEP : 0;
+    const x_t = job.drawing ? add_noise(job.drawing, first, abar(TIMES[this.start])) : first;
+    this.alone = { [this.start]: { x_t, previous: null } }; // k -> the state before step k
+    this.pushed = {}; // a -> the same, pushed since step a
   }
 
-  predict_noise(x_t, t, y) {
-    const s = this.guided.scale(t);
-    this.path += s === 0 ? " 0" : ` ${s}:${this.y}`;
-    if (!remembered.has(this.path)) {
-      if (remembered.size === MOST_REMEMBERED) remembered.clear();
-      const { eps_hat, grad } = this.guided.predict_noise(x_t, t, y);
-      remembered.set(this.path, { eps_hat: eps_hat.dataSync(), grad: grad && grad.dataSync(), p: read(x_t, t) });
+  strength(k) {
+    return this.job.strength * growing_scale(TIMES[k]);
+  }
+
+  /** The states before each step of a window, and after the last one. */
+  async states(a, b) {
+    const states = { [this.start]: this.alone[this.start] };
+    const pushed = (this.pushed[a] ??= {});
+    for (let k = this.start; k < STEPS; k++) {
+      const push = a <= k && k < b;
+      const known = k < a || b === 0 ? this.alone : push ? pushed : states;
+      if (!known[k + 1]) {
+        known[k + 1] = guided.step(states[k], k, this.noises[k], this.job.digit, push ? this.strength(k) : 0);
+        await nextTurn();
+        if (this !== paths) return null; // there is a new job
+      }
+      states[k + 1] = known[k + 1];
     }
-    const { eps_hat, grad, p } = remembered.get(this.path);
-    this.p = p;
-    const tensor = (values) => values && tf.tensor(values, x_t.shape);
-    return { eps_hat: tensor(eps_hat), s, grad: tensor(grad) };
+    return states;
+  }
+
+  /** What a window becomes: the predicted x_0 of each step and the image, and both verdicts on it. */
+  async window([a, b]) {
+    const states = await this.states(a, b);
+    if (!states) return null;
+    const film = new Uint8ClampedArray(784 * (STEPS + 1)).fill(0);
+    for (let k = this.start; k <= STEPS; k++) {
+      const shown = k < STEPS ? states[k + 1].x_0 : states[k].x_t;
+      film.set(shown.map((value) => 127.5 * (value + 1)), 784 * k);
+    }
+    const image = states[STEPS].x_t.map((value) => Math.max(-1, Math.min(1, value)));
+    const { p } = guided.classify(image, 0);
+    return { a, b, film, p, surprise: guided.surprise(image, surpriseNoises) };
+  }
+
+  /** Everything that goes into step k of a window. */
+  async look({ a, b, k }) {
+    const states = await this.states(a, b);
+    if (!states) return null;
+    const { x_t } = states[k];
+    const s = a <= k && k < b ? this.strength(k) : 0;
+    return { k, s, x_t, ...guided.predict_noise(x_t, TIMES[k], this.job.digit, s) };
   }
 }
 
-/** p(y | x_t) of all ten digits. */
-function read(x_t, t) {
-  return tf.tidy(() => tf.softmax(networks.logits(x_t, tf.fill([1], t))).dataSync());
-}
-
-/** The frames of a run, each with what the guide reads in it. */
-function* framesOf(run) {
-  const method = new RememberingGuided(run);
-  for (const frame of draw(method, [run.y], [run.seed], STEPS, run.start)) {
-    const p = frame.t === END ? tf.tidy(() => read(tf.tensor(frame.x_t, [1, 28, 28, 1]), 0)) : method.p;
-    yield { ...frame, p };
-  }
-}
-
-/** Let messages in: a promise of the next turn of the event loop, without the delay of a timer. */
-const turn = new MessageChannel();
+/** Let messages in. A timer would be slower. */
+const channel = new MessageChannel();
 function nextTurn() {
   return new Promise((resolve) => {
-    turn.port1.onmessage = resolve;
-    turn.port2.postMessage(null);
+    channel.port1.onmessage = resolve;
+    channel.port2.postMessage(null);
   });
 }
 
-let working = false;
 async function work() {
   if (working) return;
   working = true;
-  await loaded;
-  while (runs.length > 0) {
-    const { name, number, frames } = runs[0];
-    const { value: frame, done } = frames.next();
-    if (done) runs.shift();
-    else postMessage({ name, number, frame });
+  guided ??= new Guided(await loadNetworks());
+  while (paths.looks.length + paths.windows.length > 0) {
+    const current = paths;
+    const look = current.looks.pop();
+    current.looks.length = 0; // only the newest
+    const answer = look ? await current.look(look) : await current.window(current.windows.shift());
+    if (current === paths) postMessage({ id: current.job.id, ...(look ? { look: answer } : answer) });
     await nextTurn();
   }
   working = false;
 }
 
-async function load() {
-  networks = await loadNetworks();
-  postMessage({ sha256: networks.sha256 });
-}
-
-const loaded = load();
-self.onmessage = ({ data: run }) => {
-  const known = runs.findIndex(({ name }) => name === run.name);
-  if (known >= 0) runs.splice(known, 1);
-  runs.push({ ...run, frames: framesOf(run) });
-  runs.sort((a, b) => URGENT.indexOf(b.name) - URGENT.indexOf(a.name));
+self.onmessage = ({ data }) => {
+  if (data.windows) paths = Object.assign(new Paths(data), { windows: data.windows, looks: [] });
+  if (data.id !== paths?.job.id) return;
+  if (data.urgent) {
+    const index = paths.windows.findIndex(([a, b]) => a === data.urgent[0] && b === data.urgent[1]);
+    if (index > 0) paths.windows.unshift(...paths.windows.splice(index, 1));
+  }
+  if (data.look) paths.looks.push(data.look);
   work().catch((error) => postMessage({ error: error.message }));
 };

@@ -1,10 +1,10 @@
-"""The classifier-free guidance baseline, trained for as long as classifier and U-Net together.
+"""The classifier-free guidance baseline, trained for as many steps as the unconditional U-Net.
 
     python -m evaluation.classifier_free
     python -m evaluation.classifier_free --steps 100 --models trial    # a short trial
 
-Ho & Salimans 2022, arXiv 2207.12598: the U-Net also takes the label, which is dropped from a tenth
-of the training images. Everything else is as in train_ddpm.py.
+Ho & Salimans 2022, arXiv 2207.12598: the U-Net also takes the label, which is dropped with
+probability 0.1. Everything else is as in train_ddpm.py.
 
 Writes models/classifier_free.pth; with --models DIR, it goes to DIR.
 """
@@ -19,9 +19,8 @@ from inference import NoisePredictor
 from support import cli
 from support.files import check_may_write, save_checkpoint
 from support.training import Run
-from train_ddpm import add_unet_flags, train
+from train_ddpm import STEPS, add_unet_flags, train, training_timesteps
 
-STEPS = 18_000
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
 SCALE = 1.25  # chosen on the validation set
 
@@ -55,7 +54,7 @@ class ClassifierFree(NoisePredictor):
 
 def classifier_free_loss(unet, scheduler, x_0, y):
     """The loss on a batch: Algorithm 1 of the paper. See `train_ddpm.ddpm_loss`."""
-    t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
+    t = training_timesteps(len(x_0), scheduler.config.num_train_timesteps)  # (B,)
     eps = torch.randn_like(x_0)
     x_t = scheduler.add_noise(x_0, eps, t)
     target = training_target(scheduler, x_0, eps, t)

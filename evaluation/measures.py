@@ -137,10 +137,10 @@ def wilson_interval(correct, n):
     return max(center - half, 0.0), min(center + half, 1.0)
 
 
-def accuracy_row(correct):
+def accuracy_row(correct, name="accuracy"):
     """The fraction of a boolean tensor (N,) that is true, as columns with its interval."""
     hits, n = int(correct.sum()), len(correct)
-    return with_interval("accuracy", hits / n, *wilson_interval(hits, n))
+    return with_interval(name, hits / n, *wilson_interval(hits, n))
 
 
 def proportion(correct):

@@ -1,33 +1,71 @@
-"""Ablations of classifier guidance: one part of it is replaced at a time."""
+"""Ablations of classifier guidance: the gradient, or only its norm, is replaced.
+
+A gradient is a function (x_t, t, y) -> (B, C, H, W), such as `partial(gradient, classifier.log_p)`.
+"""
 
 import torch
 
-from diffusion import abar_table, implied_noise, predicted_image, timesteps
-from inference import Guided, gradient
+from diffusion import abar_table
 
 
-class AtPredictedX0(Guided):
-    """Applies the classifier to the predicted x_0 at t = 0 and backpropagates through the U-Net."""
+class WithGradient:
+    """Guidance with any gradient: ADM (14), where `method` predicts eps."""
 
-    def __init__(self, ddpm, log_p, scale):
-        super().__init__(ddpm, log_p, scale)  # checks the noise schedule of log_p
+    def __init__(self, method, grad, scale=1):
+        self.method, self.grad, self.scale = method, grad, scale
+        self.abar, self.shape, self.device = method.abar, method.shape, method.device
 
-        def log_p_of_x_0(x_t, t, y):
-            return log_p(predicted_image(ddpm, x_t, t), torch.zeros_like(t), y)
+    def __call__(self, x_t, t, y):
+        shift = (1 - self.abar[t]).sqrt() * self.grad(x_t, t, y)
+        return self.method(x_t, t, y) - self.scale * shift
 
-        self.log_p = log_p_of_x_0
+
+def implied_gradient(free):
+    """The gradient of log p(y | x_t, t) that a `ClassifierFree` network implies, by Bayes' rule."""
+
+    @torch.no_grad()
+    def grad(x_t, t, y):
+        eps_none = free.eps(x_t, t, torch.full_like(y, free.num_classes))
+        return (eps_none - free.eps(x_t, t, y)) / (1 - free.abar[t]).sqrt()
+
+    return grad
+
+
+def with_norm_of(grad, other):
+    """The direction of one gradient with the norm of another; 0 where the first is 0."""
+
+    def rescaled(x_t, t, y):
+        first, second = grad(x_t, t, y), other(x_t, t, y)
+        return first * norm(second) / norm(first).clamp(min=1e-12)
+
+    return rescaled
+
+
+def with_norm_at_least(grad, lowest, below):
+    """A gradient with a lower bound on its norm at timesteps t < `below`."""
+
+    def raised(x_t, t, y):
+        first = grad(x_t, t, y)
+        return first * (lowest / norm(first).clamp(min=1e-12)).clamp(min=1) if t < below else first
+
+    return raised
+
+
+def norm(grad):
+    """The norm of each gradient (B, C, H, W): (B, 1, 1, 1)."""
+    return grad.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
 class Exact:
-    """The exact classifier and denoiser for x_0 uniform over N training images, by Bayes' rule.
+    """The exact classifier for x_0 uniform over N training images, by Bayes' rule.
 
-    images (N, C, H, W) in [-1, 1], labels (N,). For MNIST, a call takes half a second per 100
-    images.
+    images (N, C, H, W) in [-1, 1], labels (N,). It has memorized these images: at low noise it
+    cannot classify any others. For MNIST, a call takes half a second per 100 images.
     """
 
-    def __init__(self, images, labels, scheduler, device="cpu"):
-        self.abar = abar_table(scheduler).to(device)
-        self.pixels, self.labels = images.flatten(1).to(device), labels.to(device)
+    def __init__(self, images, labels, scheduler):
+        self.abar = abar_table(scheduler)
+        self.pixels, self.labels = images.flatten(1), labels
         self.squares = self.pixels.square().sum(dim=1)
 
     def log_p_of_images(self, x_t, t):
@@ -40,40 +78,3 @@ class Exact:
         log_w = self.log_p_of_images(x_t, t)
         log_w_of_y = log_w.masked_fill(self.labels != y[:, None], -torch.inf)
         return log_w_of_y.logsumexp(dim=1) - log_w.logsumexp(dim=1)
-
-    def denoised(self, x_t, t):
-        """E[x_0 | x_t], same shape as x_t."""
-        return (self.log_p_of_images(x_t, t).softmax(dim=1) @ self.pixels).view_as(x_t)
-
-
-class ExactDenoiser(Guided):
-    """The exact denoiser of the training images replaces the U-Net."""
-
-    def __init__(self, ddpm, log_p, scale, exact):
-        super().__init__(ddpm, log_p, scale)
-        self.exact = exact
-
-    def eps(self, x_t, t):
-        """The expected noise in x_t, over the training images."""
-        return implied_noise(x_t, self.exact.denoised(x_t, timesteps(x_t, t)), self.abar[t])
-
-
-class Hybrid(Guided):
-    """The gradient has the direction of one guide and the norm of another.
-
-    Where the first gradient is 0, it has no direction, and there is no guidance.
-    """
-
-    def __init__(self, ddpm, direction, norm, scale):
-        super().__init__(ddpm, direction, scale)
-        self.norm = norm
-
-    def __call__(self, x_t, t, y):
-        direction, other = (gradient(log_p, x_t, t, y) for log_p in (self.log_p, self.norm))
-        grad = direction * norm(other) / norm(direction).clamp(min=1e-12)
-        return self.clipped_eps(x_t, t) - self.scale(t) * (1 - self.abar[t]).sqrt() * grad
-
-
-def norm(grad):
-    """The norm of each gradient (B, C, H, W): (B, 1, 1, 1)."""
-    return grad.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()

@@ -42,7 +42,7 @@ from support.streams import image_seeds
 SHOWN = ("accuracy", "frechet", "precision", "recall", "network_calls")
 
 
-def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None, path=None):
+def measure(rows, n=2_000, split="validation", seed=1, dataset=None, judge=None, path=None):
     """Compare class-balanced samples with half of the real images of a split.
 
     Args:
@@ -56,8 +56,8 @@ def measure(rows, n=4_300, split="validation", seed=1, dataset=None, judge=None,
     Returns:
         name -> dict of columns: the metrics with 95% confidence intervals, and the provenance of
         the row. Real images come first: the other half of the split and, with split="test", the
-        validation images, which other people wrote. Changes are relative to the first sampled row,
-        from the same noise.
+        validation images, which were written by other people than the test images. Changes are
+        relative to the first sampled row, from the same noise.
     """
     dataset, judge = dataset or Dataset(), judge or load_judge()
     if judge.dataset != dataset.info:

@@ -1,183 +1,231 @@
 """The tables of the report: one function per table.
 
-    python -m evaluation.tables default growth    # write results/default.csv, results/growth.csv
-    python -m evaluation.tables                   # only insert the CSV files into the pages
+    python -m evaluation.tables quality scales    # write results/quality.csv, results/scales.csv
+    python -m evaluation.tables                   # only update the tables in the pages
 
-On a page, `<!-- table FILE.csv: COLUMN COLUMN ... -->` precedes the two header lines of a
-table whose rows come from results/FILE.csv.
+On a page, `<!-- table FILE.csv: COLUMN COLUMN ... -->` precedes a table that lists some rows of
+results/FILE.csv; the first column has their names, and the other cells are filled in.
 """
 
 import csv
 import re
 from functools import partial
 
-from classifier import load_classifier
+import torch
+
 from data import load_mnist
-from diffusion import load_ddpm
-from evaluation.classifier_free import ClassifierFree
-from evaluation.methods import AtPredictedX0, Exact, ExactDenoiser, Hybrid
-from evaluation.table import cell, measure
-from inference import Guided, growing_scale, load_models, sample
+from diffusion import load_ddpm, noised_for_validation
+from evaluation.classifier_free import SCALE, ClassifierFree
+from evaluation.measures import Z, with_interval
+from evaluation.methods import Exact, WithGradient, implied_gradient, with_norm_at_least
+from evaluation.methods import with_norm_of
+from evaluation.table import cell, measure, write_rows
+from evaluation.train_on_samples import train_on_samples
+from inference import Guided, NoisePredictor, gradient, growing_scale, load_models, sample
 from support import cli
-from support.cli import UserError
 from support.files import MODELS, ROOT, atomic_write
 
+RUNS = ROOT / "runs"  # networks that are not included; results/make.sh trains them
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 TABLE = re.compile(
     r"(?P<heading><!-- table (?P<file>\S+): (?P<columns>.*) -->\n\|.*\n\|.*\n)(?P<rows>(?:\|.*\n)*)"
 )
 
 
-class Shipped:
-    """The shipped networks, and the methods that most tables need."""
+class Networks:
+    """The networks in a folder, and the methods that most tables need."""
 
-    def __init__(self):
-        self.ddpm, classifier = load_models()
+    def __init__(self, folder=MODELS):
+        self.ddpm, classifier = load_models(folder)
         self.log_p = classifier.log_p
-        self.conditional = load_ddpm(MODELS / "classifier_free.pth")
+        self.conditional = load_ddpm(folder / "classifier_free.pth")
+        self.unguided = NoisePredictor(self.ddpm)
 
-    def guided(self, w=1, g=0, log_p=None, **window):
-        """Classifier guidance with s = w (1 + g SNR), by our classifier or another guide."""
-        scale = growing_scale(self.ddpm.scheduler, w, g, **window)
-        return Guided(self.ddpm, log_p or self.log_p, scale)
+    def guided(self, scale):
+        """Classifier guidance."""
+        return Guided(self.ddpm, self.log_p, scale)
 
-    def free(self, scale):
+    def growing(self, g=12):
+        """Classifier guidance with s = 1 + g SNR."""
+        return self.guided(growing_scale(self.ddpm.scheduler, g=g))
+
+    def free(self, scale=SCALE):
         """Classifier-free guidance."""
         return ClassifierFree(self.conditional, scale)
 
-    def main_rows(self):
-        """Both kinds of guidance, each with its default scale and with s = 1."""
-        return {
-            "guided, 1 + 24 SNR": self.guided(g=24),
-            "guided, s = 1": self.guided(),
-            "classifier-free, s = 1.25": self.free(1.25),
-            "classifier-free, s = 1": self.free(1),
-        }
 
-
-def fast(rows):
-    """Sample all rows with the fast sampler."""
-    settings = {"sampler": "sde-dpmsolver++", "steps": 20}
-    return {name: partial(sample, method, **settings) for name, method in rows.items()}
-
-
-def default(shipped):
-    return shipped.main_rows(), {"n": 2_000, "split": "test", "seed": 0}
-
-
-def fast_sampler(shipped):
-    return fast(shipped.main_rows()), {"n": 2_000, "split": "test", "seed": 0}
-
-
-def validation(shipped):
-    return fast(shipped.main_rows()), {"n": 2_000}
-
-
-def classifier_free_scales(shipped):
-    scales = (1, 1.1, 1.25, 1.5, 2)
-    return fast({f"classifier-free, s = {s}": shipped.free(s) for s in scales}), {"n": 1_000}
-
-
-def growth(shipped):
-    rows = {f"1 + {g} SNR": shipped.guided(g=g) for g in (24, 6, 48, 96)}
-    return fast(rows), {"n": 2_000, "seed": 2}
-
-
-def constants(shipped):
-    rows = {
-        "1 + 24 SNR": shipped.guided(g=24),
-        "s = 5": shipped.guided(5),
-        "s = 10": shipped.guided(10),
+def fast(rows, sampler="sde-dpmsolver++"):
+    """Sample all rows in 20 steps."""
+    return {
+        name: partial(sample, method, sampler=sampler, steps=20) for name, method in rows.items()
     }
-    return fast(rows), {"n": 2_000, "seed": 2}
 
 
-def scales(shipped):
-    growing = growing_scale(shipped.ddpm.scheduler)
-    rows = {"1 + 24 SNR": shipped.guided(g=24), "s = 3": shipped.guided(3)}
-    for stop in (499, 399, 249):
-        capped = partial(lambda t, stop: growing(max(t, stop)), stop=stop)
-        rows[f"1 + 24 SNR, no growth below t = {stop}"] = Guided(
-            shipped.ddpm, shipped.log_p, capped
+# --- how good are the samples? ---
+
+
+def tuning_guided(path):
+    """Choose g. Only the tuning tables use this seed."""
+    networks = Networks()
+    rows = {f"guided, g = {g}": networks.growing(g) for g in (12, 6, 24, 48, 96)}
+    measure(rows, seed=4, path=path)
+
+
+def tuning_classifier_free(path):
+    """Choose the classifier-free scale. Only the tuning tables use this seed."""
+    networks = Networks()
+    rows = {f"classifier-free, s = {s}": networks.free(s) for s in (1, 1.1, 1.25, 1.5)}
+    measure(rows, seed=4, path=path)
+
+
+def quality(path):
+    networks = Networks()
+    rows = {
+        "guided, growing scale": networks.growing(),
+        "guided, s = 1": networks.guided(1),
+    }
+    measure(rows, n=4_300, split="test", seed=0, path=path)
+
+
+def training_runs(path):
+    """All networks of three training runs, each with 3,800 U-Net steps."""
+    rows = {}
+    for run in (0, 1, 2):
+        networks = Networks(RUNS / str(run))
+        rows[f"guided, run {run}"] = networks.growing()
+        rows[f"guided, s = 1, run {run}"] = networks.guided(1)
+        rows[f"classifier-free, run {run}"] = networks.free()
+    measure(fast(rows), path=path)
+
+
+def training_length(path):
+    shipped = Networks()
+    rows = {}
+    folders = {3_800: RUNS / "0", 11_000: RUNS / "half", 22_000: MODELS}
+    for steps, folder in folders.items():
+        ddpm = load_ddpm(folder / "ddpm_unet.pth")
+        rows[f"unguided, {steps:,} steps"] = NoisePredictor(ddpm)
+        rows[f"guided, {steps:,} steps"] = Guided(
+            ddpm, shipped.log_p, growing_scale(ddpm.scheduler)
         )
-    return fast(rows), {"seed": 2}
+    measure(fast(rows), path=path)
 
 
-def windows(shipped):
-    rows = {}
-    for low, high in ((750, 1000), (500, 1000), (250, 750), (0, 500), (0, 250), (0, 1000)):
-        for name, w, g in (("1 + 24 SNR", 1, 24), ("s = 5", 5, 0)):
-            rows[f"{name}, {low} <= t < {high}"] = shipped.guided(w, g, low=low, high=high)
-    return fast(rows), {"n": 500}
+# --- why is s = 1 not enough? ---
 
 
-def samplers(shipped):
-    method = shipped.guided(g=24)
-    rows = {}
-    for name in ("sde-dpmsolver++", "ddim", "ddpm"):
-        rows[f"{name}, 20 steps"] = partial(sample, method, sampler=name, steps=20)
-    return rows, {"n": 1_000}
+def gradients(networks):
+    """The gradients of the ablations, by name."""
+    ours = partial(gradient, networks.log_p)
+    exact = partial(gradient, Exact(*load_mnist("train"), networks.ddpm.scheduler).log_p)
+    implied = implied_gradient(networks.free())
 
+    def of_next_image(x_t, t, y):
+        return implied(x_t, t, y).roll(-1, dims=0)
 
-def clean_guide(shipped):
-    """Run `python train_classifier.py --max-t 0 --models clean` first."""
-    clean = load_classifier(ROOT / "clean" / "classifier.pth").log_p
-    rows = {}
-    for name, log_p in (("our classifier", shipped.log_p), ("clean classifier", clean)):
-        method = shipped.guided(g=24, log_p=log_p)
-        rows[name] = method
-        rows[f"{name}, at the predicted x_0"] = AtPredictedX0(shipped.ddpm, log_p, method.scale)
-    return fast(rows), {"n": 1_000}
-
-
-def exact_networks(shipped):
-    exact = Exact(*load_mnist("train"), shipped.ddpm.scheduler)
-    rows = {
-        "our guide, our U-Net": shipped.guided(),
-        "exact guide, our U-Net": shipped.guided(log_p=exact.log_p),
-        "our guide, exact denoiser": ExactDenoiser(shipped.ddpm, shipped.log_p, 1, exact),
-        "exact guide, exact denoiser": ExactDenoiser(shipped.ddpm, exact.log_p, 1, exact),
+    return {
+        "ours": ours,
+        "2 x ours": lambda x_t, t, y: 2 * ours(x_t, t, y),
+        "ours, norm at least 1.5 below t = 550": with_norm_at_least(ours, 1.5, below=550),
+        "ours, implied norm": with_norm_of(ours, implied),
+        "ours, implied norm of the next image": with_norm_of(ours, of_next_image),
+        "implied": implied,
+        "ours, exact norm": with_norm_of(ours, exact),
+        "exact": exact,
     }
-    return fast(rows), {"n": 1_000, "seed": 2}
 
 
-def hybrids(shipped):
-    exact = Exact(*load_mnist("train"), shipped.ddpm.scheduler)
+def interventions(path, seed=2):
+    networks = Networks()
     rows = {
-        "our gradient": shipped.guided(),
-        "our direction, exact norm": Hybrid(shipped.ddpm, shipped.log_p, exact.log_p, 1),
-        "exact direction, our norm": Hybrid(shipped.ddpm, exact.log_p, shipped.log_p, 1),
+        name: WithGradient(networks.unguided, grad) for name, grad in gradients(networks).items()
     }
-    return fast(rows), {"n": 1_000, "seed": 2}
+    ours = partial(gradient, networks.log_p)
+    rows["ours, on the classifier-free U-Net"] = WithGradient(networks.free(0), ours)
+    rows["classifier-free, s = 1"] = networks.free(1)
+    measure(fast(rows), seed=seed, path=path)
+
+
+def interventions_again(path):
+    interventions(path, seed=3)
+
+
+def held_out(path, n=1_000):
+    """How much of the U-Net's loss each gradient removes on validation images with their labels.
+
+    The true gradient of log p(y | x_t, t) removes the most, because E[eps | x_t, y] =
+    E[eps | x_t] - sqrt(1 - abar_t) grad log p(y | x_t, t).
+    """
+    networks, (x_0, y) = Networks(), load_mnist("validation")
+    x_0, y, unguided = x_0[:n], y[:n], networks.unguided
+    rows = {name: WithGradient(unguided, grad) for name, grad in gradients(networks).items()}
+    rows["classifier-free, s = 1"] = networks.free(1)
+    table = [{"gradient": name, "n": n} for name in rows]
+    for t in (699, 499, 399, 299, 199, 99):
+        x_t, _, eps = noised_for_validation(networks.ddpm.scheduler, x_0, torch.full((n,), t))
+        before = squared_errors(unguided, x_t, t, y, eps)
+        for row, method in zip(table, rows.values()):
+            removed = (before - squared_errors(method, x_t, t, y, eps)) / before.mean()  # (n,)
+            mean, error = removed.mean().item(), Z * removed.std().item() / n**0.5
+            row |= with_interval(f"removed_{t}", mean, mean - error, mean + error)
+        write_rows(path, table)
+
+
+def squared_errors(method, x_t, t, y, eps, batch_size=100):
+    """The mean squared error of a method for each image of x_t (N, C, H, W): (N,)."""
+    parts = zip(*(values.split(batch_size) for values in (x_t, y, eps)))
+    return torch.cat([(method(x, t, k) - e).square().mean(dim=(1, 2, 3)) for x, k, e in parts])
+
+
+# --- which scale? ---
+
+
+def scales(path):
+    networks = Networks()
+    rows = {f"1 + {g} SNR": networks.growing(g) for g in (12, 6, 24, 48)}
+    rows |= {f"s = {s}": networks.guided(s) for s in (3, 5, 10)}
+    measure(fast(rows), seed=2, path=path)
+
+
+def single_step(path):
+    """DDIM in 20 steps, only one of which is guided, with s = 50."""
+    networks = Networks()
+
+    def only_at(time):
+        return lambda t: 50 if t == time else 0
+
+    rows = {"s = 1 at all steps": networks.guided(1), "unguided": networks.unguided}
+    rows |= {f"t = {t}": networks.guided(only_at(t)) for t in range(999, 0, -100)}
+    measure(fast(rows, "ddim"), n=1_000, seed=2, path=path)
+
+
+def training_data(path):
+    networks = Networks()
+    weak = growing_scale(networks.ddpm.scheduler, 0.25)
+    rows = {
+        "guided, growing scale": networks.growing(),
+        "a quarter of it": networks.guided(weak),
+        "classifier-free": networks.free(),
+    }
+    train_on_samples(fast(rows), path=path)
 
 
 TABLES = {
     table.__name__: table
-    for table in (default, fast_sampler, validation, classifier_free_scales, growth, constants)
-    + (scales, windows, samplers, clean_guide, exact_networks, hybrids)
+    for table in (tuning_guided, tuning_classifier_free, quality, training_runs, training_length)
+    + (interventions, interventions_again, held_out, scales, single_step, training_data)
 }
 
 
 def page_with_tables(text):
-    """Insert the rows of the CSV files into the tables of a page.
-
-    Raises UserError if a file or a column is missing, or if a table would lose rows.
-    """
+    """Fill in the tables of a page from their CSV files. The page names the rows."""
 
     def table(found):
         columns = found["columns"].split()
-        try:
-            with open(ROOT / "results" / found["file"], newline="") as file:
-                rows = list(csv.DictReader(file))
-        except OSError as error:
-            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-        before = found["rows"].count("\n")
-        if len(rows) < before:
-            raise UserError(f"{found['file']} has {len(rows)} rows, but the page has {before}")
-        for column in columns:
-            if not any(column in row for row in rows):
-                raise UserError(f"{found['file']} has no column {column!r}")
-        lines = [f"| {' | '.join(cell(row, column) for column in columns)} |\n" for row in rows]
+        with open(ROOT / "results" / found["file"], newline="") as file:
+            rows = {row[columns[0]]: row for row in csv.DictReader(file)}
+        names = [line.split("|")[1].strip() for line in found["rows"].splitlines()]
+        lines = [f"| {' | '.join(cell(rows[name], key) for key in columns)} |\n" for name in names]
         return found["heading"] + "".join(lines)
 
     return TABLE.sub(table, text)
@@ -193,10 +241,8 @@ def main(argv=None):
     for name in args.tables:
         if name not in TABLES:
             parser.error(f"unknown table {name}; choose from {', '.join(TABLES)}")
-    shipped = Shipped() if args.tables else None
     for name in args.tables:
-        rows, settings = TABLES[name](shipped)
-        measure(rows, **settings, path=ROOT / "results" / f"{name}.csv")
+        TABLES[name](ROOT / "results" / f"{name}.csv")
     for page in PAGES:
         text = page_with_tables(page.read_text())
         with atomic_write(page) as file:

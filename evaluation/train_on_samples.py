@@ -1,14 +1,10 @@
 """Train on samples, test on real images: the classification accuracy score.
 
-    python -m evaluation.train_on_samples    # results/train_on_samples.csv
-
-Ravuri & Vinyals 2019, arXiv 1905.10887: a small network learns from labeled samples, or from as
-many training images, and classifies the real images of the test set. Samples that lack some
-variants of a digit lower the accuracy. `confirmed` is the fraction of labels with which the judge
-agrees.
+Ravuri & Vinyals 2019, arXiv 1905.10887: a small network learns from labeled samples, or from the
+same number of training images, and classifies the real images of the test set. Samples that lack
+some variants of a digit lower the accuracy. `confirmed` is the fraction of labels with which the
+judge agrees.
 """
-
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +16,6 @@ from data import Dataset, from_uint8
 from evaluation.judge import accuracy_of, load_judge
 from evaluation.measures import accuracy_row, balanced_parts
 from evaluation.table import cell, draw, write_rows
-from inference import Guided, growing_scale, load_models, sample
-from support import cli
-from support.files import ROOT
 from support.streams import image_seeds
 
 N = 2_000
@@ -56,9 +49,9 @@ def trained_on(images, labels, num_classes, seed):
 
 
 def train_on_samples(rows, n=N, split="test", seed=0, dataset=None, judge=None, path=None):
-    """Score rows as for `evaluation.table.measure`: a list of dicts, one per row and training seed.
+    """Score rows as for `evaluation.table.measure`: a list of dicts, with one accuracy per seed.
 
-    The first rows are class-balanced training images, as many as there are samples.
+    The first row is class-balanced training images, as many as there are samples.
     """
     dataset, judge = dataset or Dataset(), judge or load_judge()
     num_classes = len(dataset.info["classes"])
@@ -70,29 +63,15 @@ def train_on_samples(rows, n=N, split="test", seed=0, dataset=None, judge=None, 
     table = []
     for name, row in {"training images": lambda y, seeds: of_training, **rows}.items():
         images, _ = draw(row, y, image_seeds(seed, y.tolist()))
-        confirmed = accuracy_of(judge, images, y)
+        columns = {"images": name, "n": len(images), "split": split, "seed": seed}
+        columns["confirmed"] = accuracy_of(judge, images, y)
+        table.append(columns)
         for training_seed in TRAINING_SEEDS:
             network = trained_on(from_uint8(images), y, num_classes, training_seed)
             logits = torch.cat([network(part) for part in real_images.split(500)])
-            row = {"images": name, "n": len(images), "split": split, "seed": seed}
-            row |= {"confirmed": confirmed, "training_seed": training_seed}
-            table.append(row | accuracy_row(logits.argmax(dim=1) == real_labels))
-            print(f"{name}, seed {training_seed}: {cell(table[-1], 'accuracy')}", flush=True)
-            if path:
-                write_rows(path, table)
+            accuracy = f"accuracy_seed_{training_seed}"
+            columns |= accuracy_row(logits.argmax(dim=1) == real_labels, accuracy)
+            print(f"{name}, seed {training_seed}: {cell(columns, accuracy)}", flush=True)
+        if path:
+            write_rows(path, table)
     return table
-
-
-@cli.one_line_errors
-def main(argv=None):
-    cli.ArgumentParser(__doc__).parse_args(argv)
-    ddpm, classifier = load_models()
-    rows = {}
-    for w in (0.25, 1):
-        method = Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler, w))
-        rows[f"w = {w}, g = 24"] = partial(sample, method, sampler="sde-dpmsolver++", steps=20)
-    train_on_samples(rows, path=ROOT / "results" / "train_on_samples.csv")
-
-
-if __name__ == "__main__":
-    main()

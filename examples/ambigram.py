@@ -1,14 +1,17 @@
-"""Digits that read as another digit upside down: the sum of two guides.
+"""Digits that read as another digit when turned upside down: the sum of two guides.
 
-    python -m examples.ambigram    # results/ambigram.png: the pairs that succeed most often
+    python -m examples.ambigram    # results/ambigram.png: a selection
 
 The sum of two guides is not exact at t > 0, but works for about half of the pairs.
 """
+
+import math
 
 import torch
 
 from evaluation.measures import proportion
 from examples.shared import FAST, example, judge_log_p, save_rows
+from examples.when import surprise
 from inference import Guided, growing_scale, sample
 
 N = 10  # per pair
@@ -33,13 +36,13 @@ def main(ddpm, classifier):
     print(f"correct in both orientations: {proportion(right)}")
     print(f"number correct out of {N} (rows: upright digit, columns: upside-down digit):")
     print(right.view(10, 10, N).sum(dim=2))
-    # of the pairs of different digits that succeed most often, the images with the highest p
-    works = (right & (y[:, 0] < y[:, 1])).view(100, N).sum(dim=1)
-    pairs = works.topk(SHOWN).indices.sort().values
-    sure = torch.minimum(upright.gather(1, y[:, :1]), rotated.gather(1, y[:, 1:]))  # (100 N, 1)
-    shown = images[pairs * N + sure.view(100, N).argmax(dim=1)[pairs]]
+    # of each pair of different digits, the correct image that looks most like a digit
+    unusual = surprise(ddpm, images).masked_fill(~right | (y[:, 0] >= y[:, 1]), math.inf)
+    lowest, best = unusual.view(100, N).min(dim=1)
+    pairs = lowest.topk(SHOWN, largest=False).indices.sort().values
+    shown = images[pairs * N + best[pairs]]
     labels = [f"{a}, {b}" for a, b in y[pairs * N].tolist()]
-    rows = {"upright": shown, "turned": shown.flip(2, 3)}
+    rows = {"upright": shown, "upside down": shown.flip(2, 3)}
     save_rows("ambigram", rows, labels, ddpm.unet, classifier)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 from pathlib import Path
 
 import torch
@@ -136,7 +137,9 @@ def remedy(path):
         return "check the name, or train it again"
     if path.resolve().parent == MODELS:
         return "restore it with `git checkout -- models`"
-    return f"train it with `python {SCRIPTS[path.name]} --models {path.parent}`"
+    folder = shlex.quote(str(path.parent))
+    train = f"train it with `python {SCRIPTS[path.name]} --models {folder}`"
+    return f"delete it and {train}" if path.exists() else train
 
 
 def save_tensors(path, content):
@@ -164,11 +167,8 @@ def load_tensors(path, advice=""):
 
 
 def with_missing_keys(content):
-    """Add the keys that are missing from the shipped checkpoints, which earlier versions saved."""
-    if isinstance(content, dict) and "state_dict" in content and "schedule" in content:
+    """Add the keys that are missing from classifier_free.pth, which an earlier version saved."""
+    if isinstance(content, dict) and "state_dict" in content and content.get("schedule"):
         content.setdefault("network", "UNet2DModel")
-        if content["network"] == "Judge":
-            content["schedule"] = None
-        if content["schedule"]:
-            content["schedule"].setdefault("timestep_spacing", "trailing")
+        content["schedule"].setdefault("timestep_spacing", "trailing")
     return content

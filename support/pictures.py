@@ -1,7 +1,4 @@
-"""Images as files: PNG grids, figures, GIF animations, NPZ samples.
-
-Grayscale images are shown as ink on paper: -1, the background of MNIST, is light, and 1 is dark.
-"""
+"""Images as files: PNG grids, figures, GIF animations, NPZ samples."""
 
 import math
 
@@ -16,7 +13,7 @@ from support.files import atomic_write
 PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
 INK, ACCENT = "#222222", "#c8500a"  # colors of figures
 ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
-MAX_FRAMES, COLORS = 20, 64  # of an animation
+MAX_FRAMES, COLORS = 13, 64  # of an animation of grayscale images
 FRAME_MS, LAST_FRAME_MS = 160, 3_000
 DPI = 120
 LABEL_SIZE = 13  # points
@@ -29,8 +26,16 @@ def to_uint8(images):
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
+def as_displayed(images, dataset):
+    """Images (N, C, H, W) in [-1, 1] as uint8: MNIST and its variants as ink on paper.
+
+    Images from a folder keep their colors. `dataset` is `Dataset.info`.
+    """
+    return to_uint8(images) if dataset["kind"] == "folder" else ink_on_paper(images)
+
+
 def ink_on_paper(images):
-    """Images (N, C, H, W) in [-1, 1] as they are displayed: uint8, color images unchanged."""
+    """Grayscale images (N, 1, H, W) in [-1, 1] as uint8: -1 is light, and 1 is dark."""
     if images.shape[1] == 3:
         return to_uint8(images)
     ink = (images.clamp(-1, 1) + 1) / 2
@@ -47,7 +52,7 @@ def gradient_in_colors(grad):
 
 
 def in_colors(values):
-    """Values (N, 1, H, W) in [-1, 1] as uint8 colors from BLUE over PAPER to ORANGE."""
+    """Values (N, 1, H, W) in [-1, 1] as uint8 colors from BLUE through PAPER to ORANGE."""
     orange, blue = (torch.tensor(color).view(3, 1, 1) for color in (ORANGE, BLUE))
     color = torch.where(values > 0, orange, blue)
     return (PAPER + (color - PAPER) * values.abs()).round().to(torch.uint8)
@@ -106,38 +111,38 @@ def save_figure(path, figure, made_from, **settings):
 
 
 def save_animation(path, steps, num_steps, columns, made_from):
-    """Save a GIF of a trajectory: x_t, the predicted x_0, and the applied gradient.
+    """Save a GIF of a trajectory: x_t, the predicted x_0, and the latest gradient.
 
-    It has at most MAX_FRAMES frames and pauses on the last one.
+    It shows at most MAX_FRAMES steps.
 
     Args:
         steps: yields `num_steps` tuples: t, x_t, x_0 (N, C, H, W), and the gradient at x_t or None.
     """
     every = math.ceil(num_steps / MAX_FRAMES)
-    frames = []
+    frames, latest = [], None
     for number, (t, x_t, x_0, grad) in enumerate(steps, start=1):
+        latest = latest if grad is None else grad
         if number % every == 0 or number == num_steps:
-            frames.append(animation_frame(t, x_t, x_0, grad, columns))
+            frames.append(animation_frame(t, x_t, x_0, latest, columns))
     with atomic_write(path) as file:
         write_gif(file, frames, FRAME_MS, comment=made_from.encode())
 
 
 def write_gif(file, frames, frame_ms, **settings):
-    """Write PIL images as a GIF that pauses on the last one; `settings` are passed to PIL."""
-    first, *others = frames
-    durations = [frame_ms] * len(others) + [LAST_FRAME_MS]
-    settings |= {"append_images": others, "duration": durations, "loop": 0}
-    first.save(file, "gif", save_all=True, **settings)
+    """Write PIL images as a GIF; `settings` are passed to PIL.
+
+    The last frame is also the first one, for viewers that do not play animations.
+    """
+    durations = [LAST_FRAME_MS] + [frame_ms] * len(frames)
+    settings |= {"append_images": frames, "duration": durations, "loop": 0}
+    frames[-1].save(file, "gif", save_all=True, **settings)
 
 
 def animation_frame(t, x_t, x_0, grad, columns):
     """A frame of an animation, a PIL image: t, and grids of x_t, x_0, and a gradient or None."""
-    grad = torch.zeros_like(x_t) if grad is None else grad
-    rows = {
-        "noisy image": x_t,
-        "predicted image": x_0,
-        "classifier gradient": gradient_in_colors(grad.cpu()),
-    }
+    rows = {"noisy image": x_t, "predicted image": x_0}
+    if grad is not None:
+        rows["classifier gradient"] = gradient_in_colors(grad.cpu())
     font, line = ImageFont.load_default(18), 30
     grids = {label: grid_image(images.cpu(), columns, pixel=3) for label, images in rows.items()}
     width, height = next(iter(grids.values())).size
@@ -149,13 +154,14 @@ def animation_frame(t, x_t, x_0, grad, columns):
         frame.paste(grid.convert("RGB"), (0, top + line))
     clock = f"t = {t}" if t >= 0 else "done"
     draw.text((frame.width - 8, 4), clock, fill=INK, font=font, anchor="ra")
-    return frame.quantize(COLORS)
+    return frame.quantize(COLORS if x_0.shape[1] == 1 else 256)
 
 
-def save_npz(path, images, labels):
+def save_npz(path, images, labels, classes):
     """Save images (N, C, H, W) in [-1, 1] and labels (N,) in openai/guided-diffusion's format.
 
-    `arr_0` is uint8 (N, H, W, C), `arr_1` int64 (N,).
+    `arr_0` is uint8 (N, H, W, C), `arr_1` int64 (N,); `classes` are the names of the labels.
     """
+    pixels = to_uint8(images).permute(0, 2, 3, 1).numpy()
     with atomic_write(path) as file:
-        np.savez(file, to_uint8(images).permute(0, 2, 3, 1).numpy(), labels.numpy())
+        np.savez(file, pixels, labels.numpy(), classes=np.array(classes))

@@ -20,7 +20,7 @@ def generator(seed, purpose, *numbers):
 
 
 def image_seeds(seed, labels):
-    """A list of one seed per image, which depends on its label and its index within the label.
+    """One seed per image, which depends on its label and on its index among images of that label.
 
     So an image keeps its noise when other classes are added or removed. The seeds have 32 bits:
     the probability that two of 4,300 images share their noise is 0.2%.

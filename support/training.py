@@ -129,7 +129,7 @@ class Run:
             theirs = state["settings"]
             differ = [name for name in self.settings if theirs.get(name) != self.settings[name]]
             raise UserError(
-                f"{self.state_path} was started with different settings: {', '.join(differ)}"
+                f"{self.state_path} belongs to a run with different settings: {', '.join(differ)}"
             )
         self.start -= state["seconds"]
         self.step, self.history, self.order = state["step"], state["history"], state["order"]
@@ -157,7 +157,11 @@ def add_training_flags(parser, steps, batch_size, lr):
     add("--steps", type=number(int, 1), default=steps, help="optimizer steps")
     add("--batch-size", type=number(int, 1), default=batch_size, help="images per step")
     add("--lr", type=number(float, 0), default=lr, help="peak learning rate")
-    add("--resume", action="store_true", help="resume an interrupted run")
+    add(
+        "--resume",
+        action="store_true",
+        help="resume an interrupted run from its last saved state",
+    )
     add_run_flags(parser)
 
 

@@ -1,6 +1,7 @@
 """The examples draw what they say, with few images and steps, into a temporary folder."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ import inference
 from data import Dataset
 from evaluation import measures, table
 from examples import ambigram, inpainting, my_guide, not_a_digit, same_noise, shared
-from examples import stock_diffusers
+from examples import stock_diffusers, when
 from examples.shared import read, save_rows
-from inference import load_models, sample
+from inference import Guided, growing_scale, load_models, sample, trajectory
 
 
 @pytest.fixture
@@ -76,3 +77,30 @@ def test_the_ddpm_can_be_exported_to_diffusers_and_guided_there(run, tmp_path, m
     assert torch.equal(unguided, sample(method, None, range(8), "sde-dpmsolver++", 20))
     for images, target in ((thin, 0.07), (thick, 0.2)):
         assert (stock_diffusers.mean_intensity(images) - target).abs().mean() < 0.03
+
+
+def test_a_push_window_guides_in_its_steps_only(monkeypatch):
+    """Each image has its own window, digit, and noise."""
+    ddpm, classifier = load_models()
+    method = when.PushWindow(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
+    cases = [(0, 0, 20, 3), (1, 0, 0, 3), (2, 3, 9, 5)]  # noise, first step, end, digit
+    y = torch.tensor([(digit, first, end) for _, first, end, digit in cases])
+    images = when.pushed_images(method, [case[0] for case in cases], y)
+    for image, (number, first, end, digit) in zip(images, cases):
+        noise = when.page_noise(number, 21).unsqueeze(1).unbind()
+        monkeypatch.setattr(inference, "gaussian_noise", Mock(side_effect=noise))
+        window = {"low": 999 - 50 * (end - 1), "high": 1000 - 50 * first}
+        scale = growing_scale(ddpm.scheduler, **window) if end else 0
+        guided = Guided(ddpm, classifier.log_p, scale)
+        *_, (_, x, _) = trajectory(guided, [digit], [0], "sde-dpmsolver++", 20)
+        torch.testing.assert_close(image, x[0].clamp(-1, 1), atol=1e-4, rtol=0)
+
+
+def test_the_map_can_be_drawn_and_averaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(when, "WINDOWS", when.WINDOWS[:3])
+    monkeypatch.setattr(when, "most_surprise", lambda *networks: 0.2)
+    for number, flags in enumerate((["--noise", "3", "--digit", "7"], ["--average", "1"])):
+        path = tmp_path / f"{number}.png"
+        when.main([*flags, "--output", str(path)])
+        settings = json.loads(Image.open(path).info["provenance"])["settings"]
+        assert settings["average"] == (1 if number else None)

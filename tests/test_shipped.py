@@ -50,8 +50,6 @@ def test_each_picture_was_made_by_the_shipped_weights():
     hashes = {path.name: sha256(path) for path in (ROOT / "models").glob("*.pth")}
     pictures = [*ROOT.glob("*.png"), *ROOT.glob("results/*.png"), *ROOT.glob("results/*.gif")]
     for path in pictures:
-        if path.name == "fashion.png":
-            continue  # its networks are not included
         info = Image.open(path).info
         made_from = json.loads(info["comment" if path.suffix == ".gif" else "provenance"])
         for name, digest in made_from["sha256"].items():
@@ -61,6 +59,15 @@ def test_each_picture_was_made_by_the_shipped_weights():
 def test_the_tables_of_the_pages_are_those_of_the_csv_files():
     for page in tables.PAGES:  # else: python -m evaluation.tables
         assert tables.page_with_tables(page.read_text()) == page.read_text()
+
+
+@pytest.mark.parametrize("script", ["train_classifier.py", "train_ddpm.py"])
+def test_the_readme_states_the_minutes_that_the_checkpoint_records(script):
+    [[name, minutes]] = re.findall(
+        rf"`python {script}`.*`models/(\S+)`.* (\d+) min", README.read_text()
+    )
+    seconds = torch.load(ROOT / "models" / name)["training"]["seconds"]
+    assert int(minutes) == round(seconds / 60)
 
 
 # --- what the pages mention exists ---

@@ -103,10 +103,11 @@ def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     drawing = ["--steps", 2, "--npz", npz, "--gif", gif, "--num-samples", 40]
     drawing += ["--guidance-scale", 0, 1]
     run(inference, *drawing, "--digits", "ring", "bar", "dot")
-    images, labels = np.load(npz).values()
+    images, labels, classes = (np.load(npz)[key] for key in ("arr_0", "arr_1", "classes"))
+    assert classes.tolist() == ["bar", "dot", "ring"]
     assert images.shape == (120, 32, 32, 3) and labels[::40].tolist() == [2, 0, 1]
     grid = np.asarray(Image.open(models / "guided_output.png"))
-    assert grid.ndim == 3 and Image.open(gif).n_frames == 2
+    assert grid.ndim == 3 and Image.open(gif).n_frames == 3
 
     methods = ["--method", "guided", "classifier_free", "--samples", npz]
     shutil.move(shapes, tmp_path / "moved")

@@ -3,6 +3,7 @@
 Mixing in a tensor from another device, or reading a value back, raises an error.
 """
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +17,8 @@ from classifier import Classifier
 from diffusion import SCHEDULE, make_unet
 from evaluation import judge
 from evaluation.classifier_free import ClassifierFree, classifier_free_loss
-from evaluation.methods import AtPredictedX0, Exact, ExactDenoiser, Hybrid
-from inference import SAMPLERS, Guided, NoisePredictor, growing_scale, trajectory
+from evaluation.methods import WithGradient, implied_gradient, with_norm_of
+from inference import SAMPLERS, Guided, NoisePredictor, gradient, growing_scale, trajectory
 from support.training import Run
 
 META = torch.device("meta")
@@ -32,15 +33,14 @@ def meta_ddpm(num_class_embeds=None, **schedule):
 
 DDPM = meta_ddpm()
 LOG_P = Classifier(8).eval().requires_grad_(False).to(META).log_p
-EXACT = Exact(torch.zeros(5, *SHAPE), torch.arange(5), SCHEDULER, META)
+FREE = ClassifierFree(meta_ddpm(11))
+HYBRID = with_norm_of(partial(gradient, LOG_P), implied_gradient(FREE))
 METHODS = {
     "unguided": NoisePredictor(DDPM),
     "guided": Guided(DDPM, LOG_P, growing_scale(SCHEDULER)),
     "guided v": Guided(meta_ddpm(prediction_type="v_prediction"), LOG_P, 5),
-    "classifier-free": ClassifierFree(meta_ddpm(11)),
-    "at predicted x_0": AtPredictedX0(DDPM, LOG_P, 1),
-    "exact denoiser": ExactDenoiser(DDPM, EXACT.log_p, 1, EXACT),
-    "hybrid": Hybrid(DDPM, LOG_P, EXACT.log_p, 1),
+    "classifier-free": FREE,
+    "ours, implied norm": WithGradient(NoisePredictor(DDPM), HYBRID),
 }
 
 

@@ -1,5 +1,6 @@
 """The ablations, and ADM's Algorithm 1 compared with equation (14)."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -7,11 +8,11 @@ import torch
 from conftest import ABAR, IMAGE_SHAPE, abar, fake_ddpm
 from diffusers import DDPMScheduler
 
-from diffusion import END, SCHEDULE, clipped_noise, ddpm_step, predicted_x_0, sampling_times
-from evaluation.gradient_norms import compare, fitted_growth
-from evaluation.methods import AtPredictedX0, Exact, ExactDenoiser, Hybrid
-from inference import Guided
-from support.cli import UserError
+from diffusion import END, SCHEDULE, ddpm_step, predicted_image, predicted_x_0, sampling_times
+from evaluation.classifier_free import ClassifierFree
+from evaluation.methods import Exact, WithGradient, implied_gradient, with_norm_at_least
+from evaluation.methods import with_norm_of
+from inference import Guided, NoisePredictor, gradient
 
 Y = torch.arange(3)
 DDPM = fake_ddpm(lambda x_t, t: 0.5 * x_t)  # some of the predicted x_0 is clipped, some is not
@@ -51,36 +52,57 @@ def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
 
 
 def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
-    """x_0 is k x_t, so the gradient is k times that at x_0 and t = 0, or 0 where x_0 is clipped."""
+    """x_0 is k x_t, so the gradient is k times that at x_0, or 0 where x_0 is clipped."""
     t = 400
     k = (1 - 0.5 * (1 - abar(t)).sqrt()) / abar(t).sqrt()
     x_0 = torch.randn(3, *IMAGE_SHAPE).clamp(-1.5, 1.5)
-    x_t = x_0 / k
-    grad = k * (x_0.abs() < 1) * grad_by_hand(x_0, 0)
-    eps_hat = AtPredictedX0(DDPM, log_p, 2.0)(x_t, t, Y)
-    expected = clipped_noise(x_t, 0.5 * x_t, abar(t)) - 2 * (1 - abar(t)).sqrt() * grad
-    torch.testing.assert_close(eps_hat, expected, atol=1e-3, rtol=1e-3)
+
+    def of_x_0(x_t, t, y):
+        return log_p(predicted_image(DDPM, x_t, t), torch.zeros_like(t), y)
+
+    expected = k * (x_0.abs() < 1) * grad_by_hand(x_0, 0)
+    found = gradient(of_x_0, x_0 / k, t, Y)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_hybrid_combines_the_direction_and_norm_of_two_guides_per_image():
-    """Here, the other gradient points the other way and is five times as long, or 0."""
-    x_t, t = torch.randn(3, *IMAGE_SHAPE), 600
+def test_with_our_own_gradient_the_ablations_are_classifier_guidance():
+    x_t, t, ours = torch.randn(3, *IMAGE_SHAPE), 600, partial(gradient, log_p)
+    found = WithGradient(NoisePredictor(DDPM), ours, 2)(x_t, t, Y)
+    torch.testing.assert_close(found, Guided(DDPM, log_p, 2)(x_t, t, Y))
+
+
+def test_the_norm_of_a_gradient_is_replaced_or_raised_per_image():
+    x_t, t, ours = torch.randn(3, *IMAGE_SHAPE), 600, partial(gradient, log_p)
     x_t[2] = 0.1  # its gradient has another norm
+    grad, factor = grad_by_hand(x_t, t), torch.tensor([5.0, 0.0, 5.0]).view(3, 1, 1, 1)
 
     def other(x, t, y):
-        return torch.tensor([-5, 0, -5]) * log_p(x, t, y)
+        return -factor * grad
 
-    eps, push = clipped_noise(x_t, 0.5 * x_t, abar(t)), (1 - abar(t)).sqrt() * grad_by_hand(x_t, t)
-    factor = torch.tensor([5.0, 0.0, 5.0]).view(3, 1, 1, 1)
-    for method, expected in (
-        (Hybrid(DDPM, log_p, other, 2.0), eps - 2 * factor * push),
-        (Hybrid(DDPM, other, log_p, 2.0), eps + 2 * (factor > 0) * push),
-    ):
-        torch.testing.assert_close(method(x_t, t, Y), expected, atol=1e-3, rtol=1e-3)
+    found = with_norm_of(ours, other)(x_t, t, Y)
+    torch.testing.assert_close(found, factor * grad, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(with_norm_of(other, ours)(x_t, t, Y), -grad * (factor > 0))
+    norms = grad.flatten(1).norm(dim=1)
+    lowest = norms.median().item()
+    raised = with_norm_at_least(ours, lowest, below=700)(x_t, t, Y)
+    torch.testing.assert_close(raised.flatten(1).norm(dim=1), norms.clamp(min=lowest))
+    torch.testing.assert_close(with_norm_at_least(ours, lowest, below=600)(x_t, t, Y), grad)
+
+
+def test_a_classifier_free_network_with_its_implied_gradient_is_conditional():
+    """Unguided eps plus the implied gradient is the conditional eps."""
+    ddpm = fake_ddpm(
+        lambda x_t, t, y: 0.1 * (1 + y.view(-1, 1, 1, 1)) * x_t,
+        num_class_embeds=4,
+        clip_sample=False,
+    )
+    x_t, free = torch.randn(3, *IMAGE_SHAPE), ClassifierFree(ddpm, 0)
+    found = WithGradient(free, implied_gradient(free))(x_t, 600, Y)
+    torch.testing.assert_close(found, ClassifierFree(ddpm, 1)(x_t, 600, Y))
 
 
 @pytest.mark.parametrize("t", [100, 500, 900])
-def test_the_exact_networks_follow_bayes_rule_over_the_training_images(t):
+def test_the_exact_classifier_follows_bayes_rule_over_the_training_images(t):
     """In float64, with the densities of DDPM (4) written out."""
     images, labels = torch.randn(30, *IMAGE_SHAPE), torch.arange(30) % 3
     y, x_t, times = torch.tensor([0, 1, 2, 2]), torch.randn(4, *IMAGE_SHAPE), torch.full((4,), t)
@@ -88,30 +110,6 @@ def test_the_exact_networks_follow_bayes_rule_over_the_training_images(t):
     error = x_t[:, None].double() - a.sqrt() * images.double()
     p = (-error.square().sum(dim=(2, 3, 4)) / (2 * (1 - a))).softmax(dim=1)  # of each x_0
     log_p_y = torch.stack([p[k, labels == y[k]].sum() for k in range(4)]).log().float()
-    mean = (p @ images.flatten(1).double()).view_as(x_t).float()
-    exact = Exact(images, labels, DDPMScheduler(**SCHEDULE))
     possible = log_p_y > -80  # elsewhere float32 rounds log p(x_t | x_0) too coarsely
-    found = exact.log_p(x_t, times, y)
+    found = Exact(images, labels, DDPMScheduler(**SCHEDULE)).log_p(x_t, times, y)
     torch.testing.assert_close(found[possible], log_p_y[possible], atol=1e-2, rtol=1e-3)
-    torch.testing.assert_close(exact.denoised(x_t, times), mean, atol=1e-3, rtol=0)
-    eps = (x_t - abar(t).sqrt() * mean) / (1 - abar(t)).sqrt()
-    found = ExactDenoiser(DDPM, log_p, 1, exact).eps(x_t, t)
-    torch.testing.assert_close(found, eps, atol=1e-3, rtol=1e-3)
-
-
-def test_two_guides_are_compared_in_log_p_norm_and_direction():
-    """One is three times the other, and so is the norm of its gradient."""
-    x_t, t = torch.randn(3, *IMAGE_SHAPE), 400
-    found = compare(log_p, lambda *inputs: 3 * log_p(*inputs), x_t, t, Y)
-    expected = log_p(x_t, torch.full((3,), t), Y)
-    torch.testing.assert_close(found["log_p_ours"], expected)
-    torch.testing.assert_close(found["log_p_exact"], 3 * expected)
-    torch.testing.assert_close(found["ratio"], torch.full((3,), 3.0))
-    torch.testing.assert_close(found["cosine"], torch.ones(3))
-
-
-def test_the_growth_is_recovered_from_the_ratios():
-    snrs = [0.01, 0.1, 1.0, 10.0]
-    assert fitted_growth(snrs, [1 + 6 * x for x in snrs]) == pytest.approx(6, abs=0.1)
-    with pytest.raises(UserError, match="cannot fit"):
-        fitted_growth(snrs, [0.0, 1, 2, 3])

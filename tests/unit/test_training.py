@@ -17,7 +17,7 @@ from diffusion import SCHEDULE, make_unet, noised_for_validation, training_targe
 from evaluation import classifier_free, judge
 from inference import Guided, NoisePredictor, growing_scale, load_models, sample
 from support import training
-from support.files import save_checkpoint
+from support.files import MODELS, save_checkpoint
 from support.training import Run
 
 SCRIPTS = {
@@ -49,14 +49,18 @@ def by_sgd(monkeypatch):
     monkeypatch.setattr(train_classifier, "get_cosine_schedule_with_warmup", constant)
 
 
-def batches_by_hand(steps, max_t=999):
+def batches_by_hand(steps, timesteps):
     """The training data of each step, from torch's generator: x_t, t, eps, x_0, y."""
     order = torch.randperm(64)
     for step in range(steps):
         index = order[16 * step : 16 * (step + 1)]
-        t, eps = torch.randint(max_t + 1, (16,)), torch.randn(16, 1, 28, 28)
+        t, eps = timesteps(), torch.randn(16, 1, 28, 28)
         x_0 = IMAGES[index]
         yield abar(t).sqrt() * x_0 + (1 - abar(t)).sqrt() * eps, t, eps, x_0, LABELS[index]
+
+
+def unet_timesteps():
+    return train_ddpm.training_timesteps(16, 1000)
 
 
 class Multiple(nn.Linear):
@@ -71,6 +75,15 @@ class Multiple(nn.Linear):
     def forward(self, x_t, t, labels=None):
         self.labels_seen.append(labels)
         return SimpleNamespace(sample=self.weight * x_t)
+
+
+def test_half_of_the_timesteps_are_uniform_and_half_are_from_the_middle():
+    t = train_ddpm.training_timesteps(1_000_000, 1000)
+    middle = (t >= 150) & (t < 550)
+    assert middle.float().mean() == pytest.approx(0.5 + 0.5 * 0.4, abs=0.01)
+    for part in (t[middle], t[~middle]):  # each value about equally often
+        counts = part.bincount()[part.unique()]
+        assert len(counts) in (400, 600) and counts.min() > 0.6 * counts.max()
 
 
 @pytest.mark.usefixtures("by_sgd")
@@ -89,7 +102,7 @@ def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type):
     where = GRAY, tmp_path / "w.pth"
     run = train_ddpm.train(SimpleNamespace(**FLAGS), *where, network, scheduler, validate)
     torch.manual_seed(1)
-    for step, (x_t, t, eps, x_0, _) in enumerate(batches_by_hand(3)):
+    for step, (x_t, t, eps, x_0, _) in enumerate(batches_by_hand(3, unet_timesteps)):
         target = scheduler.get_velocity(x_0, eps, t) if prediction_type != "epsilon" else eps
         error = a * x_t - target
         assert run.losses[step].item() == pytest.approx(error.square().mean().item())  # L_simple
@@ -108,7 +121,7 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
 
     network = OfMeanAndT(2, 2)
     torch.manual_seed(1)
-    x_t, t, _, _, y = next(batches_by_hand(1, max_t=500))
+    x_t, t, _, _, y = next(batches_by_hand(1, lambda: torch.randint(501, (16,))))
     loss = F.cross_entropy(network(x_t, t), y)
     grads = torch.autograd.grad(loss, list(network.parameters()))
     expected = [p - 0.1 * grad for p, grad in zip(network.parameters(), grads)]  # not clipped
@@ -129,7 +142,7 @@ def test_the_classifier_free_network_drops_a_tenth_of_its_labels():
         torch.manual_seed(step)
         loss = classifier_free.classifier_free_loss(network, SCHEDULER, x_0, y)
         torch.manual_seed(step)
-        t, eps = torch.randint(1000, (16,)), torch.randn_like(x_0)
+        t, eps = unet_timesteps(), torch.randn_like(x_0)
         error = network.weight * SCHEDULER.add_noise(x_0, eps, t) - eps
         assert loss.item() == pytest.approx(error.square().mean().item())
         told = network.labels_seen[-1]
@@ -171,7 +184,7 @@ def test_the_validation_losses_are_over_all_timesteps_and_over_the_middle():
     unet = Multiple()
     unet.weight.data.zero_()
     _, t, eps = noised_for_validation(SCHEDULER, IMAGES)
-    middle = eps[(t >= 350) & (t < 550)]
+    middle = eps[(t >= 150) & (t < 550)]
     expected = eps.square().mean().item(), middle.square().mean().item()
     assert train_ddpm.validation_losses(unet, SCHEDULER, IMAGES, 10) == pytest.approx(expected)
     assert sorted(t.tolist()) == [1000 * k // 64 for k in range(64)]
@@ -265,6 +278,23 @@ def tiny(tmp_path_factory, short):
     for name in SCRIPTS:
         train(name, folder)
     return folder
+
+
+def structure(value):
+    """A nested dict with its numbers and tensors replaced by their types."""
+    return {k: structure(v) for k, v in value.items()} if isinstance(value, dict) else type(value)
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "classifier_free"])
+def test_the_shipped_checkpoint_was_written_by_this_code_with_its_defaults(tiny, name):
+    shipped, trained = (torch.load(folder / f"{name}.pth") for folder in (MODELS, tiny))
+    assert structure(shipped) == structure(trained)
+    for settings in ("config", "schedule", "dataset"):
+        assert shipped[settings] == trained[settings]
+    script, training = SCRIPTS[name], shipped["training"]
+    sizes = script if hasattr(script, "BATCH_SIZE") else train_ddpm
+    assert (training["steps"], training["seed"]) == (script.STEPS, 0)
+    assert (training["batch_size"], training["lr"]) == (sizes.BATCH_SIZE, sizes.LEARNING_RATE)
 
 
 def test_a_trial_writes_only_to_its_folder(tiny):
