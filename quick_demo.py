@@ -46,6 +46,16 @@ def read(images):
     return labels[torch.cdist(images.flatten(1), train.flatten(1)).argmin(dim=1)]
 
 
+def ddim_path(x_t, predict_noise, y):
+    """Sample from noise x_t (B, 1, 28, 28) by DDIM in 20 steps: a list of (t, x_t, x_0)."""
+    path, t = [], times[0]
+    steps = first_order(ddim_step, lambda x, t: predict_noise(x, t, y), abar, x_t, times, None)
+    for u, x_u, x_0 in steps:
+        path.append((t, x_t, x_0))
+        t, x_t = u, x_u
+    return path
+
+
 # --- pictures ---
 
 
@@ -328,19 +338,10 @@ def yours_or_ours(reverse, gradient, guided):
         return reverse, gradient, guided
     print("From here on, the notebook uses our reverse, gradient, and guided.")
 
-    def our_reverse(x_t, predict_noise, y):
-        path, t = [], times[0]
-        steps = first_order(ddim_step, lambda x, t: predict_noise(x, t, y), abar, x_t, times, None)
-        for u, x_u, x_0 in steps:
-            path.append((t, x_t, x_0))
-            t, x_t = u, x_u
-        return path
-
     def our_guided(x_t, t, y, s=5.0):
-        shift = (1 - abar[t]).sqrt() * our_gradient(classifier.log_p, x_t, t, y)
-        return unguided(x_t, t, y) - s * shift
+        return Guided(ddpm, classifier.log_p, s)(x_t, t, y)
 
-    return our_reverse, lambda *inputs: our_gradient(classifier.log_p, *inputs), our_guided
+    return ddim_path, lambda *inputs: our_gradient(classifier.log_p, *inputs), our_guided
 
 
 def check_guide(log_p):

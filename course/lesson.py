@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
 import quick_demo
-from diffusion import END, add_noise, clipped_noise, ddim_step, predicted_x_0, sampling_times
+from diffusion import add_noise, clipped_noise, predicted_x_0
 from examples.shared import read
-from inference import Guided, NoisePredictor, first_order, gradient
+from inference import Guided, NoisePredictor, gradient
 from quick_demo import BACKGROUND
 from support.pictures import BLUE, ORANGE
 
@@ -60,23 +60,9 @@ def largest_difference(a, b):
     return (a.double() - b.double()).abs().max().item()
 
 
-def times_of(method):
-    """Twenty decreasing timesteps, and `END`."""
-    return [*sampling_times(len(method.abar) - 1, 20), END]
-
-
 def path_of(method, x_t, y):
     """Sample from noise x_t (B, C, H, W) by DDIM in 20 steps: a list of (t, x_t, x_0)."""
-    times = times_of(method)
-
-    def predict_noise(x_t, t):
-        return method(x_t, t, y)
-
-    path, t = [], times[0]
-    for u, x_u, x_0 in first_order(ddim_step, predict_noise, method.abar, x_t, times, None):
-        path.append((t, x_t, x_0))
-        t, x_t = u, x_u
-    return path
+    return quick_demo.ddim_path(x_t, method, y)
 
 
 def checked_path(name, yours, ours, mistakes=()):
@@ -93,7 +79,7 @@ def checked_path(name, yours, ours, mistakes=()):
 
 def loop_mistakes(method, x_t, y):
     """Common mistakes in the loop: description -> a function that samples with it."""
-    abar, times = method.abar, times_of(method)
+    abar, times = method.abar, quick_demo.times
     unguided = NoisePredictor(method.ddpm)
     unclipped = Guided(method.ddpm, method.log_p, method.scale)
     unclipped.limit = math.inf
