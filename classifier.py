@@ -3,8 +3,8 @@
 Its gradient guides the sampling (Dhariwal & Nichol 2021, "ADM", section 4), which puts three
 demands on the network:
 
-- Its features depend on t: an embedding of t scales and shifts them in every block. Added only to
-  the last layer, t would merely shift the logits.
+- Its features depend on t: an embedding of t scales and shifts them in every block. If t entered
+  only at the last layer, it would merely shift the logits.
 - It is smooth: SiLU, strided convolutions, and GroupNorm. With BatchNorm in train mode, the
   gradient for one image would depend on the rest of the batch.
 - It is small, because it runs forward and backward at every guided step.

@@ -36,8 +36,8 @@ class Dataset:
 
     Attributes:
         splits: "train", "validation", "test" -> images uint8 (N, C, H, W), labels int64 (N,).
-        info: dict that checkpoints record: kind, name, classes, shape. The name of a folder is a
-            hash of its training images and labels.
+        info: dict saved in checkpoints: kind, name, classes, shape. For a folder, the name is a
+            hash of the training images and labels.
 
     Raises UserError if the data is missing or corrupted, or the images cannot be used.
     """

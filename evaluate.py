@@ -1,4 +1,4 @@
-"""Evaluate the shipped methods, or a file of samples, with a judge that is never used for guidance.
+"""Evaluate built-in methods, or a file of samples, with a judge that is never used for guidance.
 
     python evaluate.py --n 500                                  # a quick look; default n = 2,000
     python evaluate.py --guidance-scale 1 3 --sampler ddim      # constant scales
@@ -7,8 +7,8 @@
 
 Accuracy is the fraction of samples that the judge classifies as the target digit. Frechet distance,
 precision, and recall compare the samples with half of the real images of --split, in the judge's
-feature space. The other half is a row for comparison; with --split test, so are the validation
-images. Changes are relative to the first sampled row.
+feature space. The other half has its own row for comparison, as do the validation images with
+--split test. In the CSV file, changes are relative to the first sampled row.
 
 Choose settings with the default split and seed; report results with `--split test --seed 0`. To
 measure your own guide, sampler, scale, or method, call `measure` in evaluation/table.py.

@@ -137,7 +137,7 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
     if not times or not all(t > u for t, u in pairwise([T, *times, END])):
         raise UserError(f"steps must be 1 to {T}, or decreasing timesteps below {T}, got {steps}")
     if not all(0 <= seed < 2**32 for seed in seeds):
-        raise UserError("seeds must be 0 to 2**32 - 1, because torch's CPU generator has 32 bits")
+        raise UserError("seeds must be 0 to 2**32 - 1: torch's CPU generator uses 32-bit seeds")
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     y = None if y is None else torch.as_tensor(y).to(method.device)
 
@@ -242,7 +242,7 @@ def parse_args(argv):
     positive = cli.number(int, 1)
     add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all'")
     add("--num-samples", type=positive, default=8, help="images per digit")
-    scale_help = "constant s; one row for each, same noise (default: the growing scale)"
+    scale_help = "constant scales, one row each, from the same noise (default: the growing scale)"
     scale = cli.number(float, 0)
     add("--guidance-scale", type=scale, nargs="+", metavar="S", help=scale_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
@@ -292,7 +292,7 @@ def main(argv=None):
 
 
 def with_push(method, y, steps):
-    """Add to each step the push that the next one applies, or None: (u, x_u, x_0, push)."""
+    """Add to each step the gradient that the next one uses, or None: (u, x_u, x_0, grad)."""
     for u, x_u, x_0 in steps:
         apply = u != END and method.scale(u) != 0
         yield u, x_u, x_0, gradient(method.log_p, x_u, u, y.to(x_u.device)) if apply else None

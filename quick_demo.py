@@ -35,7 +35,7 @@ def noise(n, seed=2):
 
 
 def real(digit):
-    """A digit of MNIST that no network was trained on: (1, 1, 28, 28) in [-1, 1]."""
+    """An MNIST digit that no network was trained on: (1, 1, 28, 28) in [-1, 1]."""
     images, labels = load_mnist("validation")
     return images[labels == digit][:1]
 
@@ -68,7 +68,7 @@ def same_noise():
 def show(rows, columns=(), target=None, read=read):
     """Draw rows of images, name -> (N, 1, H, H) in [-1, 1]; `columns` are labels above.
 
-    With target digits (N,), a red frame marks the images in which `read` finds another digit.
+    With target digits (N,), a red frame marks the images that `read` classifies as another digit.
     """
     rows = {name: images.detach() for name, images in rows.items() if images is not None}
     if not rows:
@@ -80,7 +80,7 @@ def show(rows, columns=(), target=None, read=read):
     axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.xaxis.tick_top()
     pitch = size + 2  # pixels from one image to the next
-    names = [str(label) for label in columns], list(rows)
+    names = [f"{label}" for label in columns], list(rows)
     for set_ticks, labels in zip((axes.set_xticks, axes.set_yticks), names):
         set_ticks([pitch * (i + 0.5) for i in range(len(labels))], labels, fontsize=11, color=INK)
     if target is not None:
@@ -163,7 +163,7 @@ def film(path, gradient, y):
         grad = gradient(x_t, t, y)
         frames.append(animation_frame(t, x_t, x_0.detach(), grad, len(x_t)))
     end = path[-1][2].detach()
-    animate([*frames, animation_frame(END, end, end, grad, len(end))])
+    animate([*frames, animation_frame(END, end, end, torch.zeros_like(end), len(end))])
 
 
 def animate(frames):
@@ -183,7 +183,7 @@ def plot_steps(title, values, **others):
     figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained", facecolor=BACKGROUND)
     axes.set_facecolor(BACKGROUND)
     axes.plot(list(values), list(values.values()), "o-", color=INK)
-    for (label, value), style in zip(others.items(), ("--", ":")):
+    for (label, value), style in zip(others.items(), ("--", ":", "-.")):
         axes.axhline(value, color="0.5", linestyle=style)
         axes.text(0, value, label, va="bottom", ha="right", color="0.4")
     axes.set(xlim=(1020, -20), xlabel="t: less noise to the right", title=title)
@@ -192,7 +192,7 @@ def plot_steps(title, values, **others):
     plt.show()
 
 
-# --- answer checks: a common mistake is named ---
+# --- answer checks, which recognize common mistakes ---
 
 
 def answer(function, *inputs):
@@ -210,7 +210,7 @@ def answer(function, *inputs):
             print(f"{name} raises {type(error).__name__}{where}: {error}")
         return None
     if result is None or result is ...:
-        print(f"{name} is still empty.")
+        print(f"{name} returns nothing: it is still empty, or `return` is missing.")
         return None
     return result
 
@@ -226,7 +226,7 @@ def matches(a, b):
 
 
 def check_reverse(reverse):
-    """Check the loop of the notebook, step by step; returns whether it may be used."""
+    """Check the loop of the notebook, step by step. Returns whether the notebook can use it."""
     x_t, y = noise(10), digits
     path = answer(reverse, x_t, unguided, y)
     if path is None:
@@ -276,7 +276,7 @@ def is_fresh_noise(x_u, x_0, abar_u, root):
 
 
 def mistake(what, yours, known):
-    """Print which known mistake an answer is; returns False."""
+    """Print which known mistake an answer matches. Returns False."""
     for name, wrong in known.items():
         if matches(yours, wrong):
             print(f"Not yet: {what} is wrong. It looks as if {name}.")
@@ -293,6 +293,9 @@ def check_guidance(gradient, guided, s=5.0):
         grad = our_gradient(classifier.log_p, x_t, t, y)
         yours = answer(gradient, x_t, t, y)
         if yours is None:
+            return False
+        if isinstance(yours, tuple):
+            print("Not yet: torch.autograd.grad returns a tuple; take its first element with [0].")
             return False
         if not matches(yours, grad):
             p = classifier.log_p(x_t, torch.full((10,), t), y).exp().detach().view(-1, 1, 1, 1)

@@ -73,7 +73,7 @@ def train(args, dataset, checkpoint, classifier, scheduler, validate):
 
 @torch.no_grad()
 def predict_noised(classifier, scheduler, x_0, t=None, batch_size=500):
-    """p(y | x_t, t) (N, K) for images x_0 (N, C, H, W) noised to t (N,), and t.
+    """Add noise to images x_0 (N, C, H, W) and classify them: p(y | x_t, t) (N, K), and t (N,).
 
     See `noised_for_validation`.
     """

@@ -64,7 +64,7 @@ def train(args, dataset, checkpoint, unet, scheduler, validate, loss_of=ddpm_los
 
     Args:
         validate: called as validate(run), while the U-Net has its averaged weights, in eval mode.
-        loss_of: (unet, scheduler, x_0, y) -> loss, which draws from torch's CPU generator.
+        loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
     """
     optimizer = torch.optim.AdamW(
         unet.parameters(), args.lr, ADAM_BETAS, weight_decay=0.0, fused=True

@@ -25,7 +25,9 @@ show = partial(quick_demo.show, read=read)  # the judge reads the digits
 
 
 def verdict(name, yours, ours, mistakes=(), tolerance=1e-3):
-    """Print whether an answer is correct and, if not, which common mistake it is.
+    """Print whether an answer is correct and, if not, which common mistake it matches.
+
+    Returns whether it is correct.
 
     Args:
         yours, ours: tensors, or anything that can be converted to one; `yours` is None if empty.
@@ -33,24 +35,25 @@ def verdict(name, yours, ours, mistakes=(), tolerance=1e-3):
     """
     if yours is None:
         print(f"{name}: nothing to compare yet.")
-        return
+        return False
     try:
         yours, ours = torch.as_tensor(yours).detach(), torch.as_tensor(ours)
     except (TypeError, ValueError, RuntimeError):
         print(f"{name}: expected a tensor {tuple(ours.shape)}, got {type(yours).__name__}.")
-        return
+        return False
     if yours.shape != ours.shape:
         print(f"{name}: expected shape {tuple(ours.shape)}, got {tuple(yours.shape)}.")
-        return
+        return False
     error = largest_difference(yours, ours)
     if error < tolerance:
         print(f"{name}: correct.")
-        return
+        return True
     for mistake, make in dict(mistakes).items():
         if largest_difference(yours, torch.as_tensor(make())) < tolerance:
             print(f"{name}: not yet. It looks like this mistake: {mistake}.")
-            return
-    print(f"{name}: not yet, it is off by up to {error:.2g}. This is not a mistake we recognize.")
+            return False
+    print(f"{name}: not yet; it is off by up to {error:.2g}. This is not a mistake we recognize.")
+    return False
 
 
 def largest_difference(a, b):
@@ -66,12 +69,12 @@ def path_of(method, x_t, y):
 
 
 def checked_path(name, yours, ours, mistakes=()):
-    """Check the last image of a path, and return the path; ours if yours is not a path."""
+    """Check the last image of a path. Return your path, or ours if yours is not a path."""
     good = isinstance(yours, list) and yours and all(len(part) == 3 for part in yours)
     if yours is not None and not good:
         print(f"{name} does not return a list of all (t, x_t, x_0).")
     if good and [t for t, _, _ in yours] != [t for t, _, _ in ours]:
-        print(f"{name}: expected the timesteps 999, 949, ... 49, each before its step.")
+        print(f"{name}: expected t = 999, 949, ... 49, the timestep before each step.")
     mistakes = {"x_t and x_0 are swapped in the list": lambda: ours[-1][1], **dict(mistakes)}
     verdict(name, yours[-1][2] if good else None, ours[-1][2], mistakes)
     return yours if good else ours
@@ -177,7 +180,7 @@ def panels(columns, rows=1, size=(3.0, 2.6), **settings):
 
 
 def plane(axis, **settings):
-    """Turn axes into a map of the plane, without numbers."""
+    """Format axes as a map of the plane, without ticks."""
     axis.set(aspect="equal", xticks=[], yticks=[], **settings)
     axis.spines[:].set_visible(False)
 

@@ -37,7 +37,9 @@ def student_copy(notebook, path):
             source = source.replace(lines, emptied(hint, lines))
         copy.cells.append(nbformat.v4.new_code_cell(source, id=cell.id))
         if blanks:
-            code = "\n\n".join(map(textwrap.dedent, blanks.values()))
+            order = sorted(blanks, key=lambda hint: cell.source.index(blanks[hint]))
+            parts = [f"# {hint}\n{textwrap.dedent(blanks[hint].strip(chr(10)))}" for hint in order]
+            code = "\n\n".join(parts)
             solution = FOLD.format("Solution", f"```python\n{code}\n```").rstrip()
             copy.cells.append(nbformat.v4.new_markdown_cell(solution, id=f"{cell.id}-solution"))
     if path == DEMO:
@@ -48,7 +50,7 @@ def student_copy(notebook, path):
 
 def emptied(hint, lines):
     """What replaces the lines of a blank: inside a function `...`, elsewhere NAME = None."""
-    indent = re.match(" *", lines)[0]
+    indent = re.match(r"\n*( *)", lines)[1]
     if indent:
         return f"{indent}# your lines: {hint}\n{indent}..."
     return f"# your answer: {hint}\n{lines.split(' = ')[0]} = None"
@@ -57,7 +59,7 @@ def emptied(hint, lines):
 def relinked(text, path):
     """Links from course/blanks/ to the same files; copies link to copies."""
     text = LINK.sub(r"\1../../" if path == DEMO else r"\1../", text)
-    return re.sub(r"\]\(\.\./(?=[1-5]_)", "](", text)
+    return re.sub(r"\]\((\.\./)+(?=[1-5]_|quick_demo_CGD)", "](", text)
 
 
 def main():

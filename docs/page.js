@@ -39,7 +39,7 @@ function windows() {
   return [[0, 0], ...list.sort((one, other) => rank(one) - rank(other))];
 }
 
-/** Compute the whole map. The pictures that are known already may stay until they are replaced. */
+/** Compute the whole map. Known pictures stay until they are replaced. */
 function compute() {
   job += 1;
   const { noise, digit, strength } = settings;
@@ -134,7 +134,7 @@ function show() {
   look();
 }
 
-/** Draw the whole map again, as after a change of colors or size. */
+/** Draw the whole map again, for example after a change of colors or size. */
 function redraw() {
   clearMap();
   for (const [place, shown] of results) {
@@ -295,12 +295,12 @@ const address = () => {
   return `#noise=${noise}&digit=${digit}&strength=${strength}&from=${a}&until=${b}`;
 };
 
-/** Put the settings into the address; the browser's back button returns to the ones before. */
+/** Put the settings into the address, so that the browser's back button undoes a change. */
 function remember() {
   if (address() !== location.hash) history.pushState(null, "", address());
 }
 
-/** The settings in the address; a missing or impossible one is the default. */
+/** The settings in the address, with defaults for missing or invalid ones. */
 function readAddress() {
   const found = new URLSearchParams(location.hash.slice(1));
   const number = (name, standard, least, most) => {
@@ -364,7 +364,7 @@ async function showFirstMap(verdicts) {
   redraw();
 }
 
-/** Let go one step sooner, and sooner, until a visitor touches something. */
+/** Move the right end one step to the left at a time, until the visitor touches something. */
 function slide() {
   let touched = false;
   for (const type of ["pointerdown", "keydown"]) addEventListener(type, () => (touched = true), { once: true });

@@ -1,4 +1,4 @@
-// Computes push windows in a thread of its own, so that the page stays free.
+// Computes push windows in its own thread, so that the page stays responsive.
 //
 // The page sends a job: {id, noise, digit, strength, drawing, windows: [[a, b], ...]}. A window is pushed
 // from step a until step b; in [0, 0], nothing is pushed. The worker answers each window with
@@ -13,10 +13,10 @@ const SURPRISE_NOISE = 1_000_000; // visitors choose smaller numbers
 const surpriseNoise = new Noise(SURPRISE_NOISE);
 const surpriseNoises = SURPRISE_TIMES.map(() => surpriseNoise.image());
 let guided; // once the networks are loaded
-let paths = null; // of the current job
+let paths = null; // those of the current job
 let working = false;
 
-/** The states of a job. Windows that begin alike share their steps. */
+/** The states of a job. Windows share the steps that they have in common. */
 class Paths {
   constructor(job) {
     this.job = job;
@@ -74,7 +74,7 @@ class Paths {
   }
 }
 
-/** Let messages in. A timer would be slower. */
+/** Let new messages be handled. A timer would be slower. */
 const channel = new MessageChannel();
 function nextTurn() {
   return new Promise((resolve) => {

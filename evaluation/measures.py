@@ -58,10 +58,10 @@ class Scores:
         return row
 
     def changes_from(self, first):
-        """The differences from other scores on the same noise: name -> number.
+        """Compare with the scores of another row that uses the same noise: name -> number.
 
-        The number of images that only one of the two gets right, with McNemar's p-value, and the
-        change in each metric of `COMPARED`, whose interval uses the same halves for both.
+        The numbers of images that only one of the two rows gets right, McNemar's p-value, and the
+        change in each metric of `COMPARED`. Intervals of changes use the same halves for both rows.
         """
         only_this = int((self.correct & ~first.correct).sum())
         only_first = int((first.correct & ~self.correct).sum())
@@ -180,10 +180,10 @@ def fraction_on_manifold(points, manifold):
 
 
 def nearest_distances(images, train_images):
-    """The distance, with pixels in [-1, 1], of uint8 images to the nearest training image: (N,).
+    """The distance from each uint8 image to its nearest training image: (N,).
 
-    cdist finds the nearest image by matrix products, whose rounding errors are too large for the
-    distance itself.
+    Pixels are scaled to [-1, 1]. cdist finds the nearest image with matrix products, whose
+    rounding errors are too large for the distance itself.
     """
     train, distances = from_uint8(train_images).flatten(1), []
     for part in from_uint8(images).flatten(1).split(CHUNK):
@@ -193,9 +193,10 @@ def nearest_distances(images, train_images):
 
 
 def balanced_parts(labels, num_parts, num_classes):
-    """Disjoint random parts of labels (N,) as indices (num_parts, K, M), M images per class.
+    """Split labels (N,) into random parts, M images per class: indices (num_parts, K, M).
 
-    M is as large as the smallest class allows. Raises UserError if that is 0.
+    The parts are disjoint, and M is as large as the smallest class allows. Raises UserError if M
+    is 0.
     """
     order = torch.randperm(len(labels), generator=generator(0, "subset"))
     by_class = [order[labels[order] == y] for y in range(num_classes)]

@@ -56,8 +56,7 @@ def measure(rows, n=2_000, split="validation", seed=1, dataset=None, judge=None,
     Returns:
         name -> dict of columns: the metrics with 95% confidence intervals, and the provenance of
         the row. Real images come first: the other half of the split and, with split="test", the
-        validation images, which were written by other people than the test images. Changes are
-        relative to the first sampled row, from the same noise.
+        validation images. Changes are relative to the first sampled row (same noise).
     """
     dataset, judge = dataset or Dataset(), judge or load_judge()
     if judge.dataset != dataset.info:
@@ -89,10 +88,10 @@ def measure(rows, n=2_000, split="validation", seed=1, dataset=None, judge=None,
         index = index[:, : n // num_classes].flatten()
         add(name, *(part[index] for part in dataset.splits[split]))
 
-    add_real(f"other half of the {split} images", split, there)
+    add_real("real images", split, there)
     if split == "test":
         [everything] = balanced_parts(dataset.splits["validation"][1], 1, num_classes)
-        add_real("validation images", "validation", everything)
+        add_real("real validation images", "validation", everything)
     for name, row in tqdm(rows.items(), desc="rows", disable=None):
         if isinstance(row, tuple):
             add(name, to_uint8(row[0]), row[1])
@@ -126,7 +125,7 @@ def draw(row, y, seeds):
     start = time.perf_counter()
     with register_module_forward_pre_hook(count), warnings.catch_warnings():
         warnings.simplefilter("always")  # in every row, not only in the first
-        samples = to_uint8(row(y.clone(), list(seeds)))  # copies, which the row may change
+        samples = to_uint8(row(y.clone(), list(seeds)))  # copies, because a row may modify them
     columns["seconds"] = (time.perf_counter() - start) / len(y)  # per image
     columns["network_calls"] = round(sum(calls) / len(y))  # per image
     columns["networks"] = " ".join(sorted(hashes))

@@ -1,10 +1,10 @@
 """The tables of the report: one function per table.
 
     python -m evaluation.tables quality scales    # write results/quality.csv, results/scales.csv
-    python -m evaluation.tables                   # only update the tables in the pages
+    python -m evaluation.tables                   # only update the tables in the READMEs
 
-On a page, `<!-- table FILE.csv: COLUMN COLUMN ... -->` precedes a table that lists some rows of
-results/FILE.csv; the first column has their names, and the other cells are filled in.
+In a README, a comment `<!-- table FILE.csv: COLUMN COLUMN ... -->` precedes each table. The first
+column selects rows of results/FILE.csv by name; the other cells are filled in.
 """
 
 import csv
@@ -81,8 +81,11 @@ def tuning_classifier_free(path):
 def quality(path):
     networks = Networks()
     rows = {
-        "guided, growing scale": networks.growing(),
-        "guided, s = 1": networks.guided(1),
+        "guided": networks.growing(),
+        "guided, constant scale of 1": networks.guided(1),
+        "guided, constant scale of 10": networks.guided(10),
+        "classifier-free": networks.free(),
+        "unguided": networks.unguided,
     }
     measure(rows, n=4_300, split="test", seed=0, path=path)
 

@@ -49,9 +49,9 @@ def trained_on(images, labels, num_classes, seed):
 
 
 def train_on_samples(rows, n=N, split="test", seed=0, dataset=None, judge=None, path=None):
-    """Score rows as for `evaluation.table.measure`: a list of dicts, with one accuracy per seed.
+    """Score rows, given as in `evaluation.table.measure`: a list of dicts, one accuracy per seed.
 
-    The first row is class-balanced training images, as many as there are samples.
+    The first row contains the same number of training images, also class-balanced.
     """
     dataset, judge = dataset or Dataset(), judge or load_judge()
     num_classes = len(dataset.info["classes"])

@@ -2,8 +2,9 @@
 
     python -m examples.inpainting    # results/inpainting.png
 
-If log p of the class is added, the sum is not exact at t > 0. The variance 1 - abar_t was chosen
-from four candidates on 40 validation digits. A pixel guide is steep and needs a constant scale.
+Adding log p of the class is only an approximation at t > 0. The variance 1 - abar_t was chosen
+from four candidates on 40 validation digits. The pixel guide has large gradients, so its scale is
+constant.
 """
 
 import torch

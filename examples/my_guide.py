@@ -21,7 +21,7 @@ N = 500  # per row of the table
 
 
 def leaning(ddpm, classifier):
-    """The guide: log p of the digits y (B,), and of the slant that the image should have."""
+    """The guide: log p of the digits y (B,), minus a penalty on the error of the slant."""
 
     def log_p(x_t, t, y):
         error = slant(predicted_image(ddpm, x_t, t)) - SLANT

@@ -27,8 +27,8 @@ from support.pictures import ACCENT, INK, INK_GRAY, PAPER, save_figure
 NOISE, DIGIT = 5, 5
 STEPS = 20
 RENOISED_TIMES = (99, 199, 299, 399)
-RENOISING = 1_000_000  # number of the noise that is added to a result
-TINTS = {  # of the paper, by the kind of result
+RENOISING = 1_000_000  # index of the noise that is added to a result
+TINTS = {  # background colors, by the kind of result
     "target": (248, 217, 192),
     "alone": (228, 230, 232),
     "other": (223, 233, 198),
@@ -145,7 +145,7 @@ def draw_map(images, p, surprises, threshold, digit):
 
 
 def plot_average(ddpm, classifier, n):
-    """How often noise images become their digit, by where the window ends or begins: a figure."""
+    """Plot how often noise images become their target, against the end or start of the window."""
     from matplotlib.figure import Figure  # imported here, so that scripts start faster
 
     method = PushWindow(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))

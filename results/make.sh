@@ -23,7 +23,7 @@ runs() { # runs/, networks for the report that are not included: about three hou
 pictures() { # guided_output.png, the other pictures in results/, docs/weights.* and docs/map.*
   python inference.py
   python inference.py --digits all --num-samples 1 --output samples.png --gif results/guided.gif
-  python inference.py --digits all --num-samples 1 --guidance-scale 0 1 5 50 500 \
+  python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 \
     --output results/scales_grid.png
   for name in same_noise ambigram inpainting not_a_digit my_guide stock_diffusers when; do
     python -m "examples.$name"

@@ -27,8 +27,8 @@ class Run:
         save_checkpoint(..., run.summary())
         run.remove_state()
 
-    All randomness comes from torch's CPU generator, whose state is part of the saved state (dropout
-    on a GPU is the exception).
+    All randomness, except dropout on a GPU, comes from torch's CPU generator, whose state is saved.
+
     Attributes: `step` (from 1), `losses` (one tensor per step), `history` (one dict per
     validation: after every epoch or 400 steps, whichever is longer, and after the last step).
 

@@ -42,7 +42,7 @@ def run(tmp_path, monkeypatch):
 
 def test_each_example_draws_what_it_says(run, tmp_path):
     upright, turned = run(ambigram, 1, steps=20)["ambigram"]
-    assert torch.equal(turned, upright.rot90(2, (2, 3))) and len(turned) == ambigram.SHOWN
+    assert torch.equal(turned, upright.rot90(2, (2, 3))) and len(turned) == len(ambigram.SHOWN)
     assert (read(upright) < read(turned)).all()  # all of them succeed
     drawn = run(same_noise, 0, steps=20)
     for _, guided in drawn.values():
