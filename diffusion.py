@@ -70,7 +70,7 @@ def ddpm_step(x_t, x_0, abar_t, abar_u, noise):
     x_t_weight = alpha.sqrt() * (1 - abar_u) / (1 - abar_t)
     mean = x_0_weight * x_0 + x_t_weight * x_t
     variance = (1 - abar_u) / (1 - abar_t) * beta  # beta_tilde_t
-    return mean if variance == 0 else mean + variance.sqrt() * noise()
+    return mean + variance.sqrt() * noise()
 
 
 def ddim_step(x_t, x_0, abar_t, abar_u, noise):

@@ -76,7 +76,6 @@ class Guided(NoisePredictor):
         classifier = getattr(log_p, "__self__", None)  # the `Classifier`, if log_p is its method
         if not same_schedule(getattr(classifier, "scheduler", ddpm.scheduler), ddpm.scheduler):
             raise UserError("classifier and U-Net were trained with different noise schedules")
-        self.num_classes = getattr(classifier, "num_classes", None)
         self.log_p, self.scale = log_p, scale if callable(scale) else lambda t: scale
 
     def __call__(self, x_t, t, y):
@@ -86,11 +85,10 @@ class Guided(NoisePredictor):
         return eps - s * (1 - self.abar[t]).sqrt() * gradient(self.log_p, x_t, t, y)  # ADM (14)
 
 
-@torch.inference_mode(False)
 @torch.enable_grad()
 def gradient(log_p, x_t, t, y):
     """grad_{x_t} log p(y | x_t, t), same shape as x_t: the gradient of the sum over the batch."""
-    x_t, y = x_t.detach().clone().requires_grad_(), None if y is None else y.clone()
+    x_t = x_t.detach().requires_grad_()
     log_p_y = log_p(x_t, timesteps(x_t, t), y)
     if log_p_y.shape != x_t.shape[:1]:
         raise UserError(f"log_p must return one number per image, got shape {tuple(log_p_y.shape)}")
@@ -130,14 +128,12 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
         sampler: a key of `SAMPLERS`, or your own generator function with the same arguments.
         steps: the number of steps, or a list of decreasing timesteps.
 
-    Raises UserError if the steps or a seed are invalid.
+    Raises UserError if the steps are invalid.
     """
     T = len(method.abar) - 1
     times = sampling_times(T, steps) if isinstance(steps, int) else list(steps)
     if not times or not all(t > u for t, u in pairwise([T, *times, END])):
         raise UserError(f"steps must be 1 to {T}, or decreasing timesteps below {T}, got {steps}")
-    if not all(0 <= seed < 2**32 for seed in seeds):
-        raise UserError("seeds must be 0 to 2**32 - 1: torch's CPU generator uses 32-bit seeds")
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     y = None if y is None else torch.as_tensor(y).to(method.device)
 
@@ -154,12 +150,13 @@ def trajectory(method, y, seeds, sampler=SAMPLER, steps=STEPS):
 def sample(method, y, seeds, sampler=SAMPLER, steps=STEPS, batch_size=100):
     """Sample one image per seed, with a progress bar: (N, C, H, W) in [-1, 1].
 
-    The arguments are those of `trajectory`. Raises UserError if y is invalid, if the gradient
-    for one image depends on the others, if the sampler stops early, or if samples are not finite.
-    Warns if pixels are far outside [-1, 1].
+    The arguments are those of `trajectory`. Raises UserError if y does not have one condition per
+    seed, if the gradient for one image depends on the others, if the sampler stops early, or if
+    samples are not finite. Warns if pixels are far outside [-1, 1].
     """
     seeds, y = list(seeds), None if y is None else torch.as_tensor(y)
-    check_conditions(method, y, seeds)
+    if y is not None and len(y) != len(seeds):
+        raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
     if isinstance(method, Guided) and mixes_the_batch(method, y, min(len(seeds), batch_size, 2)):
         message = "the guide's gradient for one image depends on the other images in the batch"
         raise UserError(f"{message}; is BatchNorm in train mode?")
@@ -184,17 +181,6 @@ def sample(method, y, seeds, sampler=SAMPLER, steps=STEPS, batch_size=100):
             f"pixel values reached {largest:.2g}; the guidance is too strong", stacklevel=2
         )
     return images.clamp(-1, 1)
-
-
-def check_conditions(method, y, seeds):
-    """Raise UserError if there is not one condition per seed, or if a label is out of range."""
-    if y is None:
-        return
-    if len(y) != len(seeds):
-        raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
-    num_classes = getattr(method, "num_classes", None)
-    if num_classes and not 0 <= y.min() <= y.max() < num_classes:
-        raise UserError(f"labels must be 0 to {num_classes - 1}, got {y.min()} to {y.max()}")
 
 
 def mixes_the_batch(method, y, n):

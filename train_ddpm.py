@@ -12,8 +12,6 @@ Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and,
 validation but the last, unguided samples to previews/. With --models DIR, they all go to DIR.
 """
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -89,24 +87,15 @@ def train(args, dataset, checkpoint, unet, scheduler, validate, loss_of=ddpm_los
 
         run.losses.append(loss.detach())
         if run.validates:
-            with averaged(unet, ema):
-                validate(run)
+            ema.store(unet.parameters())
+            ema.copy_to(unet.parameters())
+            unet.eval()
+            validate(run)
+            unet.train()
+            ema.restore(unet.parameters())
     ema.copy_to(unet.parameters())
     unet.eval()
     return run
-
-
-@contextlib.contextmanager
-def averaged(unet, ema):
-    """Within this context, the U-Net has its averaged weights and is in eval mode."""
-    ema.store(unet.parameters())
-    ema.copy_to(unet.parameters())
-    unet.eval()
-    try:
-        yield
-    finally:
-        unet.train()
-        ema.restore(unet.parameters())
 
 
 @torch.no_grad()

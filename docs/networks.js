@@ -32,7 +32,6 @@ export async function loadNetworks() {
     unet: (x_t, t) => unet(weights.unet, x_t, t),
     classify: (x_t, t) => classify(weights.classifier, x_t, t),
     weights,
-    sha256: manifest.sha256,
   };
 }
 

@@ -393,6 +393,15 @@ async function begin() {
   if (fresh && !CALM) slide();
 }
 
+/** On GitHub Pages, which publishes only this folder, links to other files lead to the repository. */
+function linkToRepository() {
+  const [owner, ...host] = location.hostname.split(".");
+  if (host.join(".") !== "github.io") return;
+  const tree = `https://github.com/${owner}/${location.pathname.split("/")[1]}/tree/main/`;
+  for (const link of all("a[data-path]")) link.href = tree + link.dataset.path;
+}
+
+linkToRepository();
 listenToMap();
 listenToBracket();
 listenToStory();

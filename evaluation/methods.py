@@ -53,7 +53,7 @@ def with_norm_at_least(grad, lowest, below):
 
 def norm(grad):
     """The norm of each gradient (B, C, H, W): (B, 1, 1, 1)."""
-    return grad.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    return torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True)
 
 
 class Exact:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import END, add_noise, sampling_times
+from diffusion import END, add_noise, predicted_x_0, sampling_times
 from examples.shared import FAST, read
 from inference import SAMPLERS, Guided, NoisePredictor, gradient, growing_scale, load_models
 from inference import sample
@@ -88,7 +88,7 @@ def surprise(ddpm, images):
     for t, eps in zip(RENOISED_TIMES, page_noise(RENOISING, len(RENOISED_TIMES))):
         x_t = add_noise(images, eps, unguided.abar[t])
         clipped = unguided.clipped_eps(x_t, t)
-        x_0 = (x_t - (1 - unguided.abar[t]).sqrt() * clipped) / unguided.abar[t].sqrt()
+        x_0 = predicted_x_0(x_t, clipped, unguided.abar[t])
         squares = squares + (x_0 - images).square().mean(dim=(1, 2, 3))
     return (squares / len(RENOISED_TIMES)).sqrt()
 

@@ -25,7 +25,7 @@ pictures() { # guided_output.png, the other pictures in results/, docs/weights.*
   python inference.py --digits all --num-samples 1 --output samples.png --gif results/guided.gif
   python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 \
     --output results/scales_grid.png
-  for name in same_noise ambigram inpainting not_a_digit my_guide stock_diffusers when; do
+  for name in ambigram inpainting my_guide stock_diffusers when; do
     python -m "examples.$name"
   done
   python -m docs.export

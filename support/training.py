@@ -107,7 +107,6 @@ class Run:
 
     def save(self):
         """Write the state file."""
-        self.mean_loss(SAVE_EVERY)  # raises if it is not finite; such a state would be useless
         state = {
             "settings": self.settings,
             "seconds": self.elapsed(),

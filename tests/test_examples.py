@@ -10,8 +10,7 @@ from PIL import Image
 import inference
 from data import Dataset
 from evaluation import measures, table
-from examples import ambigram, inpainting, my_guide, not_a_digit, same_noise, shared
-from examples import stock_diffusers, when
+from examples import ambigram, inpainting, my_guide, shared, stock_diffusers, when
 from examples.shared import read, save_rows
 from inference import Guided, growing_scale, load_models, sample, trajectory
 
@@ -44,13 +43,6 @@ def test_each_example_draws_what_it_says(run, tmp_path):
     upright, turned = run(ambigram, 1, steps=20)["ambigram"]
     assert torch.equal(turned, upright.rot90(2, (2, 3))) and len(turned) == len(ambigram.SHOWN)
     assert (read(upright) < read(turned)).all()  # all of them succeed
-    drawn = run(same_noise, 0, steps=20)
-    for _, guided in drawn.values():
-        assert (read(guided) == torch.arange(10)).sum() >= 9
-    unguided, _ = drawn["same_noise"]
-    assert torch.equal(unguided, unguided[:1].expand_as(unguided))
-    unguided, guided = run(not_a_digit, 30)["not_a_1"]
-    assert (read(unguided) == 1).any() and (read(guided) == 1).sum() <= 1
     digit, known, *completed = run(inpainting, 4, steps=20)["inpainting"]
     for images in completed:  # the known half is kept, up to a little blur, and the rest is drawn
         error = (images - digit).abs().mean(dim=(0, 1, 3))  # of each row of pixels

@@ -126,21 +126,6 @@ def test_changes_are_relative_to_the_first_sampled_row():
     assert gained == round(100 * (second["accuracy"] - first["accuracy"]))
 
 
-def test_a_function_that_changes_its_arguments_affects_no_score(few_images):
-    """This one returns 3s, and claims that they were the target."""
-    images, labels = few_images.splits["validation"]
-    threes = images[labels == 3][:40].repeat(3, 1, 1, 1)[:100]
-
-    def cheats(y, seeds):
-        y.fill_(3)
-        seeds.reverse()
-        return threes
-
-    found = measure({"first": noise, "cheats": cheats, "again": noise}, 100)
-    assert found["cheats"]["accuracy"] == pytest.approx(0.1)
-    assert found["first"]["sha256 of images"] == found["again"]["sha256 of images"]
-
-
 def test_a_warning_is_shown_in_every_row():
     def warns(y, seeds):
         warnings.warn("too strong", stacklevel=1)

@@ -98,35 +98,6 @@ def test_the_scale_grows_with_the_signal_to_noise_ratio_inside_its_window():
     assert {t: scale(t) for t in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_sampling_applies_the_scale_of_each_timestep():
-    """With a U-Net that predicts x_t, every step shifts the noise by -s sqrt(1 - abar) grad."""
-    direction = torch.randn(10, *IMAGE_SHAPE)
-    ddpm, y = fake_ddpm(lambda x_t, t: x_t), torch.tensor([4])
-    scale, seen = growing_scale(DDPMScheduler(**SCHEDULE)), {}
-    method = Guided(ddpm, linear_log_p(direction), scale)
-    for _ in trajectory(Recorder(method, seen), y, [0], steps=4):
-        pass
-    assert list(seen) == [999, 749, 499, 249]
-    for t, (x_t, eps_hat) in seen.items():
-        shift = NoisePredictor(ddpm)(x_t, t, y) - eps_hat
-        snr = ABAR[t] / (1 - ABAR[t])
-        expected = (1 + 12 * snr) * (1 - ABAR[t]).sqrt() * direction[y]
-        torch.testing.assert_close(shift, expected, rtol=1e-3, atol=1e-3)
-
-
-class Recorder:
-    """A method that records its inputs and outputs: seen[t] = x_t, eps_hat."""
-
-    def __init__(self, method, seen):
-        self.method, self.seen = method, seen
-        self.abar, self.shape, self.device = method.abar, method.shape, method.device
-
-    def __call__(self, x_t, t, y):
-        eps_hat = self.method(x_t, t, y)
-        self.seen[t] = x_t, eps_hat
-        return eps_hat
-
-
 # --- mistakes that would otherwise be silent ---
 
 
@@ -164,8 +135,6 @@ MISTAKES = {
     "steps must be 1 to 1000": lambda: draw(steps=1001),
     "decreasing timesteps": lambda: draw(steps=[499, 999]),
     "2 conditions for 3 seeds": lambda: draw(seeds=range(3)),
-    "seeds must be 0 to": lambda: draw(seeds=[3, 3 + 2**32]),
-    "labels must be 0 to 9, got 3 to 11": lambda: draw(y=[3, 11]),
     "stopped before": lambda: draw(sampler=stops_early),
     "not finite": lambda: draw(nan_at_the_end),
     "depends on the other images": lambda: draw(of_the_batch),
@@ -187,15 +156,6 @@ def test_batchnorm_in_train_mode_is_detected_and_dropout_is_accepted():
     draw(lambda x_t, t, y: dropout(x_t).square().sum(dim=(1, 2, 3)) / 1e3)
 
 
-def test_a_traceback_into_the_users_own_guide_is_kept():
-    def broken(x_t, t, y):
-        return {}["k"]
-
-    with pytest.raises(KeyError, match="k") as error:
-        draw(broken)
-    assert error.traceback[-1].path.name == "test_method.py"
-
-
 def test_a_diverging_guide_gives_a_warning():
     """Without the warning, the samples would silently be black-and-white noise."""
 
@@ -204,27 +164,6 @@ def test_a_diverging_guide_gives_a_warning():
 
     with pytest.warns(UserWarning, match="too strong"):
         sample(Guided(load_models()[0], symmetry, 1), [0, 0], [0, 1], steps=20)
-
-
-def test_a_guide_that_modifies_its_arguments_does_not_affect_sampling():
-    def in_place(x_t, t, y):
-        y.fill_(3)
-        x_t.data.mul_(2)
-        return 0 * x_t.sum(dim=(1, 2, 3))
-
-    y = torch.tensor([1, 2])
-    changed = draw(in_place, y)
-    ddpm = fake_ddpm(lambda x_t, t: x_t)
-    assert torch.equal(changed, sample(NoisePredictor(ddpm), None, [0, 1], steps=2))
-    assert y.tolist() == [1, 2]
-
-
-def test_inference_mode_does_not_disable_the_guide():
-    ddpm, classifier = load_models()
-    method = Guided(ddpm, classifier.log_p, 5)
-    expected = sample(method, [3, 4], [0, 1], steps=2)
-    with torch.inference_mode():
-        assert torch.equal(sample(method, [3, 4], [0, 1], steps=2), expected)
 
 
 def test_third_party_networks_may_be_in_train_mode_or_half_precision():

@@ -5,7 +5,7 @@ import torch
 from conftest import ABAR
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
-from diffusion import END, SCHEDULE, abar_table, predicted_x_0, sampling_times
+from diffusion import END, SCHEDULE, predicted_x_0, sampling_times
 from inference import SAMPLERS
 
 MULTISTEP = {  # their algorithm and order in diffusers
@@ -65,24 +65,3 @@ def test_the_timesteps_match_diffusers_trailing_spacing(T, steps):
     scheduler = DDPMScheduler(**SCHEDULE | {"num_train_timesteps": T})
     scheduler.set_timesteps(steps)
     assert sampling_times(T, steps) == scheduler.timesteps.tolist()
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_noise_is_drawn_only_where_it_is_used(sampler):
-    """Not by deterministic samplers, and not in the last step."""
-    drawn, x_t = [], torch.randn(2, 1, 4, 4)
-
-    def noise():
-        drawn.append(1)
-        return torch.randn_like(x_t)
-
-    list(SAMPLERS[sampler](lambda x_t, t: x_t, ABAR, x_t, [999, 499, END], noise))
-    assert len(drawn) == (1 if sampler in ("ddpm", "sde-dpmsolver++") else 0)
-
-
-def test_another_noise_schedule_is_read_from_its_scheduler():
-    """With a cosine schedule, abar_999 is nearly 0."""
-    cosine = DDPMScheduler(**SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"})
-    abar = abar_table(cosine)
-    assert torch.equal(abar[:-1], cosine.alphas_cumprod) and abar[END] == 1
-    assert abar[999] < 1e-8 and (abar[:-1] - ABAR[:-1]).abs().max() > 0.1
