@@ -1,6 +1,7 @@
 """Pictures and answer checks for quick_demo_CGD.ipynb. The method itself is in the notebook."""
 
 import contextlib
+import functools
 import io
 import traceback
 from itertools import pairwise
@@ -11,7 +12,7 @@ from IPython.display import Image as Picture
 from IPython.display import display
 from tqdm.auto import tqdm
 
-from data import load_mnist
+import data
 from diffusion import END, abar_table, add_noise, ddim_step, implied_noise, predicted_x_0
 from diffusion import sampling_times
 from inference import Guided, NoisePredictor, first_order, growing_scale, load_models, sample
@@ -27,6 +28,7 @@ unguided = NoisePredictor(ddpm)
 abar = abar_table(ddpm.scheduler)  # abar[t] for t = 0 ... 999, and abar[-1] = 1
 times = [*sampling_times(1000, 20), END]  # 999, 949, ... 49, and -1: no noise is left
 digits = torch.arange(10)
+load_mnist = functools.cache(data.load_mnist)
 
 
 def noise(n, seed=2):
@@ -204,7 +206,8 @@ def answer(function, *inputs):
         lines = traceback.extract_tb(error.__traceback__)
         own = [line for line in lines if line.name == name]
         where = f" in `{own[-1].line}`" if own else ""
-        if isinstance(error, NameError) or result_is_empty(error):
+        uses_ellipsis = isinstance(error, TypeError) and "ellipsis" in str(error)
+        if uses_ellipsis or isinstance(error, NameError):  # a blank that was not filled in
             print(f"{name} is not finished{where}: {error}")
         else:
             print(f"{name} raises {type(error).__name__}{where}: {error}")
@@ -213,11 +216,6 @@ def answer(function, *inputs):
         print(f"{name} returns nothing: it is still empty, or `return` is missing.")
         return None
     return result
-
-
-def result_is_empty(error):
-    """Whether an error comes from a `...` that was not replaced."""
-    return isinstance(error, TypeError) and "ellipsis" in str(error)
 
 
 def matches(a, b):

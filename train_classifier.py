@@ -22,7 +22,7 @@ from data import add_data_flags, read_dataset
 from diffusion import SCHEDULE, noised_for_validation
 from support import cli
 from support.files import check_may_write, output_folder, provenance, save_checkpoint
-from support.pictures import ACCENT, INK, save_figure
+from support.pictures import ACCENT, INK, plain_figure, save_figure
 from support.training import Run, add_training_flags, settings_of
 
 STEPS = 6_000
@@ -102,20 +102,17 @@ def accuracy_by_band(classifier, scheduler, images, labels):
 
 def plot_accuracy(classifier, scheduler, images, labels):
     """Accuracy on noised images against t, with chance level: a matplotlib figure."""
-    import matplotlib.pyplot as plt  # imported here, so that scripts start faster
-
     last = scheduler.config.num_train_timesteps - 1
     timesteps = [*range(0, last, 100), last]
     accuracy = []
     for t in timesteps:
         p, _ = predict_noised(classifier, scheduler, images, torch.full((len(images),), t))
         accuracy.append((p.argmax(dim=1) == labels).float().mean().item())
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    figure, axes = plain_figure(6, 3.5)
     axes.plot(timesteps, accuracy, "o-", color=INK, label="classifier")
     axes.axhline(1 / classifier.num_classes, color=ACCENT, label="chance")
     axes.set(xlabel="t: from the image to pure noise", ylim=(0, 1.02))
     axes.set(ylabel=f"accuracy on {len(images):,} validation images")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
 

@@ -23,7 +23,7 @@ from data import add_data_flags, read_dataset
 from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
 from support import cli
 from support.files import check_may_write, output_folder, provenance, save_checkpoint
-from support.pictures import ACCENT, INK, as_displayed, save_figure, save_grid
+from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
 from support.training import Run, add_training_flags, settings_of
 
 STEPS = 22_000
@@ -126,18 +126,15 @@ def unguided_samples(unet, scheduler, seeds):
 
 def plot_loss(run):
     """Training and validation loss against the step: a matplotlib figure."""
-    import matplotlib.pyplot as plt  # imported here, so that scripts start faster
-
     size = max(1, len(run.losses) // 100)  # steps per point
     means = [part.mean().item() for part in torch.stack(run.losses).cpu().split(size)]
     steps = [entry["step"] for entry in run.history]
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    figure, axes = plain_figure(6, 3.5)
     axes.plot([size * (k + 1) for k in range(len(means))], means, color=INK, lw=1, label="training")
     for name, marker in (("validation", "o"), ("middle", "^")):
         values = [entry[name] for entry in run.history]
         axes.plot(steps, values, marker, color=ACCENT, label=LABELS[name])
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
 

@@ -38,8 +38,8 @@ def student_copy(notebook, path):
         copy.cells.append(nbformat.v4.new_code_cell(source, id=cell.id))
         if blanks:
             order = sorted(blanks, key=lambda hint: cell.source.index(blanks[hint]))
-            parts = [f"# {hint}\n{textwrap.dedent(blanks[hint].strip(chr(10)))}" for hint in order]
-            code = "\n\n".join(parts)
+            lines = [textwrap.dedent(blanks[hint].strip("\n")) for hint in order]
+            code = "\n\n".join(f"# {hint}\n{part}" for hint, part in zip(order, lines))
             solution = FOLD.format("Solution", f"```python\n{code}\n```").rstrip()
             copy.cells.append(nbformat.v4.new_markdown_cell(solution, id=f"{cell.id}-solution"))
     if path == DEMO:

@@ -5,7 +5,7 @@
 
 const GROUPS = 8; // of every GroupNorm
 
-/** Load both networks: {unet, classify, weights, sha256}. */
+/** Load both networks: {unet, classify, weights}. */
 export async function loadNetworks() {
   const get = async (name) => {
     const response = await fetch(name);

@@ -2,7 +2,7 @@
 
 import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
 import { clearMap, drawCell, drawFilm, drawPicture, ink, inkOf, moveBracket, moveCursor, orangeAndBlue, windowAt } from "./map.js";
-import { DRAWING_STEP, STEPS, TIMES, abar } from "./sampler.js";
+import { DRAWING_STEP, STEPS, TIMES, abar, predicted_x_0 } from "./sampler.js";
 
 const DEFAULTS = { noise: 5, digit: 5, strength: 0, a: 0, b: 10 }; // strength is a power of ten
 const NOISES = 1000;
@@ -236,14 +236,13 @@ function showStep({ k, s, x_t, eps, grad, eps_hat }) {
   if (k !== looked) return;
   const abar_t = abar(TIMES[k]);
   const gradient = grad ?? new Float32Array(784);
-  const x_0 = (noise) => x_t.map((value, i) => (value - Math.sqrt(1 - abar_t) * noise[i]) / Math.sqrt(abar_t));
   const push = gradient.map((value) => (s * (1 - abar_t) * value) / Math.sqrt(abar_t));
   const pictures = {
     x_t: [x_t.map((value) => value / 2), inkOf()],
-    eps: [x_0(eps), inkOf()],
+    eps: [predicted_x_0(x_t, eps, abar_t), inkOf()],
     grad: [gradient, orangeAndBlue(Math.max(1e-9, ...gradient.map(Math.abs)))],
     push: [push, orangeAndBlue(1)],
-    eps_hat: [x_0(eps_hat), inkOf()],
+    eps_hat: [predicted_x_0(x_t, eps_hat, abar_t), inkOf()],
   };
   for (const canvas of all("[data-shows]")) drawPicture(canvas, ...pictures[canvas.dataset.shows]);
   $("scale-now").textContent = s === 0 ? "0" : Number(s.toPrecision(2)).toLocaleString("en");

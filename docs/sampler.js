@@ -30,7 +30,7 @@ export function add_noise(x_0, eps, abar_t) {
 }
 
 /** The image in x_t if its noise is eps: DDPM (15). */
-function predicted_x_0(x_t, eps, abar_t) {
+export function predicted_x_0(x_t, eps, abar_t) {
   return x_t.map((value, i) => (value - Math.sqrt(1 - abar_t) * eps[i]) / Math.sqrt(abar_t));
 }
 
@@ -39,7 +39,7 @@ function implied_noise(x_t, x_0, abar_t) {
   return x_t.map((value, i) => (value - Math.sqrt(abar_t) * x_0[i]) / Math.sqrt(1 - abar_t));
 }
 
-const clip = (x) => x.map((value) => Math.max(-1, Math.min(1, value)));
+export const clip = (x) => x.map((value) => Math.max(-1, Math.min(1, value)));
 
 /** The noise in x_t after clipping the x_0 predicted from eps. */
 function clipped_noise(x_t, eps, abar_t) {

@@ -6,7 +6,7 @@
 // the front, and {id, look: {a, b, k}} asks for everything that goes into step k.
 
 import { loadNetworks } from "./networks.js";
-import { DRAWING_STEP, Guided, Noise, STEPS, SURPRISE_TIMES, TIMES, abar, add_noise, growing_scale } from "./sampler.js";
+import { DRAWING_STEP, Guided, Noise, STEPS, SURPRISE_TIMES, TIMES, abar, add_noise, clip, growing_scale } from "./sampler.js";
 
 const SURPRISE_NOISE = 1_000_000; // visitors choose smaller numbers
 
@@ -59,7 +59,7 @@ class Paths {
       const shown = k < STEPS ? states[k + 1].x_0 : states[k].x_t;
       film.set(shown.map((value) => 127.5 * (value + 1)), 784 * k);
     }
-    const image = states[STEPS].x_t.map((value) => Math.max(-1, Math.min(1, value)));
+    const image = clip(states[STEPS].x_t);
     const { p } = guided.classify(image, 0);
     return { a, b, film, p, surprise: guided.surprise(image, surpriseNoises) };
   }

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from classifier import load_classifier
 from data import load_mnist
 from diffusion import load_ddpm, noised_for_validation
 from evaluation.classifier_free import SCALE, ClassifierFree
@@ -102,15 +103,13 @@ def training_runs(path):
 
 
 def training_length(path):
-    shipped = Networks()
-    rows = {}
+    classifier, rows = load_classifier(MODELS / "classifier.pth"), {}
     folders = {3_800: RUNS / "0", 11_000: RUNS / "half", 22_000: MODELS}
     for steps, folder in folders.items():
         ddpm = load_ddpm(folder / "ddpm_unet.pth")
         rows[f"unguided, {steps:,} steps"] = NoisePredictor(ddpm)
-        rows[f"guided, {steps:,} steps"] = Guided(
-            ddpm, shipped.log_p, growing_scale(ddpm.scheduler)
-        )
+        growing = growing_scale(ddpm.scheduler)
+        rows[f"guided, {steps:,} steps"] = Guided(ddpm, classifier.log_p, growing)
     measure(fast(rows), path=path)
 
 
@@ -140,11 +139,9 @@ def gradients(networks):
 
 def interventions(path, seed=2):
     networks = Networks()
-    rows = {
-        name: WithGradient(networks.unguided, grad) for name, grad in gradients(networks).items()
-    }
-    ours = partial(gradient, networks.log_p)
-    rows["ours, on the classifier-free U-Net"] = WithGradient(networks.free(0), ours)
+    grads = gradients(networks)
+    rows = {name: WithGradient(networks.unguided, grad) for name, grad in grads.items()}
+    rows["ours, on the classifier-free U-Net"] = WithGradient(networks.free(0), grads["ours"])
     rows["classifier-free, s = 1"] = networks.free(1)
     measure(fast(rows), seed=seed, path=path)
 

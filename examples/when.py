@@ -22,7 +22,7 @@ from inference import SAMPLERS, Guided, NoisePredictor, gradient, growing_scale,
 from inference import sample
 from support import cli
 from support.files import ROOT, provenance
-from support.pictures import ACCENT, INK, INK_GRAY, PAPER, save_figure
+from support.pictures import ACCENT, INK, INK_GRAY, PAPER, plain_figure, save_figure
 
 NOISE, DIGIT = 5, 5
 STEPS = 20
@@ -146,11 +146,8 @@ def draw_map(images, p, surprises, threshold, digit):
 
 def plot_average(ddpm, classifier, n):
     """Plot how often noise images become their target, against the end or start of the window."""
-    from matplotlib.figure import Figure  # imported here, so that scripts start faster
-
     method = PushWindow(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = plain_figure(6, 3.4)
     for label, color, windows in (
         ("pushed from step 1 until ...", ACCENT, [(0, b) for b in range(STEPS + 1)]),
         ("pushed from ... until step 20", INK, [(a, STEPS) for a in range(STEPS + 1)]),
@@ -160,7 +157,6 @@ def plot_average(ddpm, classifier, n):
         right = read(pushed_images(method, numbers, y)) == y[:, 0]
         axes.plot(right.view(len(windows), n).float().mean(dim=1), ".-", color=color, label=label)
     axes.set(xlabel="step", ylabel=f"fraction of {n} that become the target", ylim=(0, 1.02))
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
 

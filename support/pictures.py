@@ -48,11 +48,7 @@ def gradient_in_colors(grad):
     Each image is scaled by its largest absolute value.
     """
     grad = grad.mean(dim=1, keepdim=True)
-    return in_colors(grad / grad.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12))
-
-
-def in_colors(values):
-    """Values (N, 1, H, W) in [-1, 1] as uint8 colors from BLUE through PAPER to ORANGE."""
+    values = grad / grad.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     orange, blue = (torch.tensor(color).view(3, 1, 1) for color in (ORANGE, BLUE))
     color = torch.where(values > 0, orange, blue)
     return (PAPER + (color - PAPER) * values.abs()).round().to(torch.uint8)
@@ -101,6 +97,16 @@ def save_labeled_grid(path, rows, column_labels, made_from):
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     save_figure(path, figure, made_from, bbox_inches="tight")
+
+
+def plain_figure(width, height):
+    """A matplotlib figure in inches, and its axes without the spines at the top and right."""
+    from matplotlib.figure import Figure  # imported here, so that scripts start faster
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def save_figure(path, figure, made_from, **settings):

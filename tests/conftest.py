@@ -70,11 +70,17 @@ def in_the_repository(monkeypatch):
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="module")
-def few_images():
-    """A dataset of the first 500 images of each split of MNIST, which all scripts then read."""
+def small_mnist():
+    """The first 500 images of each split of MNIST."""
     few = Dataset()
     few.splits = {name: [part[:500] for part in split] for name, split in few.splits.items()}
+    return few
+
+
+@pytest.fixture(scope="module")
+def few_images():
+    """The `small_mnist`, which all scripts then read."""
+    few = small_mnist()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "Dataset", lambda *args: few)
         yield few

@@ -5,10 +5,10 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from conftest import small_mnist
 from PIL import Image
 
 import inference
-from data import Dataset
 from evaluation import measures, table
 from examples import ambigram, inpainting, my_guide, shared, stock_diffusers, when
 from examples.shared import read, save_rows
@@ -52,9 +52,7 @@ def test_each_example_draws_what_it_says(run, tmp_path):
 
 
 def test_the_guide_to_copy_makes_digits_lean(run, monkeypatch, capsys):
-    few = Dataset()
-    few.splits = {name: [part[:500] for part in split] for name, split in few.splits.items()}
-    monkeypatch.setattr(table, "Dataset", lambda: few)
+    monkeypatch.setattr(table, "Dataset", small_mnist)
     drawn = run(my_guide, 20, steps=20)["my_guide"]
     straight, leaning = (my_guide.slant(images).mean() for images in drawn)
     assert straight < 0.3 and 0.4 < leaning < 0.55

@@ -242,7 +242,7 @@ def test_the_first_map_is_replaced_by_the_same_map(page):
     page.wait_for_function("() => !document.getElementById('status').textContent")
     shown = pixels()
     page.wait_for_function("() => parseInt(document.getElementById('progress').textContent) > 60")
-    assert ((shown - pixels()).abs() < 16).float().mean() > 0.99
+    assert ((shown - pixels()).abs() < 16).float().mean() > 0.997
 
 
 def test_keyboard_address_and_back(open_page):

@@ -185,8 +185,11 @@ def test_an_unreadable_file_of_samples_is_an_error(fails, tmp_path, monkeypatch)
 
 
 def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path):
-    """Only `quality` is measured on the test set, and nothing is chosen with a reported seed."""
-    seeds = {}
+    """Only `quality` is measured on the test set, and nothing is chosen with a reported seed.
+
+    The rows that the pages show are among those that are measured.
+    """
+    seeds, names = {}, {}
 
     def measured(rows, n=2_000, split="validation", seed=1, path=None):
         assert len(rows) > 1 and (split, seed) != ("validation", 0)
@@ -194,6 +197,7 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
             hasattr(r.args[0] if isinstance(r, partial) else r, "abar") for r in rows.values()
         )
         seeds[path.name] = split, seed
+        names[path.name] = {"real images", "real validation images", *rows}
 
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
     monkeypatch.setattr(tables.held_out, "__defaults__", (20,))
@@ -207,6 +211,10 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
     assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality"]
     chosen = [seeds.pop(name) for name in ("tuning_guided", "tuning_classifier_free")]
     assert not set(chosen) & set(seeds.values())
+    for page in tables.PAGES:
+        for found in tables.TABLE.finditer(page.read_text()):
+            shown = {line.split("|")[1].strip() for line in found["rows"].splitlines()}
+            assert shown <= names[found["file"].removesuffix(".csv")]
 
 
 def test_a_gradient_that_removes_nothing_and_one_that_removes_the_prediction(
