@@ -22,7 +22,7 @@ from support.training import Run
 from train_ddpm import STEPS, add_unet_flags, train, training_timesteps
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
-SCALE = 1.25  # chosen on the validation set
+SCALE = 1.1  # lowest Fréchet distance on the validation set, results/tuning_classifier_free.csv
 
 
 class ClassifierFree(NoisePredictor):

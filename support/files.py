@@ -156,19 +156,10 @@ def load_tensors(path, advice=""):
     Raises UserError, ending in `advice`, if the file is missing or corrupted.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} is missing{advice}") from None
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied") from None
     except Exception as error:  # on a corrupted file, the unpickler raises many exception types
         raise UserError(f"{path} is corrupted or not a checkpoint{advice}") from error
-    return with_missing_keys(content)
-
-
-def with_missing_keys(content):
-    """Add the keys that are missing from classifier_free.pth, which an earlier version saved."""
-    if isinstance(content, dict) and "state_dict" in content and content.get("schedule"):
-        content.setdefault("network", "UNet2DModel")
-        content["schedule"].setdefault("timestep_spacing", "trailing")
-    return content

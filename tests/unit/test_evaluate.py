@@ -14,7 +14,7 @@ import evaluate
 import inference
 from diffusion import load_ddpm, noised_for_validation
 from evaluation import measures, table, tables, train_on_samples
-from evaluation.classifier_free import ClassifierFree
+from evaluation.classifier_free import SCALE, ClassifierFree
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import COMPARED, balanced_parts
 from evaluation.table import measure
@@ -166,7 +166,7 @@ def test_the_command_measures_the_shipped_methods_and_files(tmp_path):
     _, guided, unguided, free, file = read_rows(path)
     assert guided["sha256 of images"] == file["sha256 of images"]
     assert guided["accuracy"] == file["accuracy"] and float(unguided["accuracy"]) < 0.4
-    assert (guided["sampler"], guided["steps"], free["scale"]) == ("ddim", "2", "1.25")
+    assert (guided["sampler"], guided["steps"], free["scale"]) == ("ddim", "2", str(SCALE))
     assert guided["scale"].startswith("1 to") and unguided["scale"] == "none"
     scales = ["--guidance-scale", "1", "3", "--n", "100", "--csv", str(path)]
     evaluate.main([*flags, *scales])

@@ -285,7 +285,7 @@ def structure(value):
     return {k: structure(v) for k, v in value.items()} if isinstance(value, dict) else type(value)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "classifier_free"])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_shipped_checkpoint_was_written_by_this_code_with_its_defaults(tiny, name):
     shipped, trained = (torch.load(folder / f"{name}.pth") for folder in (MODELS, tiny))
     assert structure(shipped) == structure(trained)
