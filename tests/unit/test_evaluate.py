@@ -208,6 +208,7 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
         (tmp_path / run).symlink_to(MODELS)
     for name, make in tables.TABLES.items():
         make(tmp_path / name)
+    names["held_out"] = {row["gradient"] for row in read_rows(tmp_path / "held_out")}
     assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality"]
     chosen = [seeds.pop(name) for name in ("tuning_guided", "tuning_classifier_free")]
     assert not set(chosen) & set(seeds.values())
