@@ -49,7 +49,8 @@ class Scores:
 
     def row(self):
         """All metrics with their 95% confidence intervals: name -> number."""
-        row = accuracy_row(self.correct)
+        hits, n = int(self.correct.sum()), len(self.correct)
+        row = with_interval("accuracy", hits / n, *wilson_interval(hits, n))
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
             lowest, highest = BOUNDS[name]
@@ -135,12 +136,6 @@ def wilson_interval(correct, n):
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(center - half, 0.0), min(center + half, 1.0)
-
-
-def accuracy_row(correct, name="accuracy"):
-    """The fraction of a boolean tensor (N,) that is true, as columns with its interval."""
-    hits, n = int(correct.sum()), len(correct)
-    return with_interval(name, hits / n, *wilson_interval(hits, n))
 
 
 def proportion(correct):

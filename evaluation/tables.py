@@ -21,7 +21,6 @@ from evaluation.measures import Z, with_interval
 from evaluation.methods import Exact, WithGradient, implied_gradient, with_norm_at_least
 from evaluation.methods import with_norm_of
 from evaluation.table import cell, measure, write_rows
-from evaluation.train_on_samples import train_on_samples
 from inference import Guided, NoisePredictor, gradient, growing_scale, load_models, sample
 from support import cli
 from support.files import MODELS, ROOT, atomic_write
@@ -199,21 +198,10 @@ def single_step(path):
     measure(fast(rows, "ddim"), n=1_000, seed=2, path=path)
 
 
-def training_data(path):
-    networks = Networks()
-    weak = growing_scale(networks.ddpm.scheduler, 0.25)
-    rows = {
-        "guided, growing scale": networks.growing(),
-        "a quarter of it": networks.guided(weak),
-        "classifier-free": networks.free(),
-    }
-    train_on_samples(fast(rows), path=path)
-
-
 TABLES = {
     table.__name__: table
     for table in (tuning_guided, tuning_classifier_free, quality, training_runs, training_length)
-    + (interventions, interventions_again, held_out, scales, single_step, training_data)
+    + (interventions, interventions_again, held_out, scales, single_step)
 }
 
 

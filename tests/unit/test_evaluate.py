@@ -1,4 +1,4 @@
-"""`measure` and evaluate.py, with few real images; the tables, and training on samples."""
+"""`measure` and evaluate.py, with few real images; the tables."""
 
 import csv
 import warnings
@@ -13,7 +13,7 @@ from conftest import Evil
 import evaluate
 import inference
 from diffusion import load_ddpm, noised_for_validation
-from evaluation import measures, table, tables, train_on_samples
+from evaluation import measures, table, tables
 from evaluation.classifier_free import SCALE, ClassifierFree
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import COMPARED, balanced_parts
@@ -31,7 +31,6 @@ def faster(few_images):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measures, "NUM_HALVES", 2)
         patch.setattr(table, "Dataset", lambda: few_images)
-        patch.setattr(train_on_samples, "Dataset", lambda: few_images)
         yield
 
 
@@ -202,7 +201,6 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
     monkeypatch.setattr(tables.held_out, "__defaults__", (20,))
     monkeypatch.setattr(tables, "measure", measured)
-    monkeypatch.setattr(tables, "train_on_samples", measured)
     monkeypatch.setattr(tables, "RUNS", tmp_path)
     for run in ("0", "1", "2", "half"):
         (tmp_path / run).symlink_to(MODELS)
@@ -251,41 +249,3 @@ def test_a_page_names_its_rows_and_gets_the_other_cells_from_the_csv_file(tmp_pa
     )
     expected = page.replace("| 7 | |", "| 7 | 9 |").replace("| 1 | 0 |", "| 1 | 3 |")
     assert tables.page_with_tables(page) == expected
-
-
-# --- training on samples ---
-
-
-def test_training_on_samples_tells_good_from_bad(monkeypatch, few_images, tmp_path):
-    """Real images as samples are as good as training images; mislabeled, they are useless."""
-    for name, value in {
-        "TRAINING_SEEDS": (0,),
-        "STEPS": 50,
-        "WARMUP_STEPS": 5,
-        "BATCH_SIZE": 64,
-    }.items():
-        monkeypatch.setattr(train_on_samples, name, value)
-    images, labels = few_images.splits["validation"]
-    y = torch.arange(10).repeat_interleave(30)
-    index = torch.cat([torch.where(labels == k)[0][:30] for k in range(10)])
-    rows = {
-        "right": lambda y, seeds: images[index],
-        "wrong": lambda y, seeds: images[index].flip(0),
-    }
-    found = train_on_samples.train_on_samples(rows, n=300, path=tmp_path / "x.csv")
-    of_real, of_right, of_wrong = (row["accuracy_seed_0"] for row in found)
-    assert min(of_real, of_right) > 0.6 and of_wrong < 0.2 and len(index) == len(y)
-    assert found[1]["confirmed"] > 0.9 and found[2]["confirmed"] < 0.1
-    assert len(read_rows(tmp_path / "x.csv")) == 3
-
-
-def test_training_on_samples_is_tested_on_real_images_of_the_split(monkeypatch, few_images):
-    seen = []
-
-    def trained_on(images, labels, num_classes, seed):
-        return lambda part: seen.append(part) or torch.zeros(len(part), 10)
-
-    monkeypatch.setattr(train_on_samples, "trained_on", trained_on)
-    monkeypatch.setattr(train_on_samples, "TRAINING_SEEDS", (0,))
-    train_on_samples.train_on_samples({}, n=100)
-    assert torch.equal(torch.cat(seen), few_images.load("test")[0])
