@@ -15,7 +15,7 @@ import torch
 
 from classifier import load_classifier
 from data import load_mnist
-from diffusion import load_ddpm, noised_for_validation
+from diffusion import load_ddpm, noised_for_validation, timesteps
 from evaluation.classifier_free import SCALE, ClassifierFree
 from evaluation.measures import Z, with_interval
 from evaluation.methods import Exact, WithGradient, implied_gradient, with_norm_at_least
@@ -36,8 +36,8 @@ class Networks:
     """The networks in a folder, and the methods that most tables need."""
 
     def __init__(self, folder=MODELS):
-        self.ddpm, classifier = load_models(folder)
-        self.log_p = classifier.log_p
+        self.ddpm, self.classifier = load_models(folder)
+        self.log_p = self.classifier.log_p
         self.conditional = load_ddpm(folder / "classifier_free.pth")
         self.unguided = NoisePredictor(self.ddpm)
 
@@ -152,8 +152,8 @@ def interventions_again(path):
 def held_out(path, n=1_000):
     """How much of the U-Net's loss each gradient removes on validation images with their labels.
 
-    The true gradient of log p(y | x_t, t) removes the most, because E[eps | x_t, y] =
-    E[eps | x_t] - sqrt(1 - abar_t) grad log p(y | x_t, t).
+    If the U-Net is exact, the true gradient of log p(y | x_t, t) removes the most, because
+    E[eps | x_t, y] = E[eps | x_t] - sqrt(1 - abar_t) grad log p(y | x_t, t).
     """
     networks, (x_0, y) = Networks(), load_mnist("validation")
     x_0, y, unguided = x_0[:n], y[:n], networks.unguided
@@ -162,18 +162,61 @@ def held_out(path, n=1_000):
     table = [{"gradient": name, "n": n} for name in rows]
     for t in (699, 499, 399, 299, 199, 99):
         x_t, _, eps = noised_for_validation(networks.ddpm.scheduler, x_0, torch.full((n,), t))
-        before = squared_errors(unguided, x_t, t, y, eps)
-        for row, method in zip(table, rows.values()):
-            removed = (before - squared_errors(method, x_t, t, y, eps)) / before.mean()  # (n,)
+        errors = [
+            (in_batches(method, x_t, t, y) - eps).square().mean(dim=(1, 2, 3))
+            for method in (unguided, *rows.values())
+        ]
+        for row, after in zip(table, errors[1:]):
+            removed = (errors[0] - after) / errors[0].mean()  # (n,)
             mean, error = removed.mean().item(), Z * removed.std().item() / n**0.5
             row |= with_interval(f"removed_{t}", mean, mean - error, mean + error)
         write_rows(path, table)
 
 
-def squared_errors(method, x_t, t, y, eps, batch_size=100):
-    """The mean squared error of a method for each image of x_t (N, C, H, W): (N,)."""
-    parts = zip(*(values.split(batch_size) for values in (x_t, y, eps)))
-    return torch.cat([(method(x, t, k) - e).square().mean(dim=(1, 2, 3)) for x, k, e in parts])
+def factors(path, n=5_000):
+    """The factor by which our gradient is too small, on validation images with their labels.
+
+    With the right gradient, g = sqrt(1 - abar_t) grad is the expected error of the U-Net, r =
+    eps(x_t, t) - eps. Of all multiples of g, that by <r, g> / <g, g> removes the most error, but
+    errors in g reduce this factor. They do not affect <r, z> / <g, z> if they are uncorrelated with
+    z (an instrumental variable, Wright 1928): the implied g for the label, minus that for a label
+    drawn from the classifier's prediction. The difference removes the part of the implied g that
+    does not depend on the label, which may be correlated with the U-Net's own error.
+    """
+    networks, (x_0, y) = Networks(), load_mnist("validation")
+    x_0, y, grads, rng = x_0[:n], y[:n], gradients(networks), torch.Generator().manual_seed(0)
+    least_squares, corrected = table = [{"factor": "least squares"}, {"factor": "corrected"}]
+
+    def prediction(x_t, t, y):
+        with torch.no_grad():
+            return networks.classifier(x_t, timesteps(x_t, t)).softmax(dim=1)
+
+    for t in (899, 799, 699, 599, 499, 399, 299):
+        x_t, _, eps = noised_for_validation(networks.ddpm.scheduler, x_0, torch.full((n,), t))
+        r = in_batches(networks.unguided, x_t, t, y) - eps
+        other = torch.multinomial(in_batches(prediction, x_t, t, y), 1, generator=rng)[:, 0]
+        root = (1 - networks.unguided.abar[t]).sqrt()
+        g, z, z_of_other = (
+            root * in_batches(grads[name], x_t, t, labels)
+            for name, labels in (("ours", y), ("implied", y), ("implied", other))
+        )
+        least_squares |= ratio(f"t_{t}", r * g, g * g)
+        corrected |= ratio(f"t_{t}", r * (z - z_of_other), g * (z - z_of_other))
+        write_rows(path, [row | {"n": n} for row in table])
+
+
+def ratio(name, a, b):
+    """The ratio of the means of a and b (N, C, H, W), with its 95% interval (delta method)."""
+    a, b = (values.sum(dim=(1, 2, 3)) for values in (a, b))
+    value = a.mean() / b.mean()
+    error = Z * (a - value * b).std() / b.mean().abs() / len(a) ** 0.5
+    return with_interval(name, *(v.item() for v in (value, value - error, value + error)))
+
+
+def in_batches(method, x_t, t, y, batch_size=100):
+    """method(x_t, t, y) for many images x_t (N, C, H, W)."""
+    parts = zip(x_t.split(batch_size), y.split(batch_size))
+    return torch.cat([method(x, t, k) for x, k in parts])
 
 
 # --- which scale? ---
@@ -201,7 +244,7 @@ def single_step(path):
 TABLES = {
     table.__name__: table
     for table in (tuning_guided, tuning_classifier_free, quality, training_runs, training_length)
-    + (interventions, interventions_again, held_out, scales, single_step)
+    + (interventions, interventions_again, held_out, factors, scales, single_step)
 }
 
 

@@ -12,7 +12,7 @@ from conftest import Evil
 
 import evaluate
 import inference
-from diffusion import load_ddpm, noised_for_validation
+from diffusion import implied_noise, load_ddpm, noised_for_validation
 from evaluation import measures, table, tables
 from evaluation.classifier_free import SCALE, ClassifierFree
 from evaluation.judge import judge_images, load_judge
@@ -199,14 +199,16 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
         names[path.name] = {"real images", "real validation images", *rows}
 
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
-    monkeypatch.setattr(tables.held_out, "__defaults__", (20,))
+    for table_of_gradients in (tables.held_out, tables.factors):
+        monkeypatch.setattr(table_of_gradients, "__defaults__", (20,))
     monkeypatch.setattr(tables, "measure", measured)
     monkeypatch.setattr(tables, "RUNS", tmp_path)
     for run in ("0", "1", "2", "half"):
         (tmp_path / run).symlink_to(MODELS)
     for name, make in tables.TABLES.items():
         make(tmp_path / name)
-    names["held_out"] = {row["gradient"] for row in read_rows(tmp_path / "held_out")}
+    for name, column in (("held_out", "gradient"), ("factors", "factor")):
+        names[name] = {row[column] for row in read_rows(tmp_path / name)}
     assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality"]
     chosen = [seeds.pop(name) for name in ("tuning_guided", "tuning_classifier_free")]
     assert not set(chosen) & set(seeds.values())
@@ -238,6 +240,39 @@ def test_a_gradient_that_removes_nothing_and_one_that_removes_the_prediction(
     assert float(zero["removed_499"]) == 0
     assert float(eps["removed_499"]) == pytest.approx(removed, rel=1e-3)
     assert 0 < float(free["removed_499_low"]) < float(free["removed_499_high"]) < 1
+
+
+def test_the_factor_does_not_depend_on_errors_of_the_gradient(monkeypatch, few_images, tmp_path):
+    """A gradient of half the right size plus noise is too small by 2, not by less.
+
+    Nor does it depend on a part of the implied gradient that is the same for all labels.
+    """
+    unguided, x_0 = NoisePredictor(load_models()[0]), few_images.load("validation")[0][:50]
+    y, abar = few_images.load("validation")[1][:50], unguided.abar
+
+    def parts(x_t, t):  # of the U-Net's error: what the label explains, and the rest
+        eps = implied_noise(x_t, x_0, abar[t])
+        error = (unguided(x_t, t, None) - eps) / (1 - abar[t]).sqrt()
+        left = torch.arange(28) < 14
+        return error * left, error * ~left
+
+    def ours(x_t, t, labels):
+        right, _ = parts(x_t, t)
+        return 0.5 * right + torch.randn_like(right) * right.std()
+
+    def implied(x_t, t, labels):
+        right, rest = parts(x_t, t)
+        return right * (labels == y).view(-1, 1, 1, 1) + 3 * rest
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(tables, "load_mnist", few_images.load)
+    monkeypatch.setattr(tables, "gradients", lambda networks: {"ours": ours, "implied": implied})
+    tables.factors(tmp_path / "x.csv", n=50)
+    least_squares, corrected = read_rows(tmp_path / "x.csv")
+    for t in (899, 699, 499):
+        value, low, high = (float(corrected[f"t_{t}{end}"]) for end in ("", "_low", "_high"))
+        assert float(least_squares[f"t_{t}"]) < 0.5
+        assert value == pytest.approx(2, abs=0.2) and low < value < high
 
 
 def test_a_page_names_its_rows_and_gets_the_other_cells_from_the_csv_file(tmp_path, monkeypatch):
