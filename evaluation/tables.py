@@ -15,15 +15,18 @@ import torch
 
 from classifier import load_classifier
 from data import load_mnist
-from diffusion import load_ddpm, noised_for_validation, timesteps
+from diffusion import END, load_ddpm, noised_for_validation, sampling_times, timesteps
 from evaluation.classifier_free import SCALE, ClassifierFree
-from evaluation.measures import Z, with_interval
+from evaluation.judge import judge_images, load_judge
+from evaluation.measures import Z, wilson_interval, with_interval
 from evaluation.methods import Exact, WithGradient, implied_gradient, with_norm_at_least
 from evaluation.methods import with_norm_of
 from evaluation.table import cell, measure, write_rows
-from inference import Guided, NoisePredictor, gradient, growing_scale, load_models, sample
+from inference import SAMPLERS, Guided, NoisePredictor, gradient, growing_scale, load_models
+from inference import sample
 from support import cli
 from support.files import MODELS, ROOT, atomic_write
+from support.pictures import to_uint8
 
 RUNS = ROOT / "runs"  # networks that are not included; results/make.sh trains them
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
@@ -131,6 +134,7 @@ def gradients(networks):
         "ours, implied norm": with_norm_of(ours, implied),
         "ours, implied norm of the next image": with_norm_of(ours, of_next_image),
         "implied": implied,
+        "implied, our norm": with_norm_of(implied, ours),
         "ours, exact norm": with_norm_of(ours, exact),
         "exact": exact,
     }
@@ -213,6 +217,35 @@ def ratio(name, a, b):
     return with_interval(name, *(v.item() for v in (value, value - error, value + error)))
 
 
+def real_starts(path, n=1_000):
+    """Accuracy if the sampler starts from validation images with noise, guided toward their labels.
+
+    At t = 999, this is almost pure noise.
+    """
+    networks, judge, (x_0, y) = Networks(), load_judge(), load_mnist("validation")
+    x_0, y, table = x_0[:n], y[:n], []
+    for start in (999, 599, 499, 399):
+        x_t, _, _ = noised_for_validation(networks.ddpm.scheduler, x_0, torch.full((n,), start))
+        row = {"start": f"t = {start}", "n": n}
+        for s in (1, 1.3, 2):
+            torch.manual_seed(start)
+            images = in_batches(partial(continued, networks.guided(s)), x_t, start, y)
+            hits = int((judge_images(judge, to_uint8(images))[1] == y).sum())
+            row |= with_interval(f"accuracy_s_{s}", hits / n, *wilson_interval(hits, n))
+        table.append(row)
+        write_rows(path, table)
+
+
+def continued(method, x_t, t, y):
+    """Sample from images x_t (B, C, H, W) on, in the rest of 20 steps: (B, C, H, W)."""
+    times = [u for u in sampling_times(len(method.abar) - 1, 20) if u <= t]
+    *_, (_, x_0, _) = SAMPLERS["sde-dpmsolver++"](
+        lambda x_u, u: method(x_u, u, y),
+        method.abar, x_t, [*times, END], lambda: torch.randn_like(x_t),
+    )  # fmt: skip
+    return x_0
+
+
 def in_batches(method, x_t, t, y, batch_size=100):
     """method(x_t, t, y) for many images x_t (N, C, H, W)."""
     parts = zip(x_t.split(batch_size), y.split(batch_size))
@@ -244,7 +277,7 @@ def single_step(path):
 TABLES = {
     table.__name__: table
     for table in (tuning_guided, tuning_classifier_free, quality, training_runs, training_length)
-    + (interventions, interventions_again, held_out, factors, scales, single_step)
+    + (interventions, interventions_again, held_out, factors, real_starts, scales, single_step)
 }
 
 

@@ -33,7 +33,7 @@ pictures() { # guided_output.png, the other pictures in results/, docs/weights.*
 
 tables() { # the CSV files in results/, and the tables of both pages: about three hours
   python -m evaluation.tables tuning_guided tuning_classifier_free quality training_runs \
-    training_length interventions interventions_again held_out scales single_step
+    training_length interventions interventions_again held_out factors real_starts scales single_step
 }
 
 for part in "$@"; do "$part"; done

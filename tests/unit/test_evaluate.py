@@ -199,16 +199,16 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
         names[path.name] = {"real images", "real validation images", *rows}
 
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
-    for table_of_gradients in (tables.held_out, tables.factors):
-        monkeypatch.setattr(table_of_gradients, "__defaults__", (20,))
+    for table_of_images in (tables.held_out, tables.factors, tables.real_starts):
+        monkeypatch.setattr(table_of_images, "__defaults__", (20,))
     monkeypatch.setattr(tables, "measure", measured)
     monkeypatch.setattr(tables, "RUNS", tmp_path)
     for run in ("0", "1", "2", "half"):
         (tmp_path / run).symlink_to(MODELS)
     for name, make in tables.TABLES.items():
         make(tmp_path / name)
-    for name, column in (("held_out", "gradient"), ("factors", "factor")):
-        names[name] = {row[column] for row in read_rows(tmp_path / name)}
+    for name in ("held_out", "factors", "real_starts"):
+        names[name] = {next(iter(row.values())) for row in read_rows(tmp_path / name)}
     assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality"]
     chosen = [seeds.pop(name) for name in ("tuning_guided", "tuning_classifier_free")]
     assert not set(chosen) & set(seeds.values())
