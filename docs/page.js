@@ -49,18 +49,18 @@ function compute() {
   progress(list.length - 1);
 }
 
-/** Forget the map of other settings, and compute the new one. */
+/** Forget the map of other settings, and compute the new one. Without a push, the same noise becomes the same digit. */
 function restart() {
-  results = new Map();
+  results = new Map([...results].filter(([name]) => name === "0,0"));
   clearMap();
-  show();
   compute();
+  show();
 }
 
 function progress(total = windows().length - 1) {
   const done = [...results].filter(([name, { film }]) => film && name !== "0,0").length;
-  $("progress").textContent = done < total ? `${done} of ${total}` : "";
-  document.body.classList.toggle("running", done < total);
+  $("progress").textContent = done < total ? `${done} of ${total} computed` : "";
+  $("progress").hidden = results.size > total; // the map that is part of the page
 }
 
 function receive({ data }) {
@@ -69,7 +69,8 @@ function receive({ data }) {
   if (data.look) return showStep(data.look);
   const { a, b, film, p, surprise } = data;
   const first = b === 0 && !results.has("0,0");
-  results.set(key(a, b), { image: film.subarray(784 * STEPS), film, p, surprise });
+  const shipped = results.get(key(a, b)); // near the threshold, rounding must not change its verdict
+  results.set(key(a, b), { p, surprise, ...shipped, image: film.subarray(784 * STEPS), film });
   if (first) redraw(); // the colors depend on what happens without a push
   else if (b > 0) drawCell(a, b, film.subarray(784 * STEPS), kindOf(results.get(key(a, b))));
   if (b === 0 || (a === settings.a && b === settings.b)) show();
@@ -99,11 +100,13 @@ function showVerdict(shown) {
   const [digit, kind] = [likeliest(p), kindOf(shown)];
   const sure = Math.round(100 * p[digit]);
   const [least, most] = SURPRISE_RANGE;
-  $("sentence").textContent = SENTENCES[kind](digit);
+  const percent = (value) => `${Math.max(3, Math.min(100, (100 * (most - value)) / (most - least)))}%`;
+  $("sentence").textContent = p[digit] < 0.5 ? "Hard to tell." : SENTENCES[kind](digit);
   $("classifier").textContent = `“${named(digit)}, ${sure}%”`;
   $("sure").style.width = `${sure}%`;
   $("model").textContent = surprise > threshold ? "“I would not draw this”" : "“I could have drawn this”";
-  $("likely").style.width = `${Math.max(3, Math.min(100, (100 * (most - surprise)) / (most - least)))}%`;
+  $("likely").style.width = percent(surprise);
+  $("limit").style.setProperty("--limit", percent(threshold));
   $("verdict").className = kind;
 }
 
@@ -126,7 +129,8 @@ function show() {
   }
   for (const node of all(".digit")) node.textContent = named(digit);
   const alone = results.get("0,0");
-  for (const node of all(".alone-digit")) node.textContent = alone ? named(likeliest(alone.p)) : "…";
+  $("source").textContent = drawn ? "drawing" : "noise";
+  $("alone").textContent = alone ? named(likeliest(alone.p)) : "…";
   const strength = 10 ** settings.strength;
   $("strength").value = settings.strength;
   $("times").textContent = `× ${Number(strength.toPrecision(2)).toLocaleString("en")}`;
@@ -171,7 +175,10 @@ function listenToMap() {
   };
   $("cells").addEventListener("pointermove", (event) => (event.pointerType === "mouse" || event.buttons) && pick(event));
   $("cells").addEventListener("pointerdown", pick);
-  $("cells").addEventListener("pointerup", remember);
+  $("cells").addEventListener("pointerup", () => {
+    remember();
+    $("end").focus({ preventScroll: true }); // so that the arrow keys work
+  });
   $("cells").addEventListener("pointerleave", () => history.replaceState(null, "", address()));
 }
 
@@ -204,7 +211,9 @@ function listenToBracket() {
   });
   for (const type of ["pointerup", "pointercancel"]) {
     $("time").addEventListener(type, () => {
-      if (held) remember();
+      if (!held) return;
+      remember();
+      $(held.id === "bracket" ? "end" : held.id).focus({ preventScroll: true });
       held = null;
     });
   }
@@ -221,13 +230,13 @@ function listenToBracket() {
 
 // --- the story ---
 
-/** Ask for the step that part 3 looks into. */
+/** Ask for the step that part 3 looks into, one of those that are pushed. */
 function look() {
-  $("look").min = firstStep();
-  looked = Math.max(firstStep(), looked);
-  $("look").value = looked;
-  for (const node of all(".t")) node.textContent = TIMES[looked];
   const { a, b } = settings;
+  looked = Math.max(a, Math.min(looked, b - 1));
+  Object.assign($("look"), { min: a, max: b - 1, value: looked });
+  $("step").textContent = looked + 1;
+  $("t").textContent = TIMES[looked];
   if (results.has("0,0")) workerOf(a, b).postMessage({ id: job, look: { a, b, k: looked } });
 }
 
@@ -250,12 +259,14 @@ function showStep({ k, s, x_t, eps, grad, eps_hat }) {
 }
 
 function listenToStory() {
-  for (const button of all("[data-window]")) {
+  for (const button of all("[data-window], [data-strength]")) {
     button.addEventListener("click", () => {
-      const [a, b] = button.dataset.window.split(" ").map(Number);
-      if (button.dataset.strength !== undefined) change({ strength: Number(button.dataset.strength), a, b });
-      else if (settings.strength !== 0 || drawn) change({ strength: 0, a, b });
-      else choose(a, b);
+      const strength = Number(button.dataset.strength ?? 0);
+      const [a, b] = button.dataset.window?.split(" ").map(Number) ?? [settings.a, settings.b];
+      const sameMap = strength === settings.strength && !drawn;
+      if (drawn && a < DRAWING_STEP) forgetDrawing();
+      if (sameMap) choose(a, b);
+      else change({ strength, a, b });
       remember();
     });
   }
@@ -265,6 +276,7 @@ function listenToStory() {
   });
   listenToDrawing(() => {
     drawn = isEmpty() ? null : drawing.slice();
+    results.clear();
     change({ a: firstStep(), b: STEPS });
   });
   $("clear").addEventListener("click", () => {
@@ -277,6 +289,7 @@ function forgetDrawing() {
   drawing.fill(-1);
   showDrawing();
   drawn = null;
+  results.clear();
 }
 
 // --- settings and address ---

@@ -283,9 +283,9 @@ def test_a_drawing_takes_the_place_of_the_noise(page):
     box.hover(position={"x": 106, "y": 170})
     page.mouse.up()
     assert bracket(page) == (12, 20)
-    page.wait_for_function("() => document.querySelector('.alone-digit').textContent === 'a 1'")
+    page.wait_for_function("() => document.getElementById('alone').textContent === 'a 1'")
     page.click("#clear")
-    page.wait_for_function("() => document.querySelector('.alone-digit').textContent !== '…'")
+    page.wait_for_function("() => document.getElementById('alone').textContent !== '…'")
     page.evaluate("scrollTo(0, 0)")
 
 
