@@ -3,6 +3,7 @@
 import argparse
 import functools
 import math
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -26,6 +27,9 @@ def one_line_errors(main):
             message, status = f"error: {' '.join(str(error).split())}", 2
         except KeyboardInterrupt:
             message, status = "interrupted", 130
+        except BrokenPipeError:  # as in `python train_ddpm.py | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            message, status = "the output was closed", 1
         # printed here, after the progress bars have closed
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(status)
