@@ -49,8 +49,7 @@ class Scores:
 
     def row(self):
         """All metrics with their 95% confidence intervals: name -> number."""
-        hits, n = int(self.correct.sum()), len(self.correct)
-        row = with_interval("accuracy", hits / n, *wilson_interval(hits, n))
+        row = accuracy_row("accuracy", self.correct)
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
             lowest, highest = BOUNDS[name]
@@ -136,6 +135,12 @@ def wilson_interval(correct, n):
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(center - half, 0.0), min(center + half, 1.0)
+
+
+def accuracy_row(name, correct):
+    """The fraction of a boolean tensor (N,) that is true, with its interval, as columns."""
+    hits, n = int(correct.sum()), len(correct)
+    return with_interval(name, hits / n, *wilson_interval(hits, n))
 
 
 def proportion(correct):

@@ -15,10 +15,10 @@ import torch
 
 from classifier import load_classifier
 from data import load_mnist
-from diffusion import END, load_ddpm, noised_for_validation, sampling_times, timesteps
+from diffusion import END, load_ddpm, noised_for_validation, sampling_times
 from evaluation.classifier_free import SCALE, ClassifierFree
 from evaluation.judge import judge_images, load_judge
-from evaluation.measures import Z, wilson_interval, with_interval
+from evaluation.measures import Z, accuracy_row, with_interval
 from evaluation.methods import Exact, WithGradient, implied_gradient, with_norm_at_least
 from evaluation.methods import with_norm_of
 from evaluation.table import cell, measure, write_rows
@@ -27,6 +27,7 @@ from inference import sample
 from support import cli
 from support.files import MODELS, ROOT, atomic_write
 from support.pictures import to_uint8
+from train_classifier import predict_noised
 
 RUNS = ROOT / "runs"  # networks that are not included; results/make.sh trains them
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
@@ -191,14 +192,12 @@ def factors(path, n=5_000):
     x_0, y, grads, rng = x_0[:n], y[:n], gradients(networks), torch.Generator().manual_seed(0)
     least_squares, corrected = table = [{"factor": "least squares"}, {"factor": "corrected"}]
 
-    def prediction(x_t, t, y):
-        with torch.no_grad():
-            return networks.classifier(x_t, timesteps(x_t, t)).softmax(dim=1)
-
     for t in (899, 799, 699, 599, 499, 399, 299):
-        x_t, _, eps = noised_for_validation(networks.ddpm.scheduler, x_0, torch.full((n,), t))
+        noised = networks.ddpm.scheduler, x_0, torch.full((n,), t)
+        x_t, _, eps = noised_for_validation(*noised)
         r = in_batches(networks.unguided, x_t, t, y) - eps
-        other = torch.multinomial(in_batches(prediction, x_t, t, y), 1, generator=rng)[:, 0]
+        p, _ = predict_noised(networks.classifier, *noised)  # of the same x_t
+        other = torch.multinomial(p, 1, generator=rng)[:, 0]
         root = (1 - networks.unguided.abar[t]).sqrt()
         g, z, z_of_other = (
             root * in_batches(grads[name], x_t, t, labels)
@@ -230,8 +229,8 @@ def real_starts(path, n=1_000):
         for s in (1, 1.3, 2):
             torch.manual_seed(start)
             images = in_batches(partial(continued, networks.guided(s)), x_t, start, y)
-            hits = int((judge_images(judge, to_uint8(images))[1] == y).sum())
-            row |= with_interval(f"accuracy_s_{s}", hits / n, *wilson_interval(hits, n))
+            correct = judge_images(judge, to_uint8(images))[1] == y
+            row |= accuracy_row(f"accuracy_s_{s}", correct)
         table.append(row)
         write_rows(path, table)
 
