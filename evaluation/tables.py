@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 
-from classifier import load_classifier
 from data import load_mnist
 from diffusion import END, load_ddpm, noised_for_validation, sampling_times
 from evaluation.classifier_free import SCALE, ClassifierFree
@@ -99,20 +98,27 @@ def training_runs(path):
     rows = {}
     for run in (0, 1, 2):
         networks = Networks(RUNS / str(run))
+        implied = implied_gradient(networks.free())
         rows[f"guided, run {run}"] = networks.growing()
-        rows[f"guided, s = 1, run {run}"] = networks.guided(1)
         rows[f"classifier-free, run {run}"] = networks.free()
+        rows[f"ours, s = 1, run {run}"] = networks.guided(1)
+        rows[f"implied, s = 1, run {run}"] = WithGradient(networks.unguided, implied)
     measure(fast(rows), path=path)
 
 
 def training_length(path):
-    classifier, rows = load_classifier(MODELS / "classifier.pth"), {}
-    folders = {3_800: RUNS / "0", 11_000: RUNS / "half", 22_000: MODELS}
-    for steps, folder in folders.items():
-        ddpm = load_ddpm(folder / "ddpm_unet.pth")
-        rows[f"unguided, {steps:,} steps"] = NoisePredictor(ddpm)
-        growing = growing_scale(ddpm.scheduler)
-        rows[f"guided, {steps:,} steps"] = Guided(ddpm, classifier.log_p, growing)
+    """Longer training. Guided samples after 3,800 steps are in `training_runs`."""
+    networks = Networks()
+    half, short = (load_ddpm(RUNS / name / "ddpm_unet.pth") for name in ("half", "0"))
+    growing = growing_scale(half.scheduler)
+    rows = {
+        "unguided, 11,000 steps": NoisePredictor(half),
+        "unguided, 3,800 steps": NoisePredictor(short),
+        "unguided, 22,000 steps": networks.unguided,
+        "guided, 11,000 steps": Guided(half, networks.log_p, growing),
+        "guided, 22,000 steps": networks.growing(),
+        "classifier-free, 22,000 steps": networks.free(),
+    }
     measure(fast(rows), path=path)
 
 
