@@ -11,10 +11,10 @@ demands on the network:
 """
 
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
+from diffusion import trained_scheduler
 from support.files import load_checkpoint
 
 CHANNELS = 16
@@ -90,12 +90,12 @@ class FiLMBlock(nn.Module):
         return self.skip(h) + self.conv2(F.silu(residual))
 
 
-def load_classifier(path, device="cpu"):
+def load_classifier(path, device="cpu", network_class=Classifier):
     """Load a classifier from a checkpoint, in eval mode.
 
     Its attributes `scheduler` (the DDPMScheduler it was trained with) and `dataset` describe its
     training. Raises UserError if the checkpoint is missing, corrupted, or incompatible.
     """
-    classifier = load_checkpoint(path, Classifier, device)
-    classifier.scheduler = DDPMScheduler(**classifier.schedule)
+    classifier = load_checkpoint(path, network_class, device)
+    classifier.scheduler = trained_scheduler(classifier)
     return classifier

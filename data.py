@@ -43,24 +43,25 @@ class Dataset:
     """
 
     def __init__(self, name="mnist", size=None):
-        kind = name if name in TORCHVISION else "folder"
-        if size and kind != "folder":
-            raise UserError(f"--size applies only to a folder of images, not to {name}")
-        try:
-            if kind == "folder":
-                self.splits, classes = read_folder(name, size)
-            else:
-                self.splits, classes = read_torchvision(TORCHVISION[name])
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            advice = "; if data/ is corrupted, delete it and run `git checkout -- data`"
-            message = f"--dataset {name}: {str(error) or 'corrupted'}"
-            raise UserError(message + (advice if kind == "mnist" else "")) from error
+        self.name = name
+        if name in TORCHVISION:
+            if size:
+                raise UserError(f"--size applies only to a folder of images, not to {name}")
+            self.splits, classes = read_torchvision(name)
+        else:
+            self.splits, classes = read_folder(name, size)
         images, labels = self.splits["train"]
-        if kind == "folder":
+        kind, shape = name, list(images.shape[1:])
+        if name not in TORCHVISION:
             content = images.numpy().tobytes() + labels.numpy().tobytes()
-            name = hashlib.sha256(content).hexdigest()
-        shape = list(images.shape[1:])
+            kind, name = "folder", hashlib.sha256(content).hexdigest()
         self.info = {"kind": kind, "name": name, "classes": classes, "shape": shape}
+
+    def __str__(self):
+        counts = (f"{len(labels):,} {split}" for split, (_, labels) in self.splits.items())
+        shape = "x".join(map(str, self.info["shape"]))
+        classes = len(self.info["classes"])
+        return f"{self.name}: {', '.join(counts)} images ({shape}) in {classes} classes"
 
     def load(self, split):
         """Images (N, C, H, W) in [-1, 1] and labels (N,) of a split."""
@@ -73,16 +74,21 @@ def from_uint8(images):
     return images.float().div(127.5).sub(1)
 
 
-def read_torchvision(dataset_class):
+def read_torchvision(name):
     """The splits and class names of a torchvision dataset of 28x28 grayscale images."""
-    train, test = (dataset_class(DATA, train=train, download=True) for train in (True, False))
+    dataset_class = TORCHVISION[name]
+    try:
+        train, test = (dataset_class(DATA, train=flag, download=True) for flag in (True, False))
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # corrupted, or offline
+        advice = "; delete data/ and run `git checkout -- data`" if name == "mnist" else ""
+        raise UserError(f"cannot read {name}: {str(error) or 'corrupted'}{advice}") from error
     images, labels = train.data[:, None], train.targets
     splits = {
         "train": (images[:-NUM_VALIDATION], labels[:-NUM_VALIDATION]),
         "validation": (images[-NUM_VALIDATION:], labels[-NUM_VALIDATION:]),
         "test": (test.data[:, None], test.targets),
     }
-    return splits, [name.split(" - ")[0] for name in train.classes]  # MNIST has "3 - three"
+    return splits, [label.split(" - ")[0] for label in train.classes]  # MNIST has "3 - three"
 
 
 class Folder(datasets.ImageFolder):
@@ -92,29 +98,32 @@ class Folder(datasets.ImageFolder):
         folders = Path(directory).iterdir()
         classes = sorted(f.name for f in folders if f.is_dir() and not f.name.startswith("."))
         if not classes:
-            raise ValueError("expected one subfolder of images per class, found none")
+            raise FileNotFoundError("expected one subfolder of images per class, found none")
         return classes, {name: k for k, name in enumerate(classes)}
 
 
 def read_folder(folder, size):
     """The splits and class names of a folder of images; grayscale images get one channel."""
     transform = Compose([Resize((size, size)), PILToTensor()]) if size else PILToTensor()
-    pictures = Folder(folder, transform, loader=load_image)
+    try:
+        pictures = Folder(folder, transform, loader=load_image)
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error}") from error
     images = [image for image, _ in pictures]
     for (path, _), image in zip(pictures.samples, images):
         if image.shape != images[0].shape:
-            raise ValueError(
+            raise UserError(
                 f"{path} differs in size from the other images; resize them with --size 32"
             )
     _, height, width = images[0].shape
     if height != width or height % 4:
         needed = "they must be square, with a side that is a multiple of 4; use --size 32"
-        raise ValueError(f"the images are {height}x{width}; {needed}")
+        raise UserError(f"the images in {folder} are {height}x{width}; {needed}")
     images, labels = torch.stack(images), torch.tensor(pictures.targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
     if len(images) < 100:
-        raise ValueError(f"at least 100 images are needed, found {len(images)}")
+        raise UserError(f"at least 100 images are needed, found {len(images)} in {folder}")
     order = torch.randperm(len(images), generator=generator(0, "split"))
     tenth = len(images) // 10
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
@@ -123,14 +132,15 @@ def read_folder(folder, size):
 
 
 def load_image(path):
-    """An RGB image in its EXIF orientation. Raises ValueError if it is corrupted or has 16 bits."""
+    """An RGB image in its EXIF orientation. Raises UserError if it is corrupted or has 16 bits."""
     try:
         image = Image.open(path)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits per channel; convert it to 8 bits")
-        return ImageOps.exif_transpose(image).convert("RGB")
+        rgb = ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # Pillow raises many exception types
-        raise ValueError(f"cannot use {path}: {error}") from error
+        raise UserError(f"cannot read {path}: {error}") from error
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{path} has more than 8 bits per channel; convert it to 8 bits")
+    return rgb
 
 
 def load_mnist(split):
@@ -163,13 +173,3 @@ def add_data_flags(parser):
     parser.add_argument(
         "--size", type=number(int, 4), help="resize the images of a folder to this height and width"
     )
-
-
-def read_dataset(args):
-    """Read the `Dataset` that the flags select, and print a summary."""
-    dataset = Dataset(args.dataset, args.size)
-    counts = ", ".join(f"{len(labels):,} {split}" for split, (_, labels) in dataset.splits.items())
-    shape = "x".join(map(str, dataset.info["shape"]))
-    num_classes = len(dataset.info["classes"])
-    print(f"{args.dataset}: {counts} images ({shape}) in {num_classes} classes", flush=True)
-    return dataset

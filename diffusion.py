@@ -1,16 +1,13 @@
-"""The DDPM: formulas in terms of abar, sampling steps, multistep solver, schedule, U-Net.
+"""The DDPM: formulas in terms of abar, the class `DDPM`, noise schedule, U-Net, loading.
 
-A DDPM is a U-Net and its scheduler, as in diffusers' `DDPMPipeline`. Each formula takes abar_t,
-the scheduler's `alphas_cumprod[t]`, so it holds for any noise schedule. Equation numbers refer to
-Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors (B, C, H, W) in [-1, 1];
-timesteps t run from 0 to T - 1, and x_{T-1} is almost pure noise.
+Each formula takes abar_t, the scheduler's `alphas_cumprod[t]`, so it holds for any noise schedule.
+Equation numbers refer to Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors
+(B, C, H, W) in [-1, 1]; timesteps t run from 0 to T - 1, and x_{T-1} is almost pure noise.
 """
 
-import math
-from itertools import pairwise
-
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DModel
 
 from support.cli import UserError
 from support.files import load_checkpoint
@@ -21,7 +18,7 @@ SCHEDULE = {  # config of the DDPMScheduler that all scripts share (DDPM, sectio
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "beta_schedule": "linear",
-    "prediction_type": "epsilon",  # or "v_prediction"
+    "prediction_type": "epsilon",  # or "v_prediction", or "sample"
     "timestep_spacing": "trailing",  # as in `sampling_times`
 }
 CHANNELS = 16  # number of U-Net channels at full resolution
@@ -47,64 +44,97 @@ def implied_noise(x_t, x_0, abar_t):
     return (x_t - abar_t.sqrt() * x_0) / (1 - abar_t).sqrt()
 
 
-def clipped_noise(x_t, eps, abar_t, limit=1.0):
-    """The noise in x_t after clipping the x_0 predicted from eps to [-limit, limit]."""
-    return implied_noise(x_t, predicted_x_0(x_t, eps, abar_t).clamp(-limit, limit), abar_t)
-
-
 def snr(abar_t):
     """The signal-to-noise ratio of x_t."""
     return abar_t / (1 - abar_t)
 
 
-# --- one sampling step, from t to any less noisy timestep u ---
+# --- the DDPM ---
 
 
-def ddpm_step(x_t, x_0, abar_t, abar_u, noise):
-    """Sample from q(x_u | x_t, x_0): DDPM (6), (7). `noise()` draws noise with the shape of x_t.
+class DDPM:
+    """A U-Net with its noise schedule: `ddpm(x_t, t)` predicts the noise in x_t.
 
-    In the paper, u = t - 1. For a smaller u, alpha and beta span all timesteps in between.
+    A third-party pipeline is `DDPM(pipeline.unet, pipeline.scheduler)`. Dynamic thresholding is
+    ignored, and zero terminal SNR is not supported.
+
+    Args:
+        unet: a diffusers U-Net that predicts eps, v, or x_0 ("sample"), or a network with its
+            interface: config, dtype, device, and (x_t, t (B,)) -> output with `.sample`. A learned
+            variance is ignored.
+        scheduler: its DDPMScheduler, with the noise schedule, prediction type, and clipping.
+
+    Attributes: unet, scheduler, device; `shape` (C, H, W); `abar` (T + 1,), on the CPU: abar[t] for
+    t = 0 .. T - 1, and abar[END] = 1.
     """
-    alpha, beta = abar_t / abar_u, 1 - abar_t / abar_u
-    x_0_weight = abar_u.sqrt() * beta / (1 - abar_t)
-    x_t_weight = alpha.sqrt() * (1 - abar_u) / (1 - abar_t)
-    mean = x_0_weight * x_0 + x_t_weight * x_t
-    variance = (1 - abar_u) / (1 - abar_t) * beta  # beta_tilde_t
-    return mean + variance.sqrt() * noise()
+
+    def __init__(self, unet, scheduler):
+        self.unet, self.scheduler, self.device = unet.eval(), scheduler, unet.device
+        size = unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        self.shape = unet.config.in_channels, height, width
+        self.abar = F.pad(scheduler.alphas_cumprod.cpu(), (0, 1), value=1.0)
+        self.abar_on_device = self.abar.to(self.device)  # for timesteps (B,)
+
+    def __call__(self, x_t, t, y=None):
+        """The noise in x_t (B, C, H, W) if its image is the clipped `x_0`; y is ignored.
+
+        t is an int. As in openai/guided-diffusion, the prediction is clipped before guidance.
+        """
+        return implied_noise(x_t, self.x_0(x_t, t), self.abar[t])
+
+    def x_0(self, x_t, t):
+        """The predicted image (B, C, H, W), clipped as the scheduler says. t: an int or (B,).
+
+        Differentiable in x_t, for guides that expect clean images; the gradient is 0 where a pixel
+        is clipped.
+        """
+        return self.clip(predicted_x_0(x_t, self.eps(x_t, t), self.abar_at(t)))
+
+    def eps(self, x_t, t, *labels):
+        """The noise that the U-Net predicts: (B, C, H, W). t: an int or (B,); labels: (B,)."""
+        times = timesteps(x_t, t) if isinstance(t, int) else t
+        output = self.unet(x_t.to(self.unet.dtype), times, *labels).sample.to(x_t.dtype)
+        output = output[:, : self.shape[0]]  # without a learned variance
+        match self.scheduler.config.prediction_type:
+            case "epsilon":
+                return output
+            case "v_prediction":  # Salimans & Ho 2022, section 4
+                abar_t = self.abar_at(t)
+                return abar_t.sqrt() * output + (1 - abar_t).sqrt() * x_t
+            case "sample":
+                return implied_noise(x_t, output, self.abar_at(t))
+
+    def clip(self, x_0):
+        """Clip a predicted image as the scheduler says."""
+        limit = self.scheduler.config.clip_sample_range
+        return x_0.clamp(-limit, limit) if self.scheduler.config.clip_sample else x_0
+
+    def abar_at(self, t):
+        """abar_t as a factor of images: () for an int t, (B, 1, 1, 1) for timesteps (B,)."""
+        return self.abar[t] if isinstance(t, int) else self.abar_on_device[t].view(-1, 1, 1, 1)
 
 
-def ddim_step(x_t, x_0, abar_t, abar_u, noise):
-    """x_u with the same noise as x_t: DDIM with eta = 0 (Song et al. 2021, arXiv 2010.02502)."""
-    return add_noise(x_0, implied_noise(x_t, x_0, abar_t), abar_u)
+def load_ddpm(path, device="cpu", network_class=UNet2DModel):
+    """Load a `DDPM` from a checkpoint; `ddpm.unet.dataset` describes its training data.
 
-
-def multistep(step, predict_noise, abar, x_t, times, noise):
-    """DPM-Solver++ (2M): Lu et al. 2022, arXiv 2211.01095, Algorithm 2.
-
-    Extrapolates x_0 linearly in lambda, half the log-SNR, from the last two steps to the midpoint
-    of t and u. With `ddpm_step` this is SDE-DPM-Solver++. For the arguments and the yielded tuples,
-    see `first_order` in inference.py.
+    Raises UserError if the checkpoint is missing, corrupted, or incompatible.
     """
-    half_log_snr = snr(abar).log() / 2  # lambda
-    previous = None  # t and x_0 of the previous step
-    for t, u in pairwise(times):
-        eps_hat = predict_noise(x_t, t)
-        x_0 = halfway = predicted_x_0(x_t, eps_hat, abar[t])
-        if previous is not None and u != END:  # at END lambda is infinite
-            s, x_0_at_s = previous
-            slope = (x_0 - x_0_at_s) / (half_log_snr[t] - half_log_snr[s])
-            halfway = x_0 + slope * (half_log_snr[u] - half_log_snr[t]) / 2
-        x_t = step(x_t, halfway, abar[t], abar[u], noise)
-        previous = t, x_0
-        yield u, x_t, x_0
+    unet = load_checkpoint(path, network_class, device)
+    return DDPM(unet, trained_scheduler(unet))
 
 
-# --- the scheduler ---
+def trained_scheduler(network):
+    """The DDPMScheduler that a loaded network was trained with.
+
+    Raises UserError if its checkpoint has none.
+    """
+    if network.schedule is None:
+        raise UserError(f"{network.checkpoint} was saved without a noise schedule")
+    return DDPMScheduler(**network.schedule)
 
 
-def abar_table(scheduler):
-    """abar_t for t = 0 .. T - 1, and 1 for t = END: a tensor (T + 1,) on the CPU."""
-    return torch.nn.functional.pad(scheduler.alphas_cumprod.cpu(), (0, 1), value=1.0)
+# --- timesteps ---
 
 
 def sampling_times(T, steps):
@@ -117,37 +147,23 @@ def timesteps(x_t, t):
     return torch.full((len(x_t),), t, device=x_t.device)
 
 
-def same_schedule(scheduler, other):
-    """Whether two schedulers add the same amount of noise at each timestep."""
-    a, b = scheduler.alphas_cumprod.cpu(), other.alphas_cumprod.cpu()
-    return a.shape == b.shape and torch.allclose(a, b)
+# --- training ---
+
+
+def schedule_of(scheduler):
+    """The config of a DDPMScheduler, without entries that are not in `SCHEDULE`."""
+    return {key: scheduler.config[key] for key in SCHEDULE}
 
 
 def training_target(scheduler, x_0, eps, t):
-    """What the U-Net learns to predict, eps or v, same shape as x_0."""
-    check_prediction_type(scheduler)
-    if scheduler.config.prediction_type == "v_prediction":
-        return scheduler.get_velocity(x_0, eps, t)
-    return eps
-
-
-def predicted_noise(scheduler, output, x_t, abar_t):
-    """eps, given the output of a U-Net that predicts `training_target`."""
-    if scheduler.config.prediction_type == "v_prediction":  # Salimans & Ho 2022, section 4
-        return abar_t.sqrt() * output + (1 - abar_t).sqrt() * x_t
-    return output
-
-
-def check_prediction_type(scheduler):
-    """Raise UserError unless the prediction type is epsilon or v_prediction."""
-    kind = scheduler.config.prediction_type
-    if kind not in ("epsilon", "v_prediction"):
-        raise UserError(f"prediction_type must be epsilon or v_prediction, got {kind}")
-
-
-def clip_limit(scheduler):
-    """The absolute value at which a scheduler clips the predicted x_0; infinity if it does not."""
-    return scheduler.config.clip_sample_range if scheduler.config.clip_sample else math.inf
+    """What the U-Net learns to predict: eps, v, or x_0 (B, C, H, W)."""
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return eps
+        case "v_prediction":
+            return scheduler.get_velocity(x_0, eps, t)
+        case "sample":
+            return x_0
 
 
 def noised_for_validation(scheduler, x_0, t=None):
@@ -161,9 +177,6 @@ def noised_for_validation(scheduler, x_0, t=None):
         t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
     eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation", 1))
     return scheduler.add_noise(x_0, eps, t), t, eps
-
-
-# --- the U-Net and the DDPM ---
 
 
 def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
@@ -186,31 +199,3 @@ def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
         add_attention=False,  # at H / 4 the convolutions see a whole digit
         num_class_embeds=num_class_embeds,
     )
-
-
-def load_ddpm(path, device="cpu"):
-    """Load a DDPMPipeline from a checkpoint; `ddpm.unet.dataset` describes its training data.
-
-    Raises UserError if the checkpoint is missing, corrupted, or incompatible.
-    """
-    unet = load_checkpoint(path, UNet2DModel, device)
-    return DDPMPipeline(unet, DDPMScheduler(**unet.schedule))
-
-
-def image_shape(unet):
-    """(C, H, W) of the images of a diffusers U-Net."""
-    size = unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return unet.config.in_channels, height, width
-
-
-def predicted_image(ddpm, x_t, t):
-    """The predicted x_0, clipped, for guides that expect clean images: (B, C, H, W).
-
-    Differentiable through the U-Net; the gradient is 0 where a pixel is clipped. t is (B,).
-    """
-    abar_t = ddpm.scheduler.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
-    output = ddpm.unet(x_t.to(ddpm.unet.dtype), t).sample.to(x_t.dtype)
-    eps = predicted_noise(ddpm.scheduler, output, x_t, abar_t)
-    limit = clip_limit(ddpm.scheduler)
-    return predicted_x_0(x_t, eps, abar_t).clamp(-limit, limit)

@@ -13,10 +13,9 @@ from IPython.display import display
 from tqdm.auto import tqdm
 
 import data
-from diffusion import END, abar_table, add_noise, ddim_step, implied_noise, predicted_x_0
-from diffusion import sampling_times
-from inference import Guided, NoisePredictor, first_order, growing_scale, load_models, sample
-from inference import gradient as our_gradient
+import inference
+from diffusion import END, add_noise, implied_noise, predicted_x_0, sampling_times
+from inference import growing_scale, load_models, sample
 from support.pictures import INK, PAPER, animation_frame, grid_image, gradient_in_colors
 from support.pictures import ink_on_paper, write_gif
 
@@ -24,8 +23,9 @@ BACKGROUND = (PAPER / 255,) * 3
 FRAME_MS = 300
 
 ddpm, classifier = load_models()
-unguided = NoisePredictor(ddpm)
-abar = abar_table(ddpm.scheduler)  # abar[t] for t = 0 ... 999, and abar[-1] = 1
+unguided = ddpm  # unguided(x_t, t, y)
+abar = ddpm.abar  # abar[t] for t = 0 ... 999, and abar[-1] = 1
+our_gradient = inference.gradient(classifier.log_p)
 times = [*sampling_times(1000, 20), END]  # 999, 949, ... 49, and -1: no noise is left
 digits = torch.arange(10)
 load_mnist = functools.cache(data.load_mnist)
@@ -48,13 +48,14 @@ def read(images):
     return labels[torch.cdist(images.flatten(1), train.flatten(1)).argmin(dim=1)]
 
 
-def ddim_path(x_t, predict_noise, y):
-    """Sample from noise x_t (B, 1, 28, 28) by DDIM in 20 steps: a list of (t, x_t, x_0)."""
-    path, t = [], times[0]
-    steps = first_order(ddim_step, lambda x, t: predict_noise(x, t, y), abar, x_t, times, None)
-    for u, x_u, x_0 in steps:
+def ddim_path(x_t, predict_noise, y, times=times):
+    """Sample from x_t (B, 1, 28, 28) by DDIM, in 20 steps by default: a list of (t, x_t, x_0)."""
+    path = []
+    for t, u in pairwise(times):
+        eps = predict_noise(x_t, t, y).detach()
+        x_0 = predicted_x_0(x_t, eps, abar[t])
         path.append((t, x_t, x_0))
-        t, x_t = u, x_u
+        x_t = add_noise(x_0, eps, abar[u])
     return path
 
 
@@ -63,8 +64,9 @@ def ddim_path(x_t, predict_noise, y):
 
 def same_noise():
     """One noise image guided toward each digit: label -> images, for `show`."""
-    guided = Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
-    return {"same noise": sample(guided, digits, [4] * 10, "sde-dpmsolver++", 20)}
+    eps_hat = inference.guided(ddpm, our_gradient, growing_scale(ddpm))
+    images = sample(ddpm, digits, [4] * 10, eps_hat, sampler="sde-dpmsolver++", steps=20)
+    return {"same noise": images}
 
 
 def show(rows, columns=(), target=None, read=read):
@@ -117,7 +119,7 @@ def show_gradients(rows, columns):
 def equation(digit, label, t, s=5.0):
     """Draw the guidance equation for a real digit with noise, guided toward another label."""
     x_t, y = add_noise(real(digit), noise(1, seed=1), abar[t]), torch.tensor([label])
-    eps, grad = unguided(x_t, t, y), our_gradient(classifier.log_p, x_t, t, y)
+    eps, grad = unguided(x_t, t, y), our_gradient(x_t, t, y)
     root = (1 - abar[t]).sqrt()
     eps_hat = eps - s * root * grad
     before, after = (predicted_x_0(x_t, each, abar[t]) for each in (eps, eps_hat))
@@ -163,9 +165,9 @@ def film(path, gradient, y):
     frames = []
     for t, x_t, x_0 in path[::3]:
         grad = gradient(x_t, t, y)
-        frames.append(animation_frame(t, x_t, x_0.detach(), grad, len(x_t)))
+        frames.append(animation_frame(f"t = {t}", x_t, x_0.detach(), grad, len(x_t)))
     end = path[-1][2].detach()
-    animate([*frames, animation_frame(END, end, end, torch.zeros_like(end), len(end))])
+    animate([*frames, animation_frame("done", end, end, torch.zeros_like(end), len(end))])
 
 
 def animate(frames):
@@ -288,7 +290,7 @@ def check_guidance(gradient, guided, s=5.0):
     y, factors = digits.flip(0), []
     for t in (599, 199):
         x_t = add_noise(load_mnist("validation")[0][:10], noise(10), abar[t])
-        grad = our_gradient(classifier.log_p, x_t, t, y)
+        grad = our_gradient(x_t, t, y)
         yours = answer(gradient, x_t, t, y)
         if yours is None:
             return False
@@ -340,9 +342,9 @@ def yours_or_ours(reverse, gradient, guided):
     print("From here on, the notebook uses our reverse, gradient, and guided.")
 
     def our_guided(x_t, t, y, s=5.0):
-        return Guided(ddpm, classifier.log_p, s)(x_t, t, y)
+        return inference.guided(ddpm, our_gradient, s)(x_t, t, y)
 
-    return ddim_path, lambda *inputs: our_gradient(classifier.log_p, *inputs), our_guided
+    return ddim_path, our_gradient, our_guided
 
 
 def check_guide(log_p):
@@ -354,7 +356,7 @@ def check_guide(log_p):
     if value.shape != (4,):
         print(f"The guide should return one number per image, (4,), not {tuple(value.shape)}.")
         return False
-    grad = answer(lambda *inputs: our_gradient(log_p, *inputs), x_t, t, y)
+    grad = answer(inference.gradient(log_p), x_t, t, y)
     if grad is None:
         return False
     strength = (1 - abar[t]).sqrt() * grad.flatten(1).norm(dim=1).mean() / noise(1).norm()

@@ -18,8 +18,8 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch.nn.utils import clip_grad_norm_
 
 from classifier import CHANNELS, Classifier
-from data import add_data_flags, read_dataset
-from diffusion import SCHEDULE, noised_for_validation
+from data import Dataset, add_data_flags
+from diffusion import SCHEDULE, noised_for_validation, schedule_of
 from support import cli
 from support.files import check_may_write, output_folder, provenance, save_checkpoint
 from support.pictures import ACCENT, INK, plain_figure, save_figure
@@ -34,27 +34,49 @@ MAX_GRAD_NORM = 1.0
 T_BANDS = ((0, 1), (0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 1))  # fractions of all timesteps
 
 
-def train(args, dataset, checkpoint, classifier, scheduler, validate):
-    """Minimize the cross-entropy on noised images with t <= --max-t, and return the finished `Run`.
+def train(
+    classifier,
+    scheduler,
+    dataset,
+    checkpoint,
+    validate,
+    *,
+    steps=STEPS,
+    batch_size=BATCH_SIZE,
+    lr=LEARNING_RATE,
+    max_t=None,
+    resume=False,
+    **recorded,
+):
+    """Minimize the cross-entropy on noised images, and return the finished `Run`.
 
-    `validate(run)` is called with the classifier in eval mode.
+    Args:
+        classifier: (x_t, t) -> logits.
+        scheduler: a DDPMScheduler, which adds the noise.
+        dataset, checkpoint, resume: as for `Run`.
+        max_t: the largest timestep to train on; all of them by default.
+        validate: called as validate(run), with the classifier in eval mode.
+        recorded: other settings to save in the checkpoint, such as the seed.
     """
+    device = next(classifier.parameters()).device
+    max_t = scheduler.config.num_train_timesteps - 1 if max_t is None else max_t
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), args.lr, weight_decay=WEIGHT_DECAY, fused=True
+        classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True
     )
-    warmup = min(WARMUP_STEPS, args.steps // 2)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, args.steps)
+    warmup = min(WARMUP_STEPS, steps // 2)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
     parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    settings = settings_of(args) | {"schedule": dict(SCHEDULE)}
-    run = Run(checkpoint, settings, dataset, args.resume, **parts)
+    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, "max_t": max_t, **recorded}
+    settings["schedule"] = schedule_of(scheduler)
+    run = Run(checkpoint, settings, dataset, resume, **parts)
 
     for x_0, y in run.batches():  # (B, C, H, W), (B,)
-        t = torch.randint(args.max_t + 1, (len(x_0),))  # (B,)
+        t = torch.randint(max_t + 1, (len(x_0),))  # (B,)
         eps = torch.randn_like(x_0)
         x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
 
-        logits = classifier(x_t.to(args.device), t.to(args.device))  # (B, K)
-        loss = F.cross_entropy(logits, y.to(args.device))
+        logits = classifier(x_t.to(device), t.to(device))  # (B, K)
+        loss = F.cross_entropy(logits, y.to(device))
 
         optimizer.zero_grad()
         loss.backward()
@@ -110,7 +132,7 @@ def plot_accuracy(classifier, scheduler, images, labels):
         accuracy.append((p.argmax(dim=1) == labels).float().mean().item())
     figure, axes = plain_figure(6, 3.5)
     axes.plot(timesteps, accuracy, "o-", color=INK, label="classifier")
-    axes.axhline(1 / classifier.num_classes, color=ACCENT, label="chance")
+    axes.axhline(1 / p.shape[1], color=ACCENT, label="chance")
     axes.set(xlabel="t: from the image to pure noise", ylim=(0, 1.02))
     axes.set(ylabel=f"accuracy on {len(images):,} validation images")
     axes.legend(frameon=False)
@@ -118,16 +140,12 @@ def plot_accuracy(classifier, scheduler, images, labels):
 
 
 @cli.one_line_errors
-def main(argv=None):
+def main(argv=None, network_class=Classifier):
+    """Train Classifier, or another network_class(channels, num_classes=..., image_shape=...)."""
     parser = cli.ArgumentParser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
-    add = parser.add_argument
-    add(
-        "--channels",
-        type=cli.number(int, 8, multiple_of=8),
-        default=CHANNELS,
-        help="number of channels",
-    )
+    add, width = parser.add_argument, cli.number(int, 8, multiple_of=8)
+    add("--channels", type=width, default=CHANNELS, help="number of channels")
     max_t = SCHEDULE["num_train_timesteps"] - 1
     timestep = cli.number(int, 0, max_t)
     add("--max-t", type=timestep, default=max_t, help="largest timestep to train on")
@@ -136,20 +154,23 @@ def main(argv=None):
     checkpoint = args.models / "classifier.pth"
     figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
     scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
-    dataset = read_dataset(args)
-    check_may_write(checkpoint, Classifier, SCHEDULE, dataset.info)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset, flush=True)
     images, labels = dataset.load("validation")
 
     torch.manual_seed(args.seed)
-    num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
-    classifier = Classifier(args.channels, num_classes=num_classes, image_shape=image_shape)
-    classifier.to(args.device)
+    sizes = {"num_classes": len(dataset.info["classes"]), "image_shape": dataset.info["shape"]}
+    classifier = network_class(args.channels, **sizes).to(args.device)
+    check_may_write(checkpoint, classifier, SCHEDULE, dataset.info)
 
     def validate(run):
         accuracy, confidence = accuracy_by_band(classifier, scheduler, images, labels)
         run.record(accuracy=accuracy, confidence=confidence)
 
-    run = train(args, dataset, checkpoint, classifier, scheduler, validate)
+    settings = settings_of(args)
+    run = train(
+        classifier, scheduler, dataset, checkpoint, validate, resume=args.resume, **settings
+    )
     save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
     run.remove_state()
     plotted = plot_accuracy(classifier, scheduler, images, labels)

@@ -8,21 +8,23 @@ Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239), with one change: half 
 drawn from the middle, where the digit is decided. Keeps an exponential moving average (EMA) of the
 weights.
 
-Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and, after every
-validation but the last, unguided samples to previews/. With --models DIR, they all go to DIR.
+Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.csv and .png, and, after
+every validation but the last, unguided samples to previews/. With --models DIR, all go to DIR.
 """
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
 
-from data import add_data_flags, read_dataset
-from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
+from data import Dataset, add_data_flags
+from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, schedule_of
+from diffusion import training_target
 from support import cli
-from support.files import check_may_write, output_folder, provenance, save_checkpoint
+from support.files import check_may_write, output_folder, provenance, read_rows, save_checkpoint
+from support.files import write_rows
 from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
 from support.training import Run, add_training_flags, settings_of
 
@@ -57,22 +59,37 @@ def ddpm_loss(unet, scheduler, x_0, y):
     return F.mse_loss(prediction, target.to(unet.device))
 
 
-def train(args, dataset, checkpoint, unet, scheduler, validate, loss_of=ddpm_loss):
+def train(
+    unet,
+    scheduler,
+    dataset,
+    checkpoint,
+    validate,
+    loss_of=ddpm_loss,
+    *,
+    steps=STEPS,
+    batch_size=BATCH_SIZE,
+    lr=LEARNING_RATE,
+    resume=False,
+    **recorded,
+):
     """Run DDPM Algorithm 1 and return the finished `Run`. The U-Net then has its averaged weights.
 
     Args:
+        scheduler: a DDPMScheduler, which adds the noise.
+        dataset, checkpoint, resume: as for `Run`.
         validate: called as validate(run), while the U-Net has its averaged weights, in eval mode.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
+        recorded: other settings to save in the checkpoint, such as the seed.
     """
-    optimizer = torch.optim.AdamW(
-        unet.parameters(), args.lr, ADAM_BETAS, weight_decay=0.0, fused=True
-    )
-    warmup = min(WARMUP_STEPS, args.steps // 2)
-    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, args.steps)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=True)
+    warmup = min(WARMUP_STEPS, steps // 2)
+    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, steps)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
     parts = {"network": unet, "optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema}
-    settings = settings_of(args) | {"schedule": dict(SCHEDULE)}
-    run = Run(checkpoint, settings, dataset, args.resume, **parts)
+    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, **recorded}
+    settings["schedule"] = schedule_of(scheduler)
+    run = Run(checkpoint, settings, dataset, resume, **parts)
     ema.to(unet.device)  # a loaded state is on the CPU
 
     for x_0, y in run.batches():  # (B, C, H, W), (B,)
@@ -124,16 +141,26 @@ def unguided_samples(unet, scheduler, seeds):
     return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
 
 
-def plot_loss(run):
-    """Training and validation loss against the step: a matplotlib figure."""
-    size = max(1, len(run.losses) // 100)  # steps per point
+def save_losses(path, run):
+    """Save the loss against the step as a CSV file: about 100 means, and every validation."""
+    size = max(1, len(run.losses) // 100)  # steps per mean
     means = [part.mean().item() for part in torch.stack(run.losses).cpu().split(size)]
-    steps = [entry["step"] for entry in run.history]
+    rows = {min(size * k, run.steps): {"training": mean} for k, mean in enumerate(means, start=1)}
+    for entry in run.history:
+        losses = {name: entry[name] for name in LABELS if name in entry}
+        rows[entry["step"]] = rows.get(entry["step"], {}) | losses
+    write_rows(path, [{"step": step} | rows[step] for step in sorted(rows)])
+
+
+def plot_losses(path):
+    """The training and validation losses in a CSV file against the step: a matplotlib figure."""
+    rows = read_rows(path)
     figure, axes = plain_figure(6, 3.5)
-    axes.plot([size * (k + 1) for k in range(len(means))], means, color=INK, lw=1, label="training")
-    for name, marker in (("validation", "o"), ("middle", "^")):
-        values = [entry[name] for entry in run.history]
-        axes.plot(steps, values, marker, color=ACCENT, label=LABELS[name])
+    styles = {"training": "-", "validation": "o", "middle": "^"}
+    for name, style in styles.items():
+        points = [(int(row["step"]), float(row[name])) for row in rows if name in row]
+        color = INK if name == "training" else ACCENT
+        axes.plot(*zip(*points), style, color=color, lw=1, label=LABELS.get(name, name))
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.legend(frameon=False)
     return figure
@@ -148,19 +175,21 @@ def add_unet_flags(parser, steps):
 
 
 @cli.one_line_errors
-def main(argv=None):
+def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
+    """Train a U-Net, or another make_network(shape, channels), with any loss: see `train`."""
     parser = cli.ArgumentParser(__doc__)
     add_unet_flags(parser, STEPS)
     args = parser.parse_args(argv)
     checkpoint, top = args.models / "ddpm_unet.pth", output_folder(args.models)
-    samples, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
+    samples, losses = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.csv"
     scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
-    dataset = read_dataset(args)
-    check_may_write(checkpoint, UNet2DModel, SCHEDULE, dataset.info)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset, flush=True)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
     torch.manual_seed(args.seed)
-    unet = make_unet(dataset.info["shape"], args.channels).to(args.device)
+    unet = make_network(dataset.info["shape"], args.channels).to(args.device)
+    check_may_write(checkpoint, unet, SCHEDULE, dataset.info)
 
     def validate(run):
         loss, middle = validation_losses(unet, scheduler, validation)
@@ -173,11 +202,16 @@ def main(argv=None):
         images = as_displayed(images, dataset.info)
         save_grid(path, images, COLUMNS, provenance(*networks, **settings))
 
-    run = train(args, dataset, checkpoint, unet, scheduler, validate)
+    settings = settings_of(args)
+    run = train(
+        unet, scheduler, dataset, checkpoint, validate, loss_of, resume=args.resume, **settings
+    )
     save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
     run.remove_state()
     save_samples(samples, unet)
-    save_figure(figure, plot_loss(run), provenance(unet, **run.settings))
+    save_losses(losses, run)
+    figure = losses.with_suffix(".png")
+    save_figure(figure, plot_losses(losses), provenance(unet, **run.settings))
     print(f"saved {checkpoint}, {samples} and {figure} after {run.elapsed():.0f} s")
 
 

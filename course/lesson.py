@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
 import quick_demo
-from diffusion import add_noise, clipped_noise, predicted_x_0
+from diffusion import DDPM, add_noise, implied_noise, predicted_x_0
 from examples.shared import read
-from inference import Guided, NoisePredictor, gradient
+from inference import guided
 from quick_demo import BACKGROUND
 from support.pictures import BLUE, ORANGE
 
@@ -63,9 +63,9 @@ def largest_difference(a, b):
     return (a.double() - b.double()).abs().max().item()
 
 
-def path_of(method, x_t, y):
-    """Sample from noise x_t (B, C, H, W) by DDIM in 20 steps: a list of (t, x_t, x_0)."""
-    return quick_demo.ddim_path(x_t, method, y)
+def path_of(eps_hat, x_t, y, times=quick_demo.times):
+    """Sample from x_t (B, C, H, W) by DDIM, in 20 steps by default: a list of (t, x_t, x_0)."""
+    return quick_demo.ddim_path(x_t, eps_hat, y, times)
 
 
 def checked_path(name, yours, ours, mistakes=()):
@@ -80,18 +80,16 @@ def checked_path(name, yours, ours, mistakes=()):
     return yours if good else ours
 
 
-def loop_mistakes(method, x_t, y):
+def loop_mistakes(ddpm, grad, s, x_t, y):
     """Common mistakes in the loop: description -> a function that samples with it."""
-    abar, times = method.abar, quick_demo.times
-    unguided = NoisePredictor(method.ddpm)
-    unclipped = Guided(method.ddpm, method.log_p, method.scale)
-    unclipped.limit = math.inf
+    abar, times = ddpm.abar, quick_demo.times
+    right = guided(ddpm, grad, s)
+    unclipped = DDPM(
+        ddpm.unet, type(ddpm.scheduler).from_config(ddpm.scheduler.config, clip_sample=False)
+    )
 
     def eps_hat(x_t, t):
-        return method(x_t, t, y)
-
-    def eps(x_t, t):
-        return unguided(x_t, t, y)
+        return right(x_t, t, y)
 
     def drawn(removed, put_back):
         x = x_t
@@ -106,38 +104,35 @@ def loop_mistakes(method, x_t, y):
     return {
         "all noise is put back, as if u were t": stuck,
         "no noise is put back": lambda: drawn(eps_hat, lambda x, t: torch.zeros_like(x)),
-        "the U-Net's noise is removed instead of the guided noise": lambda: drawn(eps, eps_hat),
-        "the U-Net's noise is put back instead of the guided noise": lambda: drawn(eps_hat, eps),
-        "the U-Net's image is not clipped": lambda: path_of(unclipped, x_t, y)[-1][2],
+        "the U-Net's noise is removed instead of the guided noise": lambda: drawn(ddpm, eps_hat),
+        "the U-Net's noise is put back instead of the guided noise": lambda: drawn(eps_hat, ddpm),
+        "the U-Net's image is not clipped": lambda: path_of(guided(unclipped, grad, s), x_t, y)[-1][
+            2
+        ],
     }
 
 
-# --- methods with a mistake ---
+# --- guidance with a mistake ---
 
 
-class WithoutRoot(Guided):
+def without_root(ddpm, grad, s):
     """ADM (14) without sqrt(1 - abar_t)."""
-
-    def __call__(self, x_t, t, y):
-        return self.clipped_eps(x_t, t) - self.scale(t) * gradient(self.log_p, x_t, t, y)
+    return lambda x_t, t, y: ddpm(x_t, t) - s * grad(x_t, t, y)
 
 
-class ClippedAfterGuidance(Guided):
+def clipped_after_guidance(ddpm, grad, s):
     """The predicted x_0 is clipped after the guidance, as diffusers' schedulers do."""
 
-    def __call__(self, x_t, t, y):
-        with torch.no_grad():
-            eps = self.eps(x_t, t)
-        shift = self.scale(t) * (1 - self.abar[t]).sqrt() * gradient(self.log_p, x_t, t, y)
-        return clipped_noise(x_t, eps - shift, self.abar[t], self.limit)
+    def eps_hat(x_t, t, y):
+        shift = s * (1 - ddpm.abar[t]).sqrt() * grad(x_t, t, y)
+        return clipped_noise(x_t, ddpm.eps(x_t, t) - shift, ddpm.abar[t])
+
+    return eps_hat
 
 
-class OnClassifierFree(Guided):
-    """A class-conditional U-Net, called without a label, and guided by a classifier."""
-
-    def eps(self, x_t, t):
-        no_label = self.ddpm.unet.config.num_class_embeds - 1
-        return super().eps(x_t, t, torch.full((len(x_t),), no_label))
+def clipped_noise(x_t, eps, abar_t):
+    """The noise in x_t after clipping the x_0 predicted from eps to [-1, 1]."""
+    return implied_noise(x_t, predicted_x_0(x_t, eps, abar_t).clamp(-1, 1), abar_t)
 
 
 # --- pictures ---

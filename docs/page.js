@@ -240,7 +240,7 @@ function look() {
   if (results.has("0,0")) workerOf(a, b).postMessage({ id: job, look: { a, b, k: looked } });
 }
 
-/** The values of each line of `Guided.__call__` at a step. */
+/** The values of each line of `guided` at a step. */
 function showStep({ k, s, x_t, eps, grad, eps_hat }) {
   if (k !== looked) return;
   const abar_t = abar(TIMES[k]);

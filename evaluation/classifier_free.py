@@ -11,45 +11,46 @@ Writes models/classifier_free.pth; with --models DIR, it goes to DIR.
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 
-from data import read_dataset
-from diffusion import SCHEDULE, clipped_noise, make_unet, training_target
-from inference import NoisePredictor
+from data import Dataset
+from diffusion import SCHEDULE, implied_noise, make_unet, predicted_x_0, training_target
 from support import cli
 from support.files import check_may_write, save_checkpoint
-from support.training import Run
+from support.training import Run, settings_of
 from train_ddpm import STEPS, add_unet_flags, train, training_timesteps
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
 SCALE = 1.1  # lowest Fréchet distance on the validation set, results/tuning_classifier_free.csv
 
 
-class ClassifierFree(NoisePredictor):
-    """Classifier-free guidance: equation (6) of the paper with w = s - 1.
+def classifier_free(ddpm, scale=SCALE):
+    """Classifier-free guidance: a function eps_hat(x_t, t, y) for `sample`.
 
-    eps(x_t, t, none) + s (eps(x_t, t, y) - eps(x_t, t, none)): s = 0 is unguided and s = 1
-    conditional; both take one U-Net call per step. The last label of the U-Net means "none".
+    Equation (6) of the paper with w = s - 1:
+    eps(x_t, t, none) + s (eps(x_t, t, y) - eps(x_t, t, none)), where the last label of the U-Net
+    means "none". s = 0 is unguided and s = 1 conditional; both take one U-Net call per step. The
+    mixture is clipped.
+
+    Args:
+        ddpm: a `DDPM` whose U-Net takes labels.
+        scale: s, a number or a function of t.
     """
+    none = ddpm.unet.config.num_class_embeds - 1
 
-    def __init__(self, ddpm, scale=SCALE):
-        super().__init__(ddpm)
-        self.num_classes = ddpm.unet.config.num_class_embeds - 1
-        self.scale = scale if callable(scale) else lambda t: scale
-
-    def __call__(self, x_t, t, y):
-        return clipped_noise(x_t, self.guided_eps(x_t, t, y), self.abar[t], self.limit)
-
-    @torch.no_grad()
-    def guided_eps(self, x_t, t, y):
-        """Equation (6) of the paper, before clipping."""
-        s = self.scale(t)
+    def mixture(x_t, t, y):
+        s = scale(t) if callable(scale) else scale
         if s == 1:
-            return self.eps(x_t, t, y)
-        eps = self.eps(x_t, t, torch.full_like(y, self.num_classes))
-        if s == 0:
-            return eps
-        return eps + s * (self.eps(x_t, t, y) - eps)
+            return ddpm.eps(x_t, t, y)
+        eps = ddpm.eps(x_t, t, torch.full_like(y, none))
+        return eps if s == 0 else eps + s * (ddpm.eps(x_t, t, y) - eps)
+
+    def eps_hat(x_t, t, y):
+        abar_t = ddpm.abar[t]
+        x_0 = ddpm.clip(predicted_x_0(x_t, mixture(x_t, t, y), abar_t))
+        return implied_noise(x_t, x_0, abar_t)
+
+    return eps_hat
 
 
 def classifier_free_loss(unet, scheduler, x_0, y):
@@ -71,13 +72,17 @@ def main(argv=None):
     args = parser.parse_args(argv)
     checkpoint = args.models / "classifier_free.pth"
     scheduler = DDPMScheduler(**SCHEDULE)
-    dataset = read_dataset(args)
-    check_may_write(checkpoint, UNet2DModel, SCHEDULE, dataset.info)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset, flush=True)
 
     torch.manual_seed(args.seed)
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
     unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
-    run = train(args, dataset, checkpoint, unet, scheduler, Run.record, classifier_free_loss)
+    check_may_write(checkpoint, unet, SCHEDULE, dataset.info)
+    loss, settings = classifier_free_loss, settings_of(args)
+    run = train(
+        unet, scheduler, dataset, checkpoint, Run.record, loss, resume=args.resume, **settings
+    )
     save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
     run.remove_state()
     print(f"saved {checkpoint} after {run.elapsed():.0f} s")

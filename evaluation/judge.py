@@ -12,7 +12,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
 
-from data import add_data_flags, from_uint8, read_dataset
+from data import Dataset, add_data_flags, from_uint8
 from support import cli
 from support.files import MODELS, check_may_write, load_checkpoint, save_checkpoint
 from support.training import Run, add_training_flags, settings_of
@@ -86,18 +86,31 @@ def accuracy_of(judge, images, labels):
     return (judge_images(judge, images)[1] == labels).float().mean().item()
 
 
-def train(args, dataset, checkpoint, judge):
-    """Minimize the cross-entropy on augmented images, and return the finished `Run`."""
-    optimizer = torch.optim.AdamW(
-        judge.parameters(), args.lr, weight_decay=WEIGHT_DECAY, fused=True
-    )
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
+def train(
+    judge,
+    dataset,
+    checkpoint,
+    *,
+    steps=STEPS,
+    batch_size=BATCH_SIZE,
+    lr=LEARNING_RATE,
+    resume=False,
+    **recorded,
+):
+    """Minimize the cross-entropy on augmented images, and return the finished `Run`.
+
+    The arguments are those of `train_classifier.train`.
+    """
+    device = judge.linear.weight.device
+    optimizer = torch.optim.AdamW(judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     parts = {"network": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    run = Run(checkpoint, settings_of(args), dataset, args.resume, **parts)
+    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, **recorded}
+    run = Run(checkpoint, settings, dataset, resume, **parts)
 
     for x_0, y in run.batches():  # (B, C, H, W), (B,)
-        logits = judge(AUGMENT(x_0).to(args.device))
-        loss = F.cross_entropy(logits, y.to(args.device), label_smoothing=LABEL_SMOOTHING)
+        logits = judge(AUGMENT(x_0).to(device))
+        loss = F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING)
 
         optimizer.zero_grad()
         loss.backward()
@@ -120,13 +133,14 @@ def main(argv=None):
     add_data_flags(parser)
     args = parser.parse_args(argv)
     checkpoint = args.models / "judge.pth"
-    dataset = read_dataset(args)
-    check_may_write(checkpoint, Judge, None, dataset.info)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset, flush=True)
 
     torch.manual_seed(args.seed)
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
-    run = train(args, dataset, checkpoint, judge)
+    check_may_write(checkpoint, judge, None, dataset.info)
+    run = train(judge, dataset, checkpoint, resume=args.resume, **settings_of(args))
     test_accuracy = accuracy_of(judge, *dataset.splits["test"])
     summary = run.summary() | {"test_accuracy": test_accuracy}
     save_checkpoint(checkpoint, judge, None, dataset.info, summary)

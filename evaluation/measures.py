@@ -149,6 +149,14 @@ def proportion(correct):
     return f"{correct.float().mean():.3f} [{low:.3f}, {high:.3f}] of {len(correct):,}"
 
 
+def ratio(name, a, b):
+    """The ratio of the means of a and b (N, ...), with its interval (delta method), as columns."""
+    a, b = (values.flatten(1).sum(dim=1) for values in (a, b))
+    value = a.mean() / b.mean()
+    error = Z * (a - value * b).std() / b.mean().abs() / len(a) ** 0.5
+    return with_interval(name, *(v.item() for v in (value, value - error, value + error)))
+
+
 def frechet_distance(real, fake):
     """The Fréchet distance (Heusel et al. 2017) between features (N, D) and (M, D).
 

@@ -1,32 +1,29 @@
 """Ablations of classifier guidance: the gradient, or only its norm, is replaced.
 
-A gradient is a function (x_t, t, y) -> (B, C, H, W), such as `partial(gradient, classifier.log_p)`.
+A gradient is a function (x_t, t (int), y) -> (B, C, H, W), such as `gradient(classifier.log_p)`;
+`guided` turns it into predicted noise.
 """
 
 import torch
 
-from diffusion import abar_table
+from diffusion import DDPM
 
 
-class WithGradient:
-    """Guidance with any gradient: ADM (14), where `method` predicts eps."""
+class Unlabeled(DDPM):
+    """A class-conditional U-Net that always gets the label "none"; see classifier_free.py."""
 
-    def __init__(self, method, grad, scale=1):
-        self.method, self.grad, self.scale = method, grad, scale
-        self.abar, self.shape, self.device = method.abar, method.shape, method.device
-
-    def __call__(self, x_t, t, y):
-        shift = (1 - self.abar[t]).sqrt() * self.grad(x_t, t, y)
-        return self.method(x_t, t, y) - self.scale * shift
+    def eps(self, x_t, t, *labels):
+        none = torch.full((len(x_t),), self.unet.config.num_class_embeds - 1, device=x_t.device)
+        return super().eps(x_t, t, none)
 
 
-def implied_gradient(free):
-    """The gradient of log p(y | x_t, t) that a `ClassifierFree` network implies, by Bayes' rule."""
+def implied_gradient(ddpm):
+    """The gradient of log p(y | x_t, t) that a classifier-free `DDPM` implies, by Bayes' rule."""
+    unlabeled = Unlabeled(ddpm.unet, ddpm.scheduler)
 
     @torch.no_grad()
     def grad(x_t, t, y):
-        eps_none = free.eps(x_t, t, torch.full_like(y, free.num_classes))
-        return (eps_none - free.eps(x_t, t, y)) / (1 - free.abar[t]).sqrt()
+        return (unlabeled.eps(x_t, t) - ddpm.eps(x_t, t, y)) / (1 - ddpm.abar[t]).sqrt()
 
     return grad
 
@@ -59,12 +56,13 @@ def norm(grad):
 class Exact:
     """The exact classifier for x_0 uniform over N training images, by Bayes' rule.
 
-    images (N, C, H, W) in [-1, 1], labels (N,). It has memorized these images: at low noise it
-    cannot classify any others. For MNIST, a call takes half a second per 100 images.
+    images (N, C, H, W) in [-1, 1], labels (N,), abar (T + 1,) as in `DDPM`. It has memorized these
+    images: at low noise it cannot classify any others. For MNIST, a call takes half a second per
+    100 images.
     """
 
-    def __init__(self, images, labels, scheduler):
-        self.abar = abar_table(scheduler)
+    def __init__(self, images, labels, abar):
+        self.abar = abar
         self.pixels, self.labels = images.flatten(1), labels
         self.squares = self.pixels.square().sum(dim=1)
 

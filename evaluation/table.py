@@ -2,72 +2,85 @@
 
     from functools import partial
     from evaluation.table import measure
-    from inference import Guided, NoisePredictor, load_models, sample
+    from inference import gradient, guided, load_models, sample
 
     ddpm, classifier = load_models()
-    mine = Mine(ddpm, classifier.log_p)
+    eps_hat = guided(ddpm, gradient(classifier.log_p), 5)
     measure({
-        "unguided": NoisePredictor(ddpm),
-        "constant 5": Guided(ddpm, classifier.log_p, 5),
-        "mine, DDIM": partial(sample, mine, sampler="ddim", steps=20),
+        "unguided": partial(sample, ddpm),
+        "s = 5": partial(sample, ddpm, eps_hat=eps_hat),
+        "s = 5, DDIM": partial(sample, ddpm, eps_hat=eps_hat, sampler="ddim", steps=20),
         "my samples": (images, labels),
     }, n=500)
 
 Choose settings with the default split and seed; report results with split="test", seed=0.
 """
 
-import csv
+import contextlib
 import hashlib
-import io
 import time
+import traceback
 import warnings
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import torch
-from diffusers import UNet2DModel
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.modules.module import register_module_forward_pre_hook
 from tqdm import tqdm
 
-from classifier import Classifier
-from data import Dataset
+from data import Dataset, from_uint8
 from evaluation.judge import load_judge
 from evaluation.measures import Scores, balanced_parts, nearest_distances, readings
 from inference import SAMPLER, STEPS, sample
 from support.cli import UserError
-from support.files import atomic_write
+from support.files import as_text, read_rows, write_rows
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
 SHOWN = ("accuracy", "frechet", "precision", "recall", "network_calls")
+PER_CLASS = 10  # with fewer images per class, precision and recall mean nothing
 
 
-def measure(rows, n=2_000, split="validation", seed=1, dataset=None, judge=None, path=None):
+def measure(
+    rows, n=2_000, split="validation", seed=1, dataset=None, judge=None, path=None, extra=None
+):
     """Compare class-balanced samples with half of the real images of a split.
 
     Args:
-        rows: name -> a method, sampled with the default sampler; or a function (y, seeds) ->
-            images (N, C, H, W), such as `partial(sample, method, steps=20)`; or existing samples,
-            (images, labels or None). Images are in [-1, 1] or uint8.
+        rows: name -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), such as
+            `partial(sample, ddpm, eps_hat=eps_hat)`; or existing samples, (images, labels or None).
+            Images are in [-1, 1] or uint8.
         n: samples per row, rounded down to a multiple of the number of classes.
         dataset, judge: a `Dataset` and its `Judge`; MNIST and the shipped judge by default.
-        path: path of a CSV file, updated after every row.
+        path: a CSV file, updated after every row. A sampled row is skipped if the file has it: the
+            same name, n, split, seed, and judge, and the same first image of each class. Rows with
+            other names stay in the file.
+        extra: (images (N, C, H, W) in [-1, 1], labels) -> dict of additional columns.
 
     Returns:
         name -> dict of columns: the metrics with 95% confidence intervals, and the provenance of
         the row. Real images come first: the other half of the split and, with split="test", the
-        validation images. Changes are relative to the first sampled row (same noise).
+        validation images. Changes are relative to the first sampled row (same noise). If a row
+        fails, its only column is `error`, and the other rows continue.
+
+    Raises UserError if n is too small, or if the judge was trained on a different dataset.
     """
     dataset, judge = dataset or Dataset(), judge or load_judge()
     if judge.dataset != dataset.info:
         raise UserError(f"{judge.checkpoint} was trained on a different dataset")
     num_classes = len(dataset.info["classes"])
+    if n < PER_CLASS * num_classes:
+        raise UserError(f"n must be at least {PER_CLASS * num_classes}, {PER_CLASS} per class")
     y = torch.arange(num_classes).repeat_interleave(n // num_classes)
     seeds = image_seeds(seed, y.tolist())
     images, labels = dataset.splits[split]
     here, there = balanced_parts(labels, 2, num_classes)  # (K, M) each
     reference = readings(judge, images[here.flatten()], labels[here.flatten()])
-    table, first = {}, None
+    stored = {row["images"]: row for row in read_rows(path)} if path and Path(path).exists() else {}
+    table = {}
 
     def add(name, images, labels, **columns):
         scores = Scores(readings(judge, images, labels), reference)
@@ -76,76 +89,132 @@ def measure(rows, n=2_000, split="validation", seed=1, dataset=None, judge=None,
             columns = {key: value for key, value in columns.items() if "accuracy" not in key}
         nearest = nearest_distances(images, dataset.splits["train"][0])
         columns |= {"nearest": nearest.min().item(), "nearest_median": nearest.median().item()}
-        columns["sha256 of images"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-        columns |= {"sha256 of judge": judge.sha256, "torch": torch.__version__}
-        columns["diffusers"] = diffusers.__version__
+        columns |= {"sha256 of images": sha256(images), "sha256 of judge": judge.sha256}
+        columns |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
         table[name] = columns
         shown = [f"{key} {cell(columns, key)}" for key in SHOWN if key in columns]
         tqdm.write(f"{name}: {'  '.join(shown)}")
         return scores
 
+    def add_existing(name, images, labels):
+        if len(images) < PER_CLASS * num_classes:
+            raise UserError(f"got {len(images)} images; {PER_CLASS} per class are needed")
+        add(name, to_uint8(images), labels)
+        if extra:
+            table[name] |= extra(from_uint8(to_uint8(images)), labels)
+
     def add_real(name, split, index):
         index = index[:, : n // num_classes].flatten()
         add(name, *(part[index] for part in dataset.splits[split]))
+
+    first = SimpleNamespace(name=None, row=None, scores=None)
+
+    def add_sampled(name, row):
+        few = slice(None, None, n // num_classes)  # the first image of each class
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            digest = sha256(to_uint8(row(y[few], seeds[few])))
+        columns = {"seed": seed, "sha256 of first images": digest}
+        known = columns | {"n": len(y), "split": split, "sha256 of judge": judge.sha256}
+        if all(stored.get(name, {}).get(key) == str(value) for key, value in known.items()):
+            tqdm.write(f"{name}: already in {path}")
+            table[name] = stored[name]
+            first.name, first.row = first.name or name, first.row or row
+            return
+        samples, settings = draw(row, y, seeds)
+        scores = add(name, samples, y, **columns, **settings)
+        if first.row is None:
+            first.name, first.row, first.scores = name, row, scores
+        else:
+            if first.scores is None:  # it was in the file
+                again = readings(judge, draw(first.row, y, seeds)[0], y)
+                first.scores = Scores(again, reference)
+            table[name] |= {"changes_from": first.name} | scores.changes_from(first.scores)
+        if extra:
+            table[name] |= extra(from_uint8(samples), y)
 
     add_real("real images", split, there)
     if split == "test":
         [everything] = balanced_parts(dataset.splits["validation"][1], 1, num_classes)
         add_real("real validation images", "validation", everything)
     for name, row in tqdm(rows.items(), desc="rows", disable=None):
-        if isinstance(row, tuple):
-            add(name, to_uint8(row[0]), row[1])
-        else:
-            samples, columns = draw(row, y, seeds)
-            scores = add(name, samples, y, seed=seed, **columns)
-            if first:
-                table[name] |= {"changes_from": first[0]} | scores.changes_from(first[1])
-            first = first or (name, scores)
+        try:
+            if isinstance(row, tuple):
+                add_existing(name, *row)
+            else:
+                add_sampled(name, row)
+        except Exception as error:  # the other rows continue
+            table[name] = {"error": f"{type(error).__name__}: {error}"}
+            shown = str(error) if isinstance(error, UserError) else traceback.format_exc()
+            tqdm.write(f"{name}: error: {shown}")
         if path:
-            write_rows(path, [{"images": key} | row for key, row in table.items()])
+            content = {**stored, **table}
+            write_rows(path, [{"images": key} | row for key, row in content.items()])
     return table
+
+
+def sha256(images):
+    """The SHA-256 of uint8 images."""
+    return hashlib.sha256(images.numpy().tobytes()).hexdigest()
 
 
 def draw(row, y, seeds):
     """The samples of a row as uint8, and their provenance, a dict of columns."""
-    row = partial(sample, row) if hasattr(row, "abar") else row  # a method
-    columns, calls, hashes = {}, [], set()
-    if isinstance(row, partial) and row.func is sample:
-        sampler = row.keywords.get("sampler", SAMPLER)
-        columns["sampler"] = getattr(sampler, "__name__", sampler)
-        columns["steps"] = row.keywords.get("steps", STEPS)
-        columns["scale"] = describe_scale(row.args[0])
-
-    def count(module, inputs):
-        if isinstance(module, (UNet2DModel, Classifier)):
-            calls.append(len(inputs[0]))
-            if hasattr(module, "sha256"):  # loaded from a checkpoint
-                hashes.add(f"{module.checkpoint} {module.sha256}")
-
     start = time.perf_counter()
-    with register_module_forward_pre_hook(count), warnings.catch_warnings():
-        warnings.simplefilter("always")  # in every row, not only in the first
+    with counted_calls() as counted, warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)  # in every row, not only in the first
         samples = to_uint8(row(y, seeds))
+    columns = settings_of(row)
     columns["seconds"] = (time.perf_counter() - start) / len(y)  # per image
-    columns["network_calls"] = round(sum(calls) / len(y))  # per image
-    columns["networks"] = " ".join(sorted(hashes))
+    columns["network_calls"] = round(counted.images / len(y))  # per image
+    columns["networks"] = " ".join(sorted(counted.hashes))
     return samples, columns
 
 
-def describe_scale(method):
-    """The guidance scale of a method as text; if it varies with t, its range."""
-    scale = getattr(method, "scale", None)
-    if not callable(scale):
-        return "none" if scale is None else f"{scale:.4g}"
-    values = [scale(t) for t in range(len(method.abar) - 1)]
-    low, high = min(values), max(values)
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+@contextlib.contextmanager
+def counted_calls():
+    """Count the images that networks process: those of modules not called by another module.
+
+    Yields `images`, a count, and `hashes`, the checkpoints of the networks. A network is called
+    with its images as the first argument.
+    """
+    counted, depth = SimpleNamespace(images=0, hashes=set()), 0
+
+    def enter(module, inputs):
+        nonlocal depth
+        depth += 1
+        if depth == 1 and next(module.parameters(), None) is not None:
+            counted.images += len(inputs[0])
+        if hasattr(module, "sha256"):  # saved in a checkpoint
+            counted.hashes.add(f"{module.checkpoint} {module.sha256}")
+
+    def leave(*module_inputs_output):
+        nonlocal depth
+        depth -= 1
+
+    with (
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ):
+        yield counted
+
+
+def settings_of(row):
+    """The keyword arguments of a row that is a partial, as columns; functions by their names."""
+    if not isinstance(row, partial):
+        return {}
+    settings = {"sampler": SAMPLER, "steps": STEPS} if row.func is sample else {}
+    for key, value in row.keywords.items():
+        if callable(value):
+            value = getattr(getattr(value, "func", value), "__name__", type(value).__name__)
+        settings[key] = value
+    return settings
 
 
 def cell(row, column):
     """A column of a row as text, with its interval if it has one; "" if the row lacks it."""
-    value = row.get(column, "-")
-    if value in ("-", ""):
+    value = row.get(column, "")
+    if value == "":
         return ""
     if column == "mcnemar_p":
         return f"{float(value):.2g}" if float(value) >= 1e-4 else "< 0.0001"
@@ -156,18 +225,3 @@ def cell(row, column):
     sign = "+" if column.endswith("_change") else ""
     value, low, high = (f"{number:{sign}.{digits}f}" for number in numbers)
     return f"{value} [{low}, {high}]"
-
-
-def as_text(value):
-    """A value for a CSV file: floats with six significant digits."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def write_rows(path, rows):
-    """Write dicts as a CSV file; "-" where a row lacks a column."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [[as_text(row.get(column, "-")) for column in columns] for row in rows]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())

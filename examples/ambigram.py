@@ -10,7 +10,7 @@ import torch
 
 from evaluation.measures import proportion
 from examples.shared import FAST, example, judge_log_p, save_rows
-from inference import Guided, growing_scale, sample
+from inference import gradient, growing_scale, guided, sample
 
 N = 10  # per pair
 SHOWN = (1, 7), (2, 3), (2, 7), (6, 7), (6, 9)  # chosen by eye
@@ -26,9 +26,9 @@ def main(ddpm, classifier):
     digits = torch.arange(10)
     y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)
     # less growth than for one digit: equally accurate, with fewer disconnected strokes
-    scale = growing_scale(ddpm.scheduler, 1, 6)
-    guided = Guided(ddpm, both_ways(classifier.log_p), scale)
-    images = sample(guided, y, range(len(y)), **FAST)
+    scale = growing_scale(ddpm, g=6)
+    eps_hat = guided(ddpm, gradient(both_ways(classifier.log_p)), scale)
+    images = sample(ddpm, y, range(len(y)), eps_hat, **FAST)
     upright, rotated = judge_log_p(images), judge_log_p(images.flip(2, 3))  # (100 N, 10) each
     right = (upright.argmax(dim=1) == y[:, 0]) & (rotated.argmax(dim=1) == y[:, 1])
     print(f"correct in both orientations: {proportion(right)}")

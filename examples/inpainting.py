@@ -10,10 +10,9 @@ constant.
 import torch
 
 from data import load_mnist
-from diffusion import predicted_image
 from evaluation.measures import proportion
 from examples.shared import FAST, example, read, save_rows
-from inference import Guided, sample
+from inference import gradient, guided, sample
 
 N = 200
 
@@ -21,12 +20,11 @@ N = 200
 @example
 def main(ddpm, classifier):
     x_0, labels = (part[:N] for part in load_mnist("test"))
-    abar = ddpm.scheduler.alphas_cumprod
 
     def pixels(x_t, t, y):
         """log p of the upper half of the images with indices y (B,), up to a constant: (B,)."""
-        error = (predicted_image(ddpm, x_t, t) - x_0[y])[:, :, :14]
-        return -error.square().sum(dim=(1, 2, 3)) / (2 * (1 - abar[t]))
+        error = (ddpm.x_0(x_t, t) - x_0[y])[:, :, :14]
+        return -error.square().sum(dim=(1, 2, 3)) / (2 * (1 - ddpm.abar[t]))
 
     def pixels_and_class(x_t, t, y):
         return pixels(x_t, t, y) + classifier.log_p(x_t, t, labels[y])
@@ -35,7 +33,8 @@ def main(ddpm, classifier):
     rows = {"test digit": x_0, "upper half": known}
     guides = {"completed": pixels, "with its label": pixels_and_class}
     for name, log_p in guides.items():
-        rows[name] = sample(Guided(ddpm, log_p, 1), torch.arange(N), range(N), **FAST)
+        eps_hat = guided(ddpm, gradient(log_p), 1)
+        rows[name] = sample(ddpm, torch.arange(N), range(N), eps_hat, **FAST)
         print(
             f"{name}: {proportion(read(rows[name]) == labels)} are classified as the original digit"
         )

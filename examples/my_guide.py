@@ -10,10 +10,9 @@ from functools import partial
 
 import torch
 
-from diffusion import predicted_image
 from evaluation.table import measure
 from examples.shared import FAST, example, save_rows
-from inference import Guided, growing_scale, sample
+from inference import gradient, growing_scale, guided, sample
 
 SLANT = 0.5  # pixels to the right per pixel up; MNIST digits have 0 to 0.3
 STRICTNESS = 10  # 1 / (2 variance) of the slant
@@ -24,7 +23,7 @@ def leaning(ddpm, classifier):
     """The guide: log p of the digits y (B,), minus a penalty on the error of the slant."""
 
     def log_p(x_t, t, y):
-        error = slant(predicted_image(ddpm, x_t, t)) - SLANT
+        error = slant(ddpm.x_0(x_t, t)) - SLANT
         return classifier.log_p(x_t, t, y) - STRICTNESS * error.square()
 
     return log_p
@@ -46,9 +45,9 @@ def main(ddpm, classifier):
     guides = {"default": classifier.log_p, "leaning": leaning(ddpm, classifier)}
     rows, table = {}, {}
     for name, log_p in guides.items():
-        method = Guided(ddpm, log_p, growing_scale(ddpm.scheduler))
-        rows[name] = sample(method, y, seeds, **FAST)
-        table[name] = partial(sample, method, **FAST)
+        eps_hat = guided(ddpm, gradient(log_p), growing_scale(ddpm))
+        table[name] = partial(sample, ddpm, eps_hat=eps_hat, **FAST)
+        rows[name] = table[name](y, seeds)
         print(f"{name}: mean slant {slant(rows[name]).mean():.2f}")
     save_rows("my_guide", rows, y.tolist(), ddpm.unet, classifier)
     measure(table, n=N)

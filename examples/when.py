@@ -14,12 +14,11 @@ from itertools import product
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from diffusion import END, add_noise, predicted_x_0, sampling_times
+from diffusion import add_noise, sampling_times
+from examples.samplers import written_out
 from examples.shared import FAST, read
-from inference import SAMPLERS, Guided, NoisePredictor, gradient, growing_scale, load_models
-from inference import sample
+from inference import gradient, growing_scale, guided, load_models, sample
 from support import cli
 from support.files import ROOT, provenance
 from support.pictures import ACCENT, INK, INK_GRAY, PAPER, plain_figure, save_figure
@@ -37,18 +36,22 @@ TINTS = {  # background colors, by the kind of result
 WINDOWS = [(a, b) for a, b in product(range(STEPS), range(1, STEPS + 1)) if a < b]
 
 
-class PushWindow(Guided):
-    """Classifier guidance in some steps only; y (B, 3): digit, first step, step after the last."""
+def in_window(ddpm, grad):
+    """A gradient that is 0 outside a window of steps; y (B, 3): digit, first step, end.
 
-    def __call__(self, x_t, t, y):
-        digit, first, last = y.unbind(dim=1)
-        step = sampling_times(len(self.abar) - 1, STEPS).index(t)
-        pushed = (first <= step) & (step < last)
-        eps = self.clipped_eps(x_t, t)
+    The window does not include its end.
+    """
+    times = sampling_times(len(ddpm.abar) - 1, STEPS)
+
+    def windowed(x_t, t, y):
+        digit, first, end = y.unbind(dim=1)
+        pushed = (first <= times.index(t)) & (times.index(t) < end)
+        result = torch.zeros_like(x_t)
         if pushed.any():
-            some = gradient(self.log_p, x_t[pushed], t, digit[pushed])
-            eps[pushed] -= self.scale(t) * (1 - self.abar[t]).sqrt() * some
-        return eps
+            result[pushed] = grad(x_t[pushed], t, digit[pushed])
+        return result
+
+    return windowed
 
 
 def page_noise(number, count):
@@ -64,47 +67,45 @@ def page_noise(number, count):
     return torch.from_numpy(pixels).float().view(count, 1, 28, 28)
 
 
-def pushed_images(method, numbers, y, batch_size=105):
-    """Sample from noise images `numbers` (N), with y (N, 3) as for `PushWindow`: (N, 1, 28, 28)."""
-    times, images = [*sampling_times(len(method.abar) - 1, STEPS), END], []
-    for part in tqdm(torch.arange(len(y)).split(batch_size), desc="windows", disable=None):
-        noises = iter(torch.stack([page_noise(numbers[i], STEPS + 1) for i in part], dim=1))
-
-        def predict_noise(x_t, t, y=y[part]):
-            return method(x_t, t, y)
-
-        sampler = SAMPLERS["sde-dpmsolver++"]
-        *_, (_, x, _) = sampler(predict_noise, method.abar, next(noises), times, noises.__next__)
-        images.append(x.clamp(-1, 1))
-    return torch.cat(images)
+def on_page_noise(predict, scheduler, x_t, rngs):
+    """SDE-DPM-Solver++ with the noise of the web page; the seeds are the indices of the noise."""
+    numbers = [rng.initial_seed() for rng in rngs]
+    noises = iter(torch.stack([page_noise(number, STEPS) for number in numbers], dim=1))
+    x_T, fresh = next(noises), lambda shape, rngs: next(noises)
+    return written_out(predict, scheduler, x_T, rngs, order=2, eta=1, noise=fresh)
 
 
+def pushed_images(ddpm, classifier, numbers, y):
+    """Sample from noise images `numbers` (N), with y (N, 3) as for `in_window`: (N, 1, 28, 28)."""
+    grad = in_window(ddpm, gradient(classifier.log_p))
+    eps_hat = guided(ddpm, grad, growing_scale(ddpm))
+    return sample(ddpm, y, numbers, eps_hat, batch_size=105, steps=STEPS, loop=on_page_noise)
+
+
+@torch.no_grad()
 def surprise(ddpm, images):
     """Distance of images (N, 1, 28, 28) from their reconstructions after noise is added: (N,).
 
     The root mean square over pixels and four timesteps, with the same noise for every image.
     """
-    unguided, squares = NoisePredictor(ddpm), 0
+    squares = 0
     for t, eps in zip(RENOISED_TIMES, page_noise(RENOISING, len(RENOISED_TIMES))):
-        x_t = add_noise(images, eps, unguided.abar[t])
-        clipped = unguided.clipped_eps(x_t, t)
-        x_0 = predicted_x_0(x_t, clipped, unguided.abar[t])
+        x_0 = ddpm.x_0(add_noise(images, eps, ddpm.abar[t]), t)
         squares = squares + (x_0 - images).square().mean(dim=(1, 2, 3))
     return (squares / len(RENOISED_TIMES)).sqrt()
 
 
 def most_surprise(ddpm, classifier, n=200):
     """The `surprise` that 95% of n guided samples stay below, with the default scale."""
-    guided = Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
-    images = sample(guided, torch.arange(n) % 10, range(n), **FAST)
+    eps_hat = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
+    images = sample(ddpm, torch.arange(n) % 10, range(n), eps_hat, **FAST)
     return surprise(ddpm, images).quantile(0.95).item()
 
 
 def push_map(ddpm, classifier, noise=NOISE, digit=DIGIT):
     """The empty window, then `WINDOWS`: images (211, 1, 28, 28), p(y | x) (211, 10), surprise."""
-    method = PushWindow(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
     y = torch.tensor([(digit, a, b) for a, b in [(0, 0), *WINDOWS]])
-    images = pushed_images(method, [noise] * len(y), y)
+    images = pushed_images(ddpm, classifier, [noise] * len(y), y)
     with torch.no_grad():
         p = classifier(images, torch.zeros(len(y), dtype=torch.long)).softmax(dim=1)
         return images, p, surprise(ddpm, images)
@@ -146,7 +147,6 @@ def draw_map(images, p, surprises, threshold, digit):
 
 def plot_average(ddpm, classifier, n):
     """Plot how often noise images become their target, against the end or start of the window."""
-    method = PushWindow(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
     figure, axes = plain_figure(6, 3.4)
     for label, color, windows in (
         ("pushed from step 1 until ...", ACCENT, [(0, b) for b in range(STEPS + 1)]),
@@ -154,7 +154,7 @@ def plot_average(ddpm, classifier, n):
     ):
         y = torch.tensor([(k % 10, a, b) for a, b in windows for k in range(n)])
         numbers = [k for _ in windows for k in range(n)]
-        right = read(pushed_images(method, numbers, y)) == y[:, 0]
+        right = read(pushed_images(ddpm, classifier, numbers, y)) == y[:, 0]
         axes.plot(right.view(len(windows), n).float().mean(dim=1), ".-", color=color, label=label)
     axes.set(xlabel="step", ylabel=f"fraction of {n} that become the target", ylim=(0, 1.02))
     axes.legend(frameon=False)

@@ -16,13 +16,13 @@ class UserError(ValueError):
 
 
 def one_line_errors(main):
-    """Decorate `main(argv=None)`: a UserError prints one line and exits with status 2."""
+    """Decorate `main(argv=None, ...)`: a UserError prints one line and exits with status 2."""
 
     @functools.wraps(main)
-    def wrapped(argv=None):
+    def wrapped(argv=None, **settings):
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
         try:
-            return main(argv)
+            return main(argv, **settings)
         except UserError as error:
             message, status = f"error: {' '.join(str(error).split())}", 2
         except KeyboardInterrupt:

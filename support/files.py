@@ -1,6 +1,7 @@
-"""Atomic file writes, checkpoints, and the provenance of files."""
+"""Atomic file writes, checkpoints, CSV tables, and the provenance of files."""
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -90,56 +91,59 @@ def load_checkpoint(path, network_class, device="cpu"):
     `sha256` identify the file. Raises UserError if the file is missing, corrupted, or incompatible.
     """
     path, name = Path(path), network_class.__name__
-    content = load_tensors(path, f"; {remedy(path)}")
-    if not is_checkpoint(content, name):
-        raise UserError(f"{path} is not a {name} checkpoint; {remedy(path)}")
+    content = load_tensors(path, remedy(path))
+    if not is_checkpoint(content):
+        raise UserError(f"{path} was not saved by this repository's `save_checkpoint`")
+    if content["network"] != name:
+        raise UserError(f"{path} holds a {content['network']}; expected a {name}")
     try:
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path} is incompatible with the current {name}; {remedy(path)}"
-        ) from error
+        raise UserError(f"{path} was saved by a different version of {name}: {error}") from error
     network.schedule, network.dataset = content["schedule"], content["dataset"]
     network.checkpoint, network.sha256 = path.name, sha256(path)
     return network.eval().requires_grad_(False).to(device)
 
 
-def check_may_write(path, network_class, schedule, dataset):
-    """Check that training would not overwrite an unrelated file at `path`.
+def check_may_write(path, network, schedule, dataset):
+    """Check, before training, that the checkpoint fits into its folder.
 
-    Raises UserError if `path` exists and is not a checkpoint of this class, schedule, and dataset,
-    or if another checkpoint in its folder was trained on a different dataset.
+    Raises UserError if `path` exists and is not a checkpoint of this class and schedule, or if
+    another checkpoint in its folder was trained on a different dataset or with different noise.
     """
-    advice = "move it, or pass another folder with --models"
+    name, advice = type(network).__name__, "move it, or pass another folder with --models"
     for other in sorted(path.parent.glob("*.pth")):
         try:
             content = load_tensors(other)
         except UserError:
             content = None
-        if other == path and not is_checkpoint(content, network_class.__name__):
-            raise UserError(f"{path} is not a {network_class.__name__} checkpoint; {advice}")
-        if other == path and content["schedule"] != schedule:
-            raise UserError(f"{path} was trained with a different noise schedule; {advice}")
-        if is_checkpoint(content) and content["dataset"] != dataset:
+        if other == path and not (is_checkpoint(content) and content["network"] == name):
+            raise UserError(f"{path} is not a {name} checkpoint; {advice}")
+        if not is_checkpoint(content):
+            continue
+        if content["dataset"] != dataset:
             raise UserError(f"{other} was trained on a different dataset; {advice}")
+        if schedule and content["schedule"]:  # the judge has none
+            differ = {key for key in schedule if content["schedule"].get(key) != schedule[key]}
+            if differ - ({"prediction_type"} if other != path else set()):
+                raise UserError(f"{other} was trained with a different noise schedule; {advice}")
 
 
-def is_checkpoint(content, name=None):
-    """Whether `content` was saved by `save_checkpoint`, for the class called `name` if given."""
+def is_checkpoint(content):
+    """Whether `content` was saved by `save_checkpoint`."""
     keys = {"network", "config", "schedule", "dataset", "training", "state_dict"}
-    return isinstance(content, dict) and set(content) == keys and name in (None, content["network"])
+    return isinstance(content, dict) and set(content) == keys
 
 
 def remedy(path):
-    """Advice about a missing or unusable checkpoint."""
-    if path.name not in SCRIPTS:
-        return "check the name, or train it again"
+    """Advice about a missing or corrupted checkpoint."""
     if path.resolve().parent == MODELS:
-        return "restore it with `git checkout -- models`"
-    folder = shlex.quote(str(path.parent))
-    train = f"train it with `python {SCRIPTS[path.name]} --models {folder}`"
-    return f"delete it and {train}" if path.exists() else train
+        return "; restore it with `git checkout -- models`"
+    if path.name not in SCRIPTS:
+        return ""
+    train = f"`python {SCRIPTS[path.name]} --models {shlex.quote(str(path.parent))}`"
+    return f"; {'delete it and ' if path.exists() else ''}train it with {train}"
 
 
 def save_tensors(path, content):
@@ -163,3 +167,28 @@ def load_tensors(path, advice=""):
         raise UserError(f"{path} cannot be read: permission denied") from None
     except Exception as error:  # on a corrupted file, the unpickler raises many exception types
         raise UserError(f"{path} is corrupted or not a checkpoint{advice}") from error
+
+
+# --- tables ---
+
+
+def write_rows(path, rows):
+    """Write dicts as a CSV file; "-" where a row lacks a column."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [[as_text(row.get(column, "-")) for column in columns] for row in rows]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def read_rows(path):
+    """The rows of a CSV file as dicts of text, without the columns that a row lacks."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if value != "-"} for row in rows]
+
+
+def as_text(value):
+    """A value for a CSV file: floats with six significant digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

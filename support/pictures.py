@@ -117,19 +117,19 @@ def save_figure(path, figure, made_from, **settings):
 
 
 def save_animation(path, steps, num_steps, columns, made_from):
-    """Save a GIF of a trajectory: x_t, the predicted x_0, and the latest gradient.
+    """Save a GIF of a trajectory: x_t, the predicted x_0, and the gradient.
 
-    It shows at most MAX_FRAMES steps.
+    It shows at most MAX_FRAMES steps, and then the sample, which is the last x_0.
 
     Args:
-        steps: yields `num_steps` tuples: t, x_t, x_0 (N, C, H, W), and the gradient at x_t or None.
+        steps: yields `num_steps` tuples: t, x_t, x_0 (N, C, H, W), and the gradient at x_t, or None
+            if it is not used.
     """
-    every = math.ceil(num_steps / MAX_FRAMES)
-    frames, latest = [], None
-    for number, (t, x_t, x_0, grad) in enumerate(steps, start=1):
-        latest = latest if grad is None else grad
-        if number % every == 0 or number == num_steps:
-            frames.append(animation_frame(t, x_t, x_0, latest, columns))
+    every, frames = math.ceil(num_steps / MAX_FRAMES), []
+    for number, (t, x_t, x_0, grad) in enumerate(steps):
+        if number % every == 0:
+            frames.append(animation_frame(f"t = {t}", x_t, x_0, grad, columns))
+    frames.append(animation_frame("done", x_0, x_0, grad, columns))
     with atomic_write(path) as file:
         write_gif(file, frames, FRAME_MS, comment=made_from.encode())
 
@@ -144,8 +144,8 @@ def write_gif(file, frames, frame_ms, **settings):
     frames[-1].save(file, "gif", save_all=True, **settings)
 
 
-def animation_frame(t, x_t, x_0, grad, columns):
-    """A frame of an animation, a PIL image: t, and grids of x_t, x_0, and a gradient or None."""
+def animation_frame(clock, x_t, x_0, grad, columns):
+    """A frame of an animation, a PIL image: grids of x_t, x_0, and a gradient or None."""
     rows = {"noisy image": x_t, "predicted image": x_0}
     if grad is not None:
         rows["classifier gradient"] = gradient_in_colors(grad.cpu())
@@ -158,7 +158,6 @@ def animation_frame(t, x_t, x_0, grad, columns):
         top = number * (line + height)
         draw.text((8, top + 4), label, fill=INK, font=font)
         frame.paste(grid.convert("RGB"), (0, top + line))
-    clock = f"t = {t}" if t >= 0 else "done"
     draw.text((frame.width - 8, 4), clock, fill=INK, font=font, anchor="ra")
     return frame.quantize(COLORS if x_0.shape[1] == 1 else 256)
 

@@ -165,6 +165,6 @@ def add_training_flags(parser, steps, batch_size, lr):
 
 
 def settings_of(args):
-    """The flags that determine the weights, apart from the dataset."""
+    """The flags that determine the weights, apart from the dataset, as keyword arguments."""
     others = ("models", "device", "resume", "dataset", "size")
     return {flag: value for flag, value in vars(args).items() if flag not in others}

@@ -10,8 +10,8 @@ from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 
 import data
-from diffusion import SCHEDULE
 from data import Dataset
+from diffusion import DDPM, SCHEDULE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,9 +58,8 @@ def fake_ddpm(output, shape=IMAGE_SHAPE, num_class_embeds=None, **schedule):
         return SimpleNamespace(sample=output(*inputs))
 
     unet.config = FrozenDict(config, num_class_embeds=num_class_embeds)
-    unet.eval, unet.dtype = lambda: unet, torch.float32
-    scheduler = DDPMScheduler(**SCHEDULE | schedule)
-    return SimpleNamespace(unet=unet, scheduler=scheduler, device=torch.device("cpu"))
+    unet.eval, unet.dtype, unet.device = lambda: unet, torch.float32, torch.device("cpu")
+    return DDPM(unet, DDPMScheduler(**SCHEDULE | schedule))
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +81,7 @@ def few_images():
     """The `small_mnist`, which all scripts then read."""
     few = small_mnist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "Dataset", lambda *args: few)
+        patch.setattr(data, "read_torchvision", lambda name: (few.splits, few.info["classes"]))
         yield few
 
 

@@ -44,7 +44,7 @@ FEWER = {  # samples and steps
     "demo.noise(30)": "demo.noise(3)",
     "5_000, 100)": "5_000, 10)",
     "9_000, 300)": "9_000, 10)",
-    '"sde-dpmsolver++", steps=10': '"sde-dpmsolver++", steps=3',
+    'sampler="sde-dpmsolver++", steps=10': 'sampler="sde-dpmsolver++", steps=3',
 }
 FAILED = re.compile("[Nn]ot yet|still empty|not finished|raises [A-Z]|nothing to|expected")
 WRONG = {  # notebook -> a line, a mistake in it, and how it is named

@@ -60,12 +60,10 @@ FAULTS = {  # what is done to the file, and what is said
     "code": (lambda path: torch.save({"network": Evil()}, path), "is corrupted"),
     "another network": (
         lambda path: shutil.copy(path.with_name("ddpm_unet.pth"), path),
-        "is not a Classifier checkpoint",
+        "holds a UNet2DModel; expected a Classifier",
     ),
-    "other settings": (
-        lambda path: edit(path, config={"depth": 3}),
-        "incompatible with the current",
-    ),
+    "other settings": (lambda path: edit(path, config={"depth": 3}), "different version"),
+    "without a schedule": (lambda path: edit(path, schedule=None), "without a noise schedule"),
     "another schedule": (
         lambda path: edit(path, schedule=SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"}),
         "different noise schedules",
@@ -82,7 +80,10 @@ def models(tmp_path):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_checkpoint(fails, models, monkeypatch, fault):
-    """The message says which file, what is wrong, and how to replace it. No code is run."""
+    """The message says which file, what is wrong, and how to replace a lost file.
+
+    No code in the file is run.
+    """
     spoil, said = FAULTS[fault]
     path, output = models / "classifier.pth", models / "o.png"
     monkeypatch.chdir(models)
@@ -91,7 +92,7 @@ def test_a_bad_checkpoint(fails, models, monkeypatch, fault):
     flags = ["--models", models, "--output", output, "--digits", "0"]
     error = fails(inference.main, *flags)
     assert said in error
-    if not fault.startswith("another ") or fault == "another network":
+    if fault in ("missing", "truncated", "code"):
         assert f"train it with `python train_classifier.py --models {models}`" in error
         monkeypatch.setattr(files, "MODELS", models)  # shipped weights are restored instead
         assert "`git checkout -- models`" in fails(inference.main, *flags)
@@ -104,7 +105,7 @@ def test_a_bad_checkpoint(fails, models, monkeypatch, fault):
 def test_a_folder_that_is_not_a_dataset(fails, tmp_path, shapes):
     folder = tmp_path / "data"
     flags = ["--models", tmp_path / "models", "--steps", 1, "--dataset", folder]
-    assert f"--dataset {folder}" in fails(train_ddpm.main, *flags)
+    assert f"cannot read the folder {folder}" in fails(train_ddpm.main, *flags)
     shutil.copytree(shapes / "bar", folder / "bar")
     truncate(folder / "bar" / "3.png")
     assert f"{folder / 'bar' / '3.png'}" in fails(train_ddpm.main, *flags)
@@ -119,7 +120,7 @@ def test_mnist_that_is_corrupted_or_cannot_be_downloaded(fails, tmp_path, monkey
     assert "no network here" in error and "`git checkout -- data`" in error
     shutil.copytree(ROOT / "data", tmp_path, dirs_exist_ok=True)
     truncate(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte")
-    assert "--dataset mnist: " in fails(train_classifier.main, *flags)
+    assert "cannot read mnist: " in fails(train_classifier.main, *flags)
 
 
 # --- a full disk, Ctrl-C, and programming errors ---

@@ -12,7 +12,12 @@ import inference
 from evaluation import measures, table
 from examples import ambigram, inpainting, my_guide, shared, stock_diffusers, when
 from examples.shared import read, save_rows
-from inference import Guided, growing_scale, load_models, sample, trajectory
+from data import Dataset
+from diffusion import load_ddpm
+from inference import gradient, growing_scale, guided, load_models, sample, trajectory
+
+
+DPM = "diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor"
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ def test_each_example_draws_what_it_says(run, tmp_path):
 
 def test_the_guide_to_copy_makes_digits_lean(run, monkeypatch, capsys):
     monkeypatch.setattr(table, "Dataset", small_mnist)
-    drawn = run(my_guide, 20, steps=20)["my_guide"]
+    drawn = run(my_guide, 100, steps=20)["my_guide"]
     straight, leaning = (my_guide.slant(images).mean() for images in drawn)
     assert straight < 0.3 and 0.4 < leaning < 0.55
     assert "leaning: accuracy" in capsys.readouterr().out
@@ -63,26 +68,32 @@ def test_the_ddpm_can_be_exported_to_diffusers_and_guided_there(run, tmp_path, m
     monkeypatch.setattr(stock_diffusers, "FOLDER", tmp_path / "digits")
     unguided, thin, thick = run(stock_diffusers, 8, steps=20)["stock"]
     assert "# An unconditional DDPM" in (tmp_path / "digits" / "README.md").read_text()
-    method = inference.NoisePredictor(load_models()[0])
-    assert torch.equal(unguided, sample(method, None, range(8), "sde-dpmsolver++", 20))
+    ddpm, _ = load_models()
+    ours = sample(ddpm, None, range(8), sampler="sde-dpmsolver++", steps=20)
+    assert torch.equal(unguided, ours)
     for images, target in ((thin, 0.07), (thick, 0.2)):
         assert (stock_diffusers.mean_intensity(images) - target).abs().mean() < 0.03
+    path = tmp_path / "back.pth"
+    stock_diffusers.save_as_checkpoint(path, tmp_path / "digits", Dataset().info)
+    again = sample(load_ddpm(path), None, range(8), sampler="sde-dpmsolver++", steps=20)
+    assert torch.equal(again, ours)
 
 
 def test_a_push_window_guides_in_its_steps_only(monkeypatch):
     """Each image has its own window, digit, and noise."""
     ddpm, classifier = load_models()
-    method = when.PushWindow(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
     cases = [(0, 0, 20, 3), (1, 0, 0, 3), (2, 3, 9, 5)]  # noise, first step, end, digit
     y = torch.tensor([(digit, first, end) for _, first, end, digit in cases])
-    images = when.pushed_images(method, [case[0] for case in cases], y)
+    images = when.pushed_images(ddpm, classifier, [case[0] for case in cases], y)
     for image, (number, first, end, digit) in zip(images, cases):
-        noise = when.page_noise(number, 21).unsqueeze(1).unbind()
-        monkeypatch.setattr(inference, "gaussian_noise", Mock(side_effect=noise))
         window = {"low": 999 - 50 * (end - 1), "high": 1000 - 50 * first}
-        scale = growing_scale(ddpm.scheduler, **window) if end else 0
-        guided = Guided(ddpm, classifier.log_p, scale)
-        *_, (_, x, _) = trajectory(guided, [digit], [0], "sde-dpmsolver++", 20)
+        scale = growing_scale(ddpm, **window) if end else 0
+        eps_hat = guided(ddpm, gradient(classifier.log_p), scale)
+        noise = when.page_noise(number, 20).unsqueeze(1).unbind()
+        monkeypatch.setattr(inference, "gaussian_noise", Mock(return_value=noise[0]))
+        fresh = Mock(side_effect=[*noise[1:], 0 * noise[0]])
+        monkeypatch.setattr(DPM, fresh)  # diffusers' own steps, with the noise of the page
+        *_, (_, _, x) = trajectory(ddpm, [digit], [0], eps_hat, "sde-dpmsolver++", 20)
         torch.testing.assert_close(image, x[0].clamp(-1, 1), atol=1e-4, rtol=0)
 
 

@@ -19,7 +19,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from classifier import FiLMBlock
 from docs import export
 from examples import when
-from inference import growing_scale, load_models
+from inference import load_models
 
 pytestmark = pytest.mark.xdist_group("page")  # one browser, which computes one map
 SIZES = [(360, 780), (768, 1024), (1280, 800)]
@@ -188,9 +188,8 @@ def test_the_map_is_that_of_python(page):
         })""",
         windows,
     )
-    method = when.PushWindow(ddpm, classifier.log_p, growing_scale(ddpm.scheduler))
     y = torch.tensor([(7, a, b) for a, b in windows])
-    images = when.pushed_images(method, [3] * len(y), y)
+    images = when.pushed_images(ddpm, classifier, [3] * len(y), y)
     film, p, surprises = (torch.tensor(values) for values in zip(*found))
     assert_close(film / 127.5 - 1, images.flatten(1), atol=0.02, rtol=0)
     chances = classifier(images, torch.zeros(len(y), dtype=torch.long)).softmax(dim=1)

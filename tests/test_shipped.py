@@ -4,7 +4,6 @@ import importlib
 import json
 import re
 import shlex
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +13,9 @@ from PIL import Image
 
 import inference
 from data import load_mnist
-from evaluation import measures, table, tables
+from evaluation import measures, pages, table
 from examples.shared import read
-from inference import Guided, NoisePredictor, growing_scale, sample
+from inference import gradient, growing_scale, guided, sample
 from support.files import sha256
 from support.streams import image_seeds
 
@@ -28,12 +27,12 @@ def test_guided_samples_are_the_target_digits_and_vary_like_real_ones():
     ddpm, classifier = inference.load_models()
     y = torch.arange(10).repeat_interleave(3)
     seeds = image_seeds(0, y.tolist())
-    guided = sample(Guided(ddpm, classifier.log_p, growing_scale(ddpm.scheduler)), y, seeds)
-    unguided = sample(NoisePredictor(ddpm), None, seeds)
-    assert (read(guided) == y).sum() >= 29 and (read(unguided) == y).sum() <= 7
+    eps_hat = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
+    images_of_y, unguided = sample(ddpm, y, seeds, eps_hat), sample(ddpm, None, seeds)
+    assert (read(images_of_y) == y).sum() >= 29 and (read(unguided) == y).sum() <= 7
     images, labels = load_mnist("validation")
     variances = []
-    for x, digits in ((guided, y), (images, labels)):
+    for x, digits in ((images_of_y, y), (images, labels)):
         variances.append(sum(x[digits == k].flatten(1).var(dim=0).mean() for k in range(10)))
     assert 0.7 < variances[0] / variances[1] < 1.1
 
@@ -59,8 +58,8 @@ def test_each_picture_was_made_by_the_shipped_weights():
 
 
 def test_the_tables_of_the_pages_are_those_of_the_csv_files():
-    for page in tables.PAGES:  # else: python -m evaluation.tables
-        assert tables.page_with_tables(page.read_text()) == page.read_text()
+    for page in pages.PAGES:  # else: python -m evaluation.tables
+        assert pages.with_tables(page.read_text()) == page.read_text()
 
 
 @pytest.mark.parametrize("script", ["train_classifier.py", "train_ddpm.py"])
@@ -91,6 +90,8 @@ def test_each_command_of_the_pages_exists(capsys):
     for command in commands:
         words = shlex.split(command)[1:]
         name = words[1] if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".")
+        if (ROOT / name / "__main__.py").exists():
+            name += ".__main__"
         if not (ROOT / f"{name.replace('.', '/')}.py").exists():
             assert name == "pytest" or f"# {name}.py" in text, command
             continue
@@ -118,9 +119,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 
 
 def test_the_python_of_contributing_runs(monkeypatch, capsys):
-    """Its guide, method, scale and sampler are measured; training and downloads are not run."""
+    """Its guide, scale, noise, and loop are measured; training and downloads are not run."""
     monkeypatch.setattr(table, "Dataset", small_mnist)
-    monkeypatch.setattr(table, "sample", partial(sample, steps=3))
     monkeypatch.setattr(measures, "NUM_HALVES", 2)
     blocks, names = python_of(CONTRIBUTING), {}
     for block in blocks:

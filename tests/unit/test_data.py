@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-import evaluate
 import inference
 import train_classifier
 import train_ddpm
 from data import DATA, SPLITS, Dataset, class_numbers
+from evaluation import __main__ as evaluate
 from evaluation import classifier_free, judge, measures
 from support.cli import UserError
 
@@ -67,7 +67,7 @@ def test_errors_name_the_unusable_image(shapes, tmp_path):
     for spoil, said in (
         (lambda: Image.fromarray(np.full((32, 32), 9_000, np.uint16)).save(path), "8 bits"),
         (lambda: Image.new("RGB", (28, 28)).save(path), "differs in size"),
-        (lambda: path.write_bytes(path.read_bytes()[:50]), "cannot use"),
+        (lambda: path.write_bytes(path.read_bytes()[:50]), "cannot read"),
     ):
         spoil()
         with pytest.raises(UserError, match=said) as error:
@@ -107,7 +107,7 @@ def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     assert classes.tolist() == ["bar", "dot", "ring"]
     assert images.shape == (120, 32, 32, 3) and labels[::40].tolist() == [2, 0, 1]
     grid = np.asarray(Image.open(models / "guided_output.png"))
-    assert grid.ndim == 3 and Image.open(gif).n_frames == 3
+    assert grid.ndim == 3 and Image.open(gif).n_frames == 4
 
     methods = ["--method", "guided", "classifier_free", "--samples", npz]
     shutil.move(shapes, tmp_path / "moved")

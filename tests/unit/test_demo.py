@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import quick_demo as demo
-from inference import gradient
+import inference
 from quick_demo import abar, classifier, times, unguided
 
 
@@ -66,11 +66,11 @@ def test_the_loop(capsys, message):
 
 
 def ours(x_t, t, y):
-    return gradient(classifier.log_p, x_t, t, y)
+    return inference.gradient(classifier.log_p)(x_t, t, y)
 
 
 def of_p(x_t, t, y):
-    return gradient(lambda *inputs: classifier.log_p(*inputs).exp(), x_t, t, y)
+    return inference.gradient(lambda *inputs: classifier.log_p(*inputs).exp())(x_t, t, y)
 
 
 GRADIENTS = {

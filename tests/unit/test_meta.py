@@ -3,22 +3,20 @@
 Mixing in a tensor from another device, or reading a value back, raises an error.
 """
 
-from functools import partial
-from types import SimpleNamespace
-
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler
-from test_training import FLAGS, GRAY
+from diffusers import DDPMScheduler
+from test_training import GRAY, SETTINGS
 
 import train_classifier
 import train_ddpm
 from classifier import Classifier
-from diffusion import SCHEDULE, make_unet
+from diffusion import DDPM, SCHEDULE, make_unet
 from evaluation import judge
-from evaluation.classifier_free import ClassifierFree, classifier_free_loss
-from evaluation.methods import WithGradient, implied_gradient, with_norm_of
-from inference import SAMPLERS, Guided, NoisePredictor, gradient, growing_scale, trajectory
+from evaluation.classifier_free import classifier_free, classifier_free_loss
+from evaluation.methods import implied_gradient, with_norm_of
+from examples.samplers import written_out
+from inference import SAMPLERS, gradient, growing_scale, guided, reverse, trajectory
 from support.training import Run
 
 META = torch.device("meta")
@@ -27,28 +25,37 @@ SCHEDULER = DDPMScheduler(**SCHEDULE)
 
 
 def meta_ddpm(num_class_embeds=None, **schedule):
-    unet = make_unet(SHAPE, 8, num_class_embeds).eval().requires_grad_(False).to(META)
-    return DDPMPipeline(unet, DDPMScheduler(**SCHEDULE | schedule))
+    unet = make_unet(SHAPE, 8, num_class_embeds).requires_grad_(False).to(META)
+    return DDPM(unet, DDPMScheduler(**SCHEDULE | schedule))
 
 
-DDPM = meta_ddpm()
+UNGUIDED, V, LABELED = meta_ddpm(), meta_ddpm(prediction_type="v_prediction"), meta_ddpm(11)
 LOG_P = Classifier(8).eval().requires_grad_(False).to(META).log_p
-FREE = ClassifierFree(meta_ddpm(11))
-HYBRID = with_norm_of(partial(gradient, LOG_P), implied_gradient(FREE))
-METHODS = {
-    "unguided": NoisePredictor(DDPM),
-    "guided": Guided(DDPM, LOG_P, growing_scale(SCHEDULER)),
-    "guided v": Guided(meta_ddpm(prediction_type="v_prediction"), LOG_P, 5),
-    "classifier-free": FREE,
-    "ours, implied norm": WithGradient(NoisePredictor(DDPM), HYBRID),
+
+
+def of_x_0(x_t, t, y):
+    return UNGUIDED.x_0(x_t, t).sum(dim=(1, 2, 3))
+
+
+HYBRID = with_norm_of(gradient(LOG_P), implied_gradient(LABELED))
+EPS_HATS = {
+    "unguided": UNGUIDED,
+    "guided": guided(UNGUIDED, gradient(LOG_P), growing_scale(UNGUIDED)),
+    "guided v": guided(V, gradient(LOG_P), 5),
+    "guide of x_0": guided(UNGUIDED, gradient(of_x_0), 1),
+    "classifier-free": classifier_free(LABELED),
+    "ours, implied norm": guided(UNGUIDED, HYBRID, 1),
 }
 
 
+@pytest.mark.parametrize("loop", [reverse, written_out])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("method", METHODS)
-def test_the_sampling_loop_reads_nothing_back(sampler, method):
-    for _, x_t, _ in trajectory(METHODS[method], [3, 1], [0, 1], sampler, steps=3):
-        assert x_t.is_meta and x_t.shape == (2, *SHAPE)
+@pytest.mark.parametrize("name", EPS_HATS)
+def test_the_sampling_loop_reads_nothing_back(sampler, name, loop):
+    """`scheduler.step` may synchronize; diffusers' current schedulers do not."""
+    steps = trajectory(UNGUIDED, [3, 1], [0, 1], EPS_HATS[name], sampler, 3, loop)
+    for _, x_t, x_0 in steps:
+        assert x_t.is_meta and x_0.is_meta and x_0.shape == (2, *SHAPE)
 
 
 def test_reading_a_value_back_raises():
@@ -62,7 +69,8 @@ def test_reading_a_value_back_raises():
 
     for log_p in (reads, on_the_cpu):
         with pytest.raises((RuntimeError, NotImplementedError), match="(?i)meta"):
-            list(trajectory(Guided(DDPM, log_p, 1), [3], [0], steps=2))
+            eps_hat = guided(UNGUIDED, gradient(log_p), 1)
+            list(trajectory(UNGUIDED, [3], [0], eps_hat, steps=2))
 
 
 @pytest.mark.parametrize("name", ["classifier", "ddpm", "judge", "classifier-free"])
@@ -70,18 +78,18 @@ def test_a_training_step_reads_nothing_back(name, tmp_path, monkeypatch):
     """Apart from the losses, which `Run` reads periodically."""
     monkeypatch.setattr(Run, "mean_loss", lambda run, steps: 0.0)
     monkeypatch.setattr(Run, "validates", False)
-    flags = SimpleNamespace(**FLAGS | {"device": META, "steps": 2})
-    where = flags, GRAY, tmp_path / "w.pth"
+    settings, where = SETTINGS | {"steps": 2}, (GRAY, tmp_path / "w.pth")
     adamw = torch.optim.AdamW  # its fused form does not run on meta
     monkeypatch.setattr(torch.optim, "AdamW", lambda *a, fused, **kw: adamw(*a, **kw))
     if name == "classifier":
         network = Classifier(8, num_classes=2).to(META)
-        run = train_classifier.train(*where, network, SCHEDULER, None)
+        run = train_classifier.train(network, SCHEDULER, *where, None, **settings)
     elif name == "judge":
-        run = judge.train(*where, judge.Judge(num_classes=2).to(META))
+        run = judge.train(judge.Judge(num_classes=2).to(META), *where, **settings)
     elif name == "ddpm":
-        run = train_ddpm.train(*where, make_unet(SHAPE, 8).to(META), SCHEDULER, None)
+        run = train_ddpm.train(make_unet(SHAPE, 8).to(META), SCHEDULER, *where, None, **settings)
     else:
         unet = make_unet(SHAPE, 8, 3).to(META)
-        run = train_ddpm.train(*where, unet, SCHEDULER, None, classifier_free_loss)
+        loss = classifier_free_loss
+        run = train_ddpm.train(unet, SCHEDULER, *where, None, loss, **settings)
     assert len(run.losses) == 2 and all(loss.is_meta for loss in run.losses)

@@ -1,6 +1,5 @@
 """The ablations, and ADM's Algorithm 1 compared with equation (14)."""
 
-from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -8,11 +7,11 @@ import torch
 from conftest import ABAR, IMAGE_SHAPE, abar, fake_ddpm
 from diffusers import DDPMScheduler
 
-from diffusion import END, SCHEDULE, ddpm_step, predicted_image, predicted_x_0, sampling_times
-from evaluation.classifier_free import ClassifierFree
-from evaluation.methods import Exact, WithGradient, implied_gradient, with_norm_at_least
-from evaluation.methods import with_norm_of
-from inference import Guided, NoisePredictor, gradient
+from diffusion import END, SCHEDULE, predicted_x_0, sampling_times
+from evaluation.classifier_free import classifier_free
+from evaluation.methods import Exact, Unlabeled, implied_gradient, with_norm_at_least, with_norm_of
+from examples.samplers import step
+from inference import gradient, guided
 
 Y = torch.arange(3)
 DDPM = fake_ddpm(lambda x_t, t: 0.5 * x_t)  # some of the predicted x_0 is clipped, some is not
@@ -44,11 +43,11 @@ def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
         x_t = torch.randn(3, *IMAGE_SHAPE)
         a, b = ABAR[t], ABAR[u]
         s = 0.5 * (a / b).sqrt() * (1 - b) / (1 - a)
-        eps_hat = Guided(DDPM, log_p, s)(x_t, t, Y)
-        ours = ddpm_step(x_t, predicted_x_0(x_t, eps_hat, a), a, b, lambda: z)
-        step = theirs.step(0.5 * x_t, t, x_t).prev_sample
+        eps_hat = guided(DDPM, gradient(log_p), s)(x_t, t, Y)
+        ours = step(x_t, predicted_x_0(x_t, eps_hat, a), a, b, z, eta=1)
+        x_u = theirs.step(0.5 * x_t, t, x_t).prev_sample
         shift = 0.5 * theirs._get_variance(t) * grad_by_hand(x_t, t)
-        torch.testing.assert_close(ours, step + shift, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours, x_u + shift, atol=1e-4, rtol=1e-4)
 
 
 def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
@@ -58,21 +57,15 @@ def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
     x_0 = torch.randn(3, *IMAGE_SHAPE).clamp(-1.5, 1.5)
 
     def of_x_0(x_t, t, y):
-        return log_p(predicted_image(DDPM, x_t, t), torch.zeros_like(t), y)
+        return log_p(DDPM.x_0(x_t, t), torch.zeros_like(t), y)
 
     expected = k * (x_0.abs() < 1) * grad_by_hand(x_0, 0)
-    found = gradient(of_x_0, x_0 / k, t, Y)
+    found = gradient(of_x_0)(x_0 / k, t, Y)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_with_our_own_gradient_the_ablations_are_classifier_guidance():
-    x_t, t, ours = torch.randn(3, *IMAGE_SHAPE), 600, partial(gradient, log_p)
-    found = WithGradient(NoisePredictor(DDPM), ours, 2)(x_t, t, Y)
-    torch.testing.assert_close(found, Guided(DDPM, log_p, 2)(x_t, t, Y))
-
-
 def test_the_norm_of_a_gradient_is_replaced_or_raised_per_image():
-    x_t, t, ours = torch.randn(3, *IMAGE_SHAPE), 600, partial(gradient, log_p)
+    x_t, t, ours = torch.randn(3, *IMAGE_SHAPE), 600, gradient(log_p)
     x_t[2] = 0.1  # its gradient has another norm
     grad, factor = grad_by_hand(x_t, t), torch.tensor([5.0, 0.0, 5.0]).view(3, 1, 1, 1)
 
@@ -96,9 +89,11 @@ def test_a_classifier_free_network_with_its_implied_gradient_is_conditional():
         num_class_embeds=4,
         clip_sample=False,
     )
-    x_t, free = torch.randn(3, *IMAGE_SHAPE), ClassifierFree(ddpm, 0)
-    found = WithGradient(free, implied_gradient(free))(x_t, 600, Y)
-    torch.testing.assert_close(found, ClassifierFree(ddpm, 1)(x_t, 600, Y))
+    x_t, unlabeled = torch.randn(3, *IMAGE_SHAPE), Unlabeled(ddpm.unet, ddpm.scheduler)
+    found = guided(unlabeled, implied_gradient(ddpm), 1)(x_t, 600, Y)
+    torch.testing.assert_close(found, classifier_free(ddpm, 1)(x_t, 600, Y))
+    unguided = classifier_free(ddpm, 0)(x_t, 600, Y)
+    torch.testing.assert_close(unlabeled(x_t, 600), unguided)
 
 
 @pytest.mark.parametrize("t", [100, 500, 900])
@@ -111,5 +106,5 @@ def test_the_exact_classifier_follows_bayes_rule_over_the_training_images(t):
     p = (-error.square().sum(dim=(2, 3, 4)) / (2 * (1 - a))).softmax(dim=1)  # of each x_0
     log_p_y = torch.stack([p[k, labels == y[k]].sum() for k in range(4)]).log().float()
     possible = log_p_y > -80  # elsewhere float32 rounds log p(x_t | x_0) too coarsely
-    found = Exact(images, labels, DDPMScheduler(**SCHEDULE)).log_p(x_t, times, y)
+    found = Exact(images, labels, ABAR).log_p(x_t, times, y)
     torch.testing.assert_close(found[possible], log_p_y[possible], atol=1e-2, rtol=1e-3)

@@ -1,63 +1,135 @@
-"""The four samplers against diffusers' schedulers, at every step, in float64."""
+"""The four samplers, at every step, against their formulas in examples/samplers.py."""
+
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
-from conftest import ABAR
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from conftest import ABAR, abar
+from diffusers import DDPMScheduler
 
-from diffusion import END, SCHEDULE, predicted_x_0, sampling_times
-from inference import SAMPLERS
+import inference
+from diffusion import DDPM, SCHEDULE, add_noise, make_unet, sampling_times, snr
+from examples import samplers
+from examples.samplers import written_out
+from inference import SAMPLERS, reverse, trajectory
 
-MULTISTEP = {  # their algorithm and order in diffusers
-    "ddim": ("dpmsolver++", 1),  # first order is DDIM, for any list of timesteps
-    "dpmsolver++": ("dpmsolver++", 2),
-    "sde-dpmsolver++": ("sde-dpmsolver++", 2),
+ORDER_AND_ETA = {
+    "ddpm": (1, 1),
+    "ddim": (1, 0),
+    "sde-dpmsolver++": (2, 1),
+    "dpmsolver++": (2, 0),
+}
+STEPS = (1, 2, 3, 10, 20, 333, [999, 998, 700, 650, 100, 3], [950, 20])
+CONFIGS = {  # of the trained scheduler; they must not change how the noise is used
+    "learned variance": {"variance_type": "learned_range"},
+    "leading": {"timestep_spacing": "leading", "steps_offset": 1},
+    "sigmoid": {"beta_schedule": "sigmoid"},  # only DDPMScheduler has it
+    "v": {"prediction_type": "v_prediction"},
+    "thresholding": {"thresholding": True},
+    "no clipping": {"clip_sample": False},
+    "400 timesteps": {"num_train_timesteps": 400},
 }
 
 
-def make_theirs(sampler, times, abar):
-    """A diffusers scheduler in float64, with everything that matters set explicitly."""
-    if sampler == "ddpm":
-        scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=False)
-    else:
-        algorithm, order = MULTISTEP[sampler]
-        settings = {"algorithm_type": algorithm, "solver_order": order, "solver_type": "midpoint"}
-        settings |= {"final_sigmas_type": "zero", "lower_order_final": True}
-        scheduler = DPMSolverMultistepScheduler(**SCHEDULE, **settings)
+def runs(sampler, trained, steps, shape):
+    """The steps of a diffusers scheduler and of its written-out form: same noise, in float64.
+
+    The predicted noise is exact for pixels from N(0, 0.1), plus a nonlinear term.
+    """
+    order, eta = ORDER_AND_ETA[sampler]
+    table = trained.alphas_cumprod.double()
+    dtype = torch.float64 if sampler == "ddpm" else torch.float32  # in which diffusers draws noise
+
+    def predict(x_t, t):
+        variance = 0.1 * table[t] + 1 - table[t]
+        return (1 - table[t]).sqrt() * x_t / variance + 0.01 * (3 * x_t).sin()
+
+    def noise(shape, rngs):
+        return torch.stack([torch.randn(shape, generator=rng, dtype=dtype) for rng in rngs])
+
+    times = sampling_times(len(table), steps) if isinstance(steps, int) else steps
+    for loop in (reverse, partial(written_out, order=order, eta=eta, noise=noise)):
+        scheduler = SAMPLERS[sampler](trained)
+        scheduler.set_timesteps(timesteps=times)
+        scheduler.alphas_cumprod = table
+        if sampler != "ddpm":
+            abars = table[times]
+            scheduler.sigmas = torch.cat([((1 - abars) / abars).sqrt(), torch.zeros(1)])
+        rngs = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        yield times, list(loop(predict, scheduler, noise(shape, rngs).double(), rngs))
+
+
+def check(sampler, trained, steps, shape=(1, 4, 4)):
+    (times, theirs), (_, ours) = runs(sampler, trained, steps, shape)
+    assert [t for t, _, _ in theirs] == [t for t, _, _ in ours] == times
+    for (_, *left), (_, *right) in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sampler, steps", product(SAMPLERS, STEPS), ids=str)
+def test_every_step_of_diffusers_matches_the_formulas(sampler, steps):
+    """333 steps, and lists of timesteps, are not evenly spaced."""
+    check(sampler, DDPMScheduler(**SCHEDULE), steps)
+
+
+@pytest.mark.parametrize("sampler, config", product(SAMPLERS, CONFIGS))
+def test_third_party_configs_do_not_change_the_steps(sampler, config):
+    trained = DDPMScheduler(**SCHEDULE | CONFIGS[config])
+    check(sampler, trained, 7, shape=(4, 4, 4))
+    assert torch.equal(SAMPLERS[sampler](trained).alphas_cumprod, trained.alphas_cumprod)
+
+
+@pytest.mark.parametrize("t, u", [(999, 979), (500, 100), (19, 3)])
+def test_the_step_is_the_posterior_of_ddpm_or_ddim(t, u):
+    """With eta = 1, the mean and variance of DDPM (7); with eta = 0, the noise is that of x_t."""
+    x_0, noise, fresh = torch.randn(3, 5)
+    x_t, a, b = add_noise(x_0, noise, abar(t)), abar(t), abar(u)
+    alpha, beta = a / b, 1 - a / b
+    mean = (b.sqrt() * beta * x_0 + alpha.sqrt() * (1 - b) * x_t) / (1 - a)
+    x_u = mean + ((1 - b) / (1 - a) * beta).sqrt() * fresh
+    torch.testing.assert_close(samplers.step(x_t, x_0, a, b, fresh, 1), x_u, atol=1e-4, rtol=0)
+    ddim = samplers.step(x_t, x_0, a, b, fresh, 0)
+    torch.testing.assert_close(ddim, add_noise(x_0, noise, b), atol=1e-4, rtol=0)
+
+
+def test_order_2_extrapolates_in_half_the_log_snr():
+    """A predicted image that is linear in lambda is sampled by order 2 with the midpoint exactly.
+
+    For such an image the target of the second step is its value halfway between t and u.
+    """
+    lam = snr(ABAR[:1000].double()).log() / 2
+    seen, times = [], [600, 400, 300]
+
+    def predict(x_t, t):
+        return ((x_t - abar(t).sqrt() * lam[t].float()) / (1 - abar(t)).sqrt()).float()
+
+    original = samplers.step
+
+    def record(x_t, x_0, *others):
+        seen.append(x_0.mean().item())
+        return original(x_t, x_0, *others)
+
+    scheduler = SAMPLERS["dpmsolver++"](DDPMScheduler(**SCHEDULE))
     scheduler.set_timesteps(timesteps=times)
-    scheduler.alphas_cumprod = abar[:-1]
-    abars = abar[scheduler.timesteps]
-    scheduler.sigmas = torch.cat([((1 - abars) / abars).sqrt(), torch.zeros(1)])
-    return scheduler
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samplers, "step", record)
+        list(written_out(predict, scheduler, torch.zeros(1, 1, 2, 2), None, order=2, eta=0))
+    first, second = seen
+    assert first == pytest.approx(lam[600].item(), abs=1e-3)
+    assert second == pytest.approx((lam[400] + lam[300]).item() / 2, abs=1e-3)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 600])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_step_matches_diffusers(sampler, steps, monkeypatch):
-    """With the same noise. 1000 is not a multiple of 600."""
-    abar, times = ABAR.double(), sampling_times(1000, steps)
-    noise = list(torch.randn(steps + 1, 2, 1, 4, 4, dtype=torch.float64))
-    our_noise, theirs = iter(noise), iter(noise)
-    scheduler = make_theirs(sampler, times, abar)
-    module = type(scheduler).__module__
-    monkeypatch.setattr(f"{module}.randn_tensor", lambda *args, **settings: next(theirs))
-
-    def eps_of(x_t, t):
-        """The exact noise prediction for pixels from N(0, 0.1), plus a nonlinear term."""
-        variance = 0.1 * abar[t] + 1 - abar[t]
-        return (1 - abar[t]).sqrt() * x_t / variance + 0.01 * (3 * x_t).sin()
-
-    run = SAMPLERS[sampler](eps_of, abar, next(our_noise), [*times, END], lambda: next(our_noise))
-    x_t = our_x_t = next(theirs)
-    nexts = [*times[1:], END]
-    for t, u, ours in zip(scheduler.timesteps.tolist(), nexts, run, strict=True):
-        reached, our_x_u, our_x_0 = ours
-        expected = predicted_x_0(our_x_t, eps_of(our_x_t, t), abar[t])
-        torch.testing.assert_close(our_x_0, expected)
-        x_t = scheduler.step(eps_of(x_t, t), t, x_t).prev_sample
-        torch.testing.assert_close(our_x_u, x_t, atol=4e-6, rtol=0)
-        our_x_t = our_x_u
-        assert reached == u
+def test_the_scheduler_of_the_script_is_a_diffusers_scheduler_that_gets_the_guided_noise():
+    """`trajectory` gives it the timesteps and the noise of `eps_hat`."""
+    ddpm = DDPM(make_unet((1, 28, 28), 8), DDPMScheduler(**SCHEDULE))
+    steps = list(trajectory(ddpm, None, [0], lambda x_t, t, y: 0 * x_t + 0.5, steps=[900, 100]))
+    (t, x_t, x_0), (u, x_u, _) = steps
+    expected = (x_t - 0.5 * (1 - abar(t)).sqrt()) / abar(t).sqrt()
+    torch.testing.assert_close(x_0, expected)
+    assert (t, u) == (900, 100) and isinstance(
+        inference.SAMPLERS["ddpm"](ddpm.scheduler), DDPMScheduler
+    )
 
 
 @pytest.mark.parametrize("T, steps", [(1000, n) for n in (1, 7, 20, 50, 600, 1000)] + [(400, 50)])

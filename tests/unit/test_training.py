@@ -15,7 +15,7 @@ import train_ddpm
 from classifier import Classifier
 from diffusion import SCHEDULE, make_unet, noised_for_validation, training_target
 from evaluation import classifier_free, judge
-from inference import Guided, NoisePredictor, growing_scale, load_models, sample
+from inference import gradient, growing_scale, guided, load_models, sample
 from support import training
 from support.files import MODELS, save_checkpoint
 from support.training import Run
@@ -33,8 +33,7 @@ LABELS = torch.arange(64) % 2
 IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, 1, 28, 28)  # gray: -.5 or .5
 GRAY = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
 SCHEDULER = DDPMScheduler(**SCHEDULE)
-FLAGS = {"steps": 3, "batch_size": 16, "seed": 0, "lr": 0.1, "resume": False, "max_t": 999}
-FLAGS["device"] = torch.device("cpu")
+SETTINGS = {"steps": 3, "batch_size": 16, "lr": 0.1}
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type):
 
     torch.manual_seed(1)
     where = GRAY, tmp_path / "w.pth"
-    run = train_ddpm.train(SimpleNamespace(**FLAGS), *where, network, scheduler, validate)
+    run = train_ddpm.train(network, scheduler, *where, validate, **SETTINGS)
     torch.manual_seed(1)
     for step, (x_t, t, eps, x_0, _) in enumerate(batches_by_hand(3, unet_timesteps)):
         target = scheduler.get_velocity(x_0, eps, t) if prediction_type != "epsilon" else eps
@@ -125,10 +124,10 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
     loss = F.cross_entropy(network(x_t, t), y)
     grads = torch.autograd.grad(loss, list(network.parameters()))
     expected = [p - 0.1 * grad for p, grad in zip(network.parameters(), grads)]  # not clipped
-    flags = SimpleNamespace(**FLAGS | {"max_t": 500, "steps": 1})
+    settings = SETTINGS | {"max_t": 500, "steps": 1}
     torch.manual_seed(1)
     where = GRAY, tmp_path / "w.pth"
-    run = train_classifier.train(flags, *where, network, SCHEDULER, Run.record)
+    run = train_classifier.train(network, SCHEDULER, *where, Run.record, **settings)
     assert run.losses[0].item() == pytest.approx(loss.item())
     for parameter, wanted in zip(network.parameters(), expected):
         torch.testing.assert_close(parameter, wanted)
@@ -160,8 +159,8 @@ def test_the_judge_learns_from_augmented_images(tmp_path):
     bars.splits = {"validation": validation}
     network, seen = judge.Judge(num_classes=2), []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    flags = SimpleNamespace(**FLAGS | {"lr": 1e-3, "steps": 40})
-    judge.train(flags, bars, tmp_path / "w.pth", network)
+    settings = SETTINGS | {"lr": 1e-3, "steps": 40}
+    judge.train(network, bars, tmp_path / "w.pth", **settings)
     assert judge.accuracy_of(network, *validation) == 1
     original = torch.cdist(seen[0].flatten(1), images.flatten(1)).amin(dim=1)
     assert original.mean() > 1 and 0.5 < (seen[0] + 1).sum() / (images[:16] + 1).sum() < 1.5
@@ -207,9 +206,9 @@ def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monk
 
     monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 4)
     numbered = SimpleNamespace(info={}, load=lambda split: (IMAGES, torch.arange(64)))
-    flags = SimpleNamespace(**FLAGS | {"steps": 6})
     where = numbered, tmp_path / "w.pth"
-    run = train_ddpm.train(flags, *where, unet, SCHEDULER, validate, loss_of)
+    settings = SETTINGS | {"steps": 6}
+    run = train_ddpm.train(unet, SCHEDULER, *where, validate, loss_of, **settings)
     by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
     for kernel in own[1:5]:  # after each of the first four steps
         by_hand.step([nn.Parameter(kernel)])
@@ -231,22 +230,22 @@ def test_the_learning_rate_ends_at_0_even_in_a_short_run(tmp_path, script, monke
         return step(optimizer, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", record)
-    flags = SimpleNamespace(**FLAGS | {"steps": 20, "lr": 1e-3})
+    settings = SETTINGS | {"steps": 20, "lr": 1e-3}
     unet = make_unet((1, 28, 28), 8)
     network = unet if script is train_ddpm else Classifier(8, num_classes=2)
-    script.train(flags, GRAY, tmp_path / "w.pth", network, SCHEDULER, Run.record)
+    script.train(network, SCHEDULER, GRAY, tmp_path / "w.pth", Run.record, **settings)
     assert max(rates) == pytest.approx(1e-3) and rates[-1] < 2e-4 and len(rates) == 20
 
 
 def test_every_parameter_is_trained_by_gradients(tmp_path):
     """For example, every block sees t."""
     networks = make_unet((1, 28, 28)), make_unet((1, 28, 28), 8, 3), Classifier(num_classes=2)
-    flags, where = SimpleNamespace(**FLAGS | {"lr": 1e-3}), (GRAY, tmp_path / "w.pth")
+    settings, where = SETTINGS | {"lr": 1e-3}, (GRAY, tmp_path / "w.pth")
     unet, free, classifier = networks
-    train_ddpm.train(flags, *where, unet, SCHEDULER, Run.record)
+    train_ddpm.train(unet, SCHEDULER, *where, Run.record, **settings)
     loss = classifier_free.classifier_free_loss
-    train_ddpm.train(flags, *where, free, SCHEDULER, Run.record, loss)
-    train_classifier.train(flags, *where, classifier, SCHEDULER, Run.record)
+    train_ddpm.train(free, SCHEDULER, *where, Run.record, loss, **settings)
+    train_classifier.train(classifier, SCHEDULER, *where, Run.record, **settings)
     for network in networks:
         assert all(p.grad.any() for p in network.parameters())
 
@@ -299,7 +298,8 @@ def test_the_shipped_checkpoint_was_written_by_this_code_with_its_defaults(tiny,
 
 def test_a_trial_writes_only_to_its_folder(tiny):
     pictures = {"sample_ddpm_output.png", "results/classifier_accuracy.png"}
-    pictures |= {"results/ddpm_loss.png", "previews/step_000003.png"}
+    pictures |= {"results/ddpm_loss.png", "results/ddpm_loss.csv"}
+    pictures |= {"previews/step_000003.png"}
     found = {str(path.relative_to(tiny)) for path in tiny.rglob("*") if path.is_file()}
     assert found == pictures | {f"{name}.pth" for name in SCRIPTS}
 
@@ -363,6 +363,13 @@ FOREIGN = {
     "another dataset": lambda path, info: save_checkpoint(
         path, Classifier(), SCHEDULE, {**info, "name": "shapes"}, {}
     ),
+    "a neighbor of another schedule": lambda path, info: save_checkpoint(
+        path.with_name("ddpm_unet.pth"),
+        make_unet((1, 28, 28), 8),
+        SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"},
+        info,
+        {},
+    ),
     "a neighbor of another dataset": lambda path, info: save_checkpoint(
         path.with_name("judge.pth"), judge.Judge(), None, {**info, "name": "shapes"}, {}
     ),
@@ -393,8 +400,8 @@ def test_a_cosine_schedule_and_v_prediction_need_no_code_changes(tmp_path, monke
     )
     assert ddpm.scheduler.config.prediction_type == "v_prediction"
     assert ddpm.unet.config.block_out_channels[0] == classifier.config["channels"] == 8
-    scale = growing_scale(ddpm.scheduler, high=390)
-    images = sample(Guided(ddpm, classifier.log_p, scale), [3], [0], steps=3)
-    assert not torch.equal(images, sample(NoisePredictor(ddpm), None, [0], steps=3))
+    scale = growing_scale(ddpm, high=390)
+    images = sample(ddpm, [3], [0], guided(ddpm, gradient(classifier.log_p), scale), steps=3)
+    assert not torch.equal(images, sample(ddpm, None, [0], steps=3))
     target = training_target(ddpm.scheduler, IMAGES[:1], 1 - IMAGES[:1], torch.tensor([5]))
     assert not torch.equal(target, 1 - IMAGES[:1])

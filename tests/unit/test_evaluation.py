@@ -1,26 +1,29 @@
-"""`measure` and evaluate.py, with few real images; the tables."""
+"""`measure` and python -m evaluation, with few real images; the experiments and their tables."""
 
-import csv
 import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import Evil
+from diffusers import DDPMScheduler
+from torch import nn
 
-import evaluate
 import inference
-from diffusion import implied_noise, load_ddpm, noised_for_validation
-from evaluation import measures, table, tables
-from evaluation.classifier_free import SCALE, ClassifierFree
+from classifier import Classifier
+from diffusion import DDPM, SCHEDULE, implied_noise, load_ddpm, noised_for_validation
+from evaluation import __main__ as evaluate
+from evaluation import measures, pages, tables
+from evaluation.classifier_free import classifier_free
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import COMPARED, balanced_parts
 from evaluation.table import measure
-from inference import Guided, NoisePredictor, growing_scale, load_models, sample
+from inference import gradient, guided, load_models, sample
 from support.cli import UserError
-from support.files import MODELS, sha256
+from support.files import MODELS, read_rows, sha256
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
@@ -30,7 +33,6 @@ def faster(few_images):
     """Use few real images, and estimate intervals from two halves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measures, "NUM_HALVES", 2)
-        patch.setattr(table, "Dataset", lambda: few_images)
         yield
 
 
@@ -39,41 +41,40 @@ def networks():
     return load_models()
 
 
-def read_rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 # --- measure ---
 
 
-def test_rows_can_be_methods_functions_or_samples(networks, tmp_path):
-    """Each row records its provenance. A method whose y is (N, 2) is passed as a function."""
+def test_rows_are_functions_or_samples_and_record_their_provenance(networks, tmp_path):
+    """A guide whose y is (N, 2) is passed as a function."""
     ddpm, classifier = networks
-    free = ClassifierFree(load_ddpm(MODELS / "classifier_free.pth"), 2)
+    conditional = load_ddpm(MODELS / "classifier_free.pth")
 
     def log_p(x_t, t, y):
         return classifier.log_p(x_t, t, y[:, 0]) + 0 * y[:, 1] * x_t.sum(dim=(1, 2, 3))
 
     def pairs(y, seeds):
-        return sample(Guided(ddpm, log_p, 5), torch.stack([y, y], dim=1), seeds, "ddim", 3)
+        eps_hat = guided(ddpm, gradient(log_p), 5)
+        return sample(ddpm, torch.stack([y, y], dim=1), seeds, eps_hat, sampler="ddim", steps=3)
 
-    method = Guided(ddpm, classifier.log_p, 5)
-    images, labels = torch.zeros(30, 1, 28, 28, dtype=torch.uint8), torch.zeros(30).long()
+    eps_hat = guided(ddpm, gradient(classifier.log_p), 5)
+    images, labels = torch.zeros(100, 1, 28, 28, dtype=torch.uint8), torch.zeros(100).long()
     rows = {
-        "5, DDIM": partial(sample, method, sampler="ddim", steps=3),
+        "5, DDIM": partial(sample, ddpm, eps_hat=eps_hat, sampler="ddim", steps=3),
         "pairs": pairs,
-        "free": partial(sample, free, steps=2),
+        "free": partial(sample, conditional, eps_hat=classifier_free(conditional, 2), steps=2),
         "a file": (images, labels),
         "unlabeled": (images, None),
     }
     path = tmp_path / "x.csv"
-    found = measure(rows, n=105, seed=3, path=path)
+    brightest = {"brightest": lambda images, y: images.max().item()}
+    found = measure(
+        rows, 105, seed=3, path=path, extra=lambda *row: {k: f(*row) for k, f in brightest.items()}
+    )
     real, ddim, paired, free, file, unlabeled = found.values()
-    assert [row["n"] for row in found.values()] == [100, 100, 100, 100, 30, 30]
+    assert [row["n"] for row in found.values()] == [100] * 6
     assert "sampler" not in real and (ddim["sampler"], ddim["steps"]) == ("ddim", 3)
-    assert (ddim["scale"], free["scale"], ddim["seed"]) == ("5", "2", 3)
-    assert (ddim["network_calls"], free["network_calls"]) == (6, 4)
+    assert (free["sampler"], free["steps"], ddim["seed"]) == ("ddpm", 2, 3)
+    assert (ddim["network_calls"], paired["network_calls"], free["network_calls"]) == (6, 6, 4)
     assert ddim["networks"] == " ".join(
         f"{name} {sha256(MODELS / name)}" for name in ("classifier.pth", "ddpm_unet.pth")
     )
@@ -81,23 +82,78 @@ def test_rows_can_be_methods_functions_or_samples(networks, tmp_path):
     assert paired["sha256 of images"] == ddim["sha256 of images"]
     assert (paired["changes_from"], paired["frechet_change"]) == ("5, DDIM", 0)
     assert "changes_from" not in ddim and "changes_from" not in file
-    assert file["accuracy"] == 0 and "accuracy" not in unlabeled
-    written = read_rows(path)
-    assert [row["images"] for row in written] == list(found) and written[-1]["accuracy"] == "-"
+    assert file["accuracy"] == 0.1 or file["accuracy"] == 0 and "accuracy" not in unlabeled
+    assert file["brightest"] == -1 and 0.5 < ddim["brightest"] <= 1 and "brightest" not in real
+    assert [row["images"] for row in read_rows(path)] == list(found)
 
     y = torch.arange(10).repeat_interleave(10)
-    images = to_uint8(sample(method, y, image_seeds(3, y.tolist()), "ddim", 3))
+    images = to_uint8(rows["5, DDIM"](y, image_seeds(3, y.tolist())))
     right = judge_images(load_judge(), images)[1] == y
     assert ddim["accuracy"] == pytest.approx(right.float().mean().item())
 
 
-def test_the_scale_of_a_row_is_described_by_its_range(networks):
-    ddpm, classifier = networks
-    describe, scheduler = table.describe_scale, ddpm.scheduler
-    growing, window = growing_scale(scheduler), growing_scale(scheduler, 2, 0, low=300, high=480)
-    assert describe(Guided(ddpm, classifier.log_p, growing)) == "1 to 1.2e+05"
-    assert describe(Guided(ddpm, classifier.log_p, window)) == "0 to 2"
-    assert describe(NoisePredictor(ddpm)) == "none"
+def test_every_network_is_counted_whatever_its_class(networks):
+    """A network of our own inside another one is counted once; transforms are not counted."""
+
+    class Net(nn.Module):
+        config = SimpleNamespace(in_channels=1, sample_size=28)
+        dtype, device = torch.float32, torch.device("cpu")
+
+        def __init__(self):
+            super().__init__()
+            self.inside, self.resize = Classifier(8), nn.Upsample(28)
+
+        def forward(self, x_t, t):
+            return SimpleNamespace(sample=self.resize(x_t) + 0 * self.inside(x_t, t).mean())
+
+    ddpm = DDPM(Net(), DDPMScheduler(**SCHEDULE))
+
+    def log_p(x_t, t, y):
+        return ddpm.unet.inside.log_p(nn.Upsample(28)(x_t), t, y)
+
+    eps_hat = guided(ddpm, gradient(log_p), 0.1)
+    rows = {"mine": partial(sample, ddpm, eps_hat=eps_hat, steps=3)}
+    assert measure(rows, n=100)["mine"]["network_calls"] == 6
+
+
+def failing(y, seeds):
+    raise RuntimeError("a bug")
+
+
+def test_a_failing_row_is_recorded_and_the_others_continue(tmp_path):
+    few = (torch.zeros(5, 1, 28, 28), torch.arange(5))
+    rows = {"bad": failing, "few": few, "noise": noise}
+    found = measure(rows, 100, path=tmp_path / "x.csv")
+    assert found["bad"] == {"error": "RuntimeError: a bug"}
+    assert "5 images" in found["few"]["error"] and "accuracy" in found["noise"]
+    assert read_rows(tmp_path / "x.csv")[1]["error"] == "RuntimeError: a bug"
+    with pytest.raises(UserError, match="at least 100"):
+        measure(rows, n=99)
+
+
+def test_rows_that_are_in_the_file_are_skipped(tmp_path):
+    """Unless they would differ. Changes are still relative to the first row."""
+    path, drawn = tmp_path / "x.csv", []
+
+    def row(gray):
+        def images(y, seeds):
+            drawn.append((gray, len(y)))
+            return noise(y, seeds) * gray
+
+        return images
+
+    once = measure({"a": row(1), "b": row(0.9), "other": row(0.5)}, 100, path=path)
+    del drawn[:]
+    again = measure({"a": row(1), "b": row(0.8), "c": row(0.7)}, 100, path=path)
+    assert [gray for gray, n in drawn if n == 100] == [0.8, 1, 0.7]  # 1: to compare with it
+    assert float(again["a"]["frechet"]) == pytest.approx(once["a"]["frechet"], rel=1e-4)
+    change = again["b"]["frechet"] - once["a"]["frechet"]
+    assert again["b"]["frechet_change"] == pytest.approx(change)
+    assert [row["images"] for row in read_rows(path)] == ["real images", "a", "b", "other", "c"]
+    for settings in ({"seed": 2}, {"n": 200}, {"split": "test"}):
+        del drawn[:]
+        measure({"a": row(1)}, **{"n": 100, "path": path} | settings)
+        assert max(n for _, n in drawn) >= 100
 
 
 def noise(y, seeds):
@@ -118,11 +174,15 @@ def test_the_reference_is_half_of_the_split(few_images, split):
 
 
 def test_changes_are_relative_to_the_first_sampled_row():
-    _, first, second = measure({"noise": noise, "gray": lambda y, s: 0 * noise(y, s)}, 100).values()
-    for name in COMPARED:
-        assert second[f"{name}_change"] == pytest.approx(second[name] - first[name])
-    gained = second["only_this_right"] - second["only_first_right"]
-    assert gained == round(100 * (second["accuracy"] - first["accuracy"]))
+    rows = {"noise": noise, "half": lambda y, s: 0.5 * noise(y, s)}
+    rows["gray"] = lambda y, s: 0 * noise(y, s)
+    _, first, *others = measure(rows, 100).values()
+    for row in others:
+        assert row["changes_from"] == "noise"
+        for name in COMPARED:
+            assert row[f"{name}_change"] == pytest.approx(row[name] - first[name])
+        gained = row["only_this_right"] - row["only_first_right"]
+        assert gained == round(100 * (row["accuracy"] - first["accuracy"]))
 
 
 def test_a_warning_is_shown_in_every_row():
@@ -152,7 +212,7 @@ def test_the_judge_must_be_trained_on_the_dataset(few_images):
         measure({"noise": noise}, judge=judge)
 
 
-# --- evaluate.py and the tables ---
+# --- the command and the tables ---
 
 
 def test_the_command_measures_the_shipped_methods_and_files(tmp_path):
@@ -162,14 +222,16 @@ def test_the_command_measures_the_shipped_methods_and_files(tmp_path):
     inference.main([*flags, *drawing, "--npz", str(npz)])
     methods = ["--method", *evaluate.METHODS, "--samples", str(npz)]
     evaluate.main([*flags, *methods, "--n", "100", "--csv", str(path)])
-    _, guided, unguided, free, file = read_rows(path)
-    assert guided["sha256 of images"] == file["sha256 of images"]
-    assert guided["accuracy"] == file["accuracy"] and float(unguided["accuracy"]) < 0.4
-    assert (guided["sampler"], guided["steps"], free["scale"]) == ("ddim", "2", str(SCALE))
-    assert guided["scale"].startswith("1 to") and unguided["scale"] == "none"
+    _, guided_row, unguided, free, file = read_rows(path)
+    assert guided_row["sha256 of images"] == file["sha256 of images"]
+    assert guided_row["accuracy"] == file["accuracy"] and float(unguided["accuracy"]) < 0.4
+    assert (guided_row["sampler"], guided_row["steps"]) == ("ddim", "2")
+    assert free["network_calls"] == "4" and unguided["network_calls"] == "2"
     scales = ["--guidance-scale", "1", "3", "--n", "100", "--csv", str(path)]
     evaluate.main([*flags, *scales])
-    assert [row["scale"] for row in read_rows(path)][1:] == ["1", "3"]
+    digests = {row["images"]: row["sha256 of images"] for row in read_rows(path)}
+    assert len(set(digests.values())) == len(digests) - 1  # the file repeats the first row
+    assert {"guided, s = 1", "guided, s = 3"} < set(digests)
 
 
 def test_an_unreadable_file_of_samples_is_an_error(fails, tmp_path, monkeypatch):
@@ -188,13 +250,12 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
 
     The rows that the pages show are among those that are measured.
     """
-    seeds, names = {}, {}
+    seeds, names, made = {}, {}, []
 
     def measured(rows, n=2_000, split="validation", seed=1, path=None):
         assert len(rows) > 1 and (split, seed) != ("validation", 0)
-        assert all(
-            hasattr(r.args[0] if isinstance(r, partial) else r, "abar") for r in rows.values()
-        )
+        assert all(callable(row) for row in rows.values())
+        made.extend(rows.values())
         seeds[path.name] = split, seed
         names[path.name] = {"real images", "real validation images", *rows}
 
@@ -212,8 +273,10 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
     assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality"]
     chosen = [seeds.pop(name) for name in ("tuning_guided", "tuning_classifier_free")]
     assert not set(chosen) & set(seeds.values())
-    for page in tables.PAGES:
-        for found in tables.TABLE.finditer(page.read_text()):
+    images = made[-1](torch.tensor([3]), [0])  # of the last table
+    assert images.shape == (1, 1, 28, 28)
+    for page in pages.PAGES:
+        for found in pages.TABLE.finditer(page.read_text()):
             shown = {line.split("|")[1].strip() for line in found["rows"].splitlines()}
             assert shown <= names[found["file"].removesuffix(".csv")]
 
@@ -222,21 +285,19 @@ def test_a_gradient_that_removes_nothing_and_one_that_removes_the_prediction(
     monkeypatch, few_images, tmp_path
 ):
     """Without its prediction, the U-Net's error is the noise itself."""
-    unguided = NoisePredictor(load_models()[0])
+    unguided = load_models()[0]
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
     fakes = {
         "zero": lambda x_t, t, y: torch.zeros_like(x_t),
-        "eps": lambda x_t, t, y: unguided(x_t, t, y) / (1 - unguided.abar[t]).sqrt(),
+        "eps": lambda x_t, t, y: unguided(x_t, t) / (1 - unguided.abar[t]).sqrt(),
     }
     monkeypatch.setattr(tables, "gradients", lambda networks: fakes)
     tables.held_out(tmp_path / "x.csv", n=50)
     zero, eps, free = read_rows(tmp_path / "x.csv")
     x_t, _, noise = noised_for_validation(
-        unguided.ddpm.scheduler, few_images.load("validation")[0][:50], torch.full((50,), 499)
+        unguided.scheduler, few_images.load("validation")[0][:50], torch.full((50,), 499)
     )
-    removed = (
-        1 - (noise.square().mean() / (unguided(x_t, 499, None) - noise).square().mean()).item()
-    )
+    removed = 1 - (noise.square().mean() / (unguided(x_t, 499) - noise).square().mean()).item()
     assert float(zero["removed_499"]) == 0
     assert float(eps["removed_499"]) == pytest.approx(removed, rel=1e-3)
     assert 0 < float(free["removed_499_low"]) < float(free["removed_499_high"]) < 1
@@ -247,12 +308,12 @@ def test_the_factor_does_not_depend_on_errors_of_the_gradient(monkeypatch, few_i
 
     Nor does it depend on a part of the implied gradient that is the same for all labels.
     """
-    unguided, x_0 = NoisePredictor(load_models()[0]), few_images.load("validation")[0][:50]
+    unguided, x_0 = load_models()[0], few_images.load("validation")[0][:50]
     y, abar = few_images.load("validation")[1][:50], unguided.abar
 
     def parts(x_t, t):  # of the U-Net's error: what the label explains, and the rest
         eps = implied_noise(x_t, x_0, abar[t])
-        error = (unguided(x_t, t, None) - eps) / (1 - abar[t]).sqrt()
+        error = (unguided(x_t, t) - eps) / (1 - abar[t]).sqrt()
         left = torch.arange(28) < 14
         return error * left, error * ~left
 
@@ -266,7 +327,8 @@ def test_the_factor_does_not_depend_on_errors_of_the_gradient(monkeypatch, few_i
 
     torch.manual_seed(0)
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
-    monkeypatch.setattr(tables, "gradients", lambda networks: {"ours": ours, "implied": implied})
+    monkeypatch.setattr(tables, "gradient", lambda log_p: ours)
+    monkeypatch.setattr(tables, "implied_gradient", lambda ddpm: implied)
     tables.factors(tmp_path / "x.csv", n=50)
     least_squares, corrected = read_rows(tmp_path / "x.csv")
     for t in (899, 699, 499):
@@ -276,11 +338,11 @@ def test_the_factor_does_not_depend_on_errors_of_the_gradient(monkeypatch, few_i
 
 
 def test_a_page_names_its_rows_and_gets_the_other_cells_from_the_csv_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "x.csv").write_text("a,b,c\n1,2,3\n4,5,6\n7,8,9\n")
     page = (
         "Before.\n<!-- table x.csv: a c -->\n| A | C |\n| - | - |\n| 7 | |\n| 1 | 0 |\n\nAfter.\n"
     )
     expected = page.replace("| 7 | |", "| 7 | 9 |").replace("| 1 | 0 |", "| 1 | 3 |")
-    assert tables.page_with_tables(page) == expected
+    assert pages.with_tables(page) == expected

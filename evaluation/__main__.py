@@ -1,9 +1,9 @@
 """Evaluate built-in methods, or a file of samples, with a judge that is never used for guidance.
 
-    python evaluate.py --n 500                                  # a quick look; default n = 2,000
-    python evaluate.py --guidance-scale 1 3 --sampler ddim      # constant scales
-    python evaluate.py --method unguided guided classifier_free
-    python evaluate.py --method --samples FILE.npz              # only your own samples
+    python -m evaluation --n 500                                  # a quick look; default n = 2,000
+    python -m evaluation --guidance-scale 1 3 --sampler ddim      # constant scales
+    python -m evaluation --method unguided guided classifier_free
+    python -m evaluation --method --samples FILE.npz              # only your own samples
 
 Accuracy is the fraction of samples that the judge classifies as the target digit. Frechet distance,
 precision, and recall compare the samples with half of the real images of --split, in the judge's
@@ -11,7 +11,7 @@ feature space. The other half has its own row for comparison, as do the validati
 --split test. In the CSV file, changes are relative to the first sampled row.
 
 Choose settings with the default split and seed; report results with `--split test --seed 0`. To
-measure your own guide, sampler, scale, or method, call `measure` in evaluation/table.py.
+measure your own guide, sampler, scale, or network, call `measure` in evaluation/table.py.
 """
 
 from functools import partial
@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import add_data_flags, read_dataset
+from data import Dataset, add_data_flags
 from diffusion import load_ddpm
-from evaluation.classifier_free import SCALE, ClassifierFree
+from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import load_judge
 from evaluation.table import measure
-from inference import SAMPLER, SAMPLERS, STEPS, Guided, NoisePredictor, growing_scale, load_models
+from inference import SAMPLER, SAMPLERS, STEPS, gradient, growing_scale, guided, load_models
 from inference import sample
 from support import cli
 from support.cli import UserError
@@ -58,9 +58,8 @@ def parse_args(argv):
         help="split of the real images",
     )
     add("--csv", type=cli.file(".csv"), help="file for the table")
-    add(
-        "--models", type=Path, default=MODELS, help="folder of the checkpoints, including judge.pth"
-    )
+    models_help = "folder of the checkpoints; without a judge.pth, the included judge is used"
+    add("--models", type=Path, default=MODELS, help=models_help)
     cli.add_run_flags(parser, seed=1)
     add_data_flags(parser)
     return parser.parse_args(argv)
@@ -68,25 +67,26 @@ def parse_args(argv):
 
 def make_rows(args):
     """The sampled rows that the flags select, for `measure`."""
-    methods, names = {}, set(args.method)
-    scales = args.guidance_scale or [None]
+    rows, names = {}, set(args.method)
+    settings = {"sampler": args.sampler, "steps": args.steps}
     if names & {"guided", "unguided"}:
         ddpm, classifier = load_models(args.models, args.device)
-        growing = growing_scale(ddpm.scheduler)
+        grad = gradient(classifier.log_p)
     if "classifier_free" in names:
         conditional = load_ddpm(args.models / "classifier_free.pth", args.device)
     for name in args.method:
-        for scale in [None] if name == "unguided" else scales:
+        if name == "unguided":
+            rows[name] = partial(sample, ddpm, **settings)
+            continue
+        for scale in args.guidance_scale or [None]:
             label = name if scale is None else f"{name}, s = {scale:g}"
             if name == "guided":
-                method = Guided(ddpm, classifier.log_p, growing if scale is None else scale)
-            elif name == "unguided":
-                method = NoisePredictor(ddpm)
+                eps_hat = guided(ddpm, grad, growing_scale(ddpm) if scale is None else scale)
+                rows[label] = partial(sample, ddpm, eps_hat=eps_hat, **settings)
             else:
-                method = ClassifierFree(conditional, SCALE if scale is None else scale)
-            methods[label] = method
-    settings = {"sampler": args.sampler, "steps": args.steps}
-    return {label: partial(sample, method, **settings) for label, method in methods.items()}
+                eps_hat = classifier_free(conditional, SCALE if scale is None else scale)
+                rows[label] = partial(sample, conditional, eps_hat=eps_hat, **settings)
+    return rows
 
 
 def read_samples(path, shape):
@@ -111,12 +111,17 @@ def read_samples(path, shape):
 @cli.one_line_errors
 def main(argv=None):
     args = parse_args(argv)
-    dataset = read_dataset(args)
-    judge = load_judge(args.models / "judge.pth", args.device)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset, flush=True)
+    judge = args.models / "judge.pth"
+    judge = load_judge(judge if judge.exists() else MODELS / "judge.pth", args.device)
     rows = make_rows(args)
     for path in args.samples:
         rows[str(path)] = read_samples(path, dataset.info["shape"])
-    measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv)
+    table = measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv)
+    for name, row in table.items():
+        if "error" in row:
+            raise UserError(f"{name}: {row['error']}")
 
 
 if __name__ == "__main__":
