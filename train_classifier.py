@@ -19,9 +19,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from classifier import CHANNELS, Classifier
 from data import Dataset, add_data_flags
-from diffusion import SCHEDULE, noised_for_validation, schedule_of
+from diffusion import SCHEDULE, noised_for_validation
 from support import cli
-from support.files import check_may_write, output_folder, provenance, save_checkpoint
+from support.files import output_folder, provenance
 from support.pictures import ACCENT, INK, plain_figure, save_figure
 from support.training import Run, add_training_flags, settings_of
 
@@ -34,41 +34,24 @@ MAX_GRAD_NORM = 1.0
 T_BANDS = ((0, 1), (0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 1))  # fractions of all timesteps
 
 
-def train(
-    classifier,
-    scheduler,
-    dataset,
-    checkpoint,
-    validate,
-    *,
-    steps=STEPS,
-    batch_size=BATCH_SIZE,
-    lr=LEARNING_RATE,
-    max_t=None,
-    resume=False,
-    **recorded,
-):
-    """Minimize the cross-entropy on noised images, and return the finished `Run`.
+def train(classifier, scheduler, run, validate, max_t=None):
+    """Minimize the cross-entropy on noised images.
 
     Args:
         classifier: (x_t, t) -> logits.
         scheduler: a DDPMScheduler, which adds the noise.
-        dataset, checkpoint, resume: as for `Run`.
-        max_t: the largest timestep to train on; all of them by default.
+        run: a `Run`, with the data, the number of steps, and the learning rate.
         validate: called as validate(run), with the classifier in eval mode.
-        recorded: other settings to save in the checkpoint, such as the seed.
+        max_t: the largest timestep to train on; all of them by default.
     """
-    device = next(classifier.parameters()).device
+    device, lr = next(classifier.parameters()).device, run.settings["lr"]
     max_t = scheduler.config.num_train_timesteps - 1 if max_t is None else max_t
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True
     )
-    warmup = min(WARMUP_STEPS, steps // 2)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
-    parts = {"network": classifier, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, "max_t": max_t, **recorded}
-    settings["schedule"] = schedule_of(scheduler)
-    run = Run(checkpoint, settings, dataset, resume, **parts)
+    warmup = min(WARMUP_STEPS, run.steps // 2)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, run.steps)
+    run.start(classifier, optimizer=optimizer, lr_scheduler=lr_scheduler)
 
     for x_0, y in run.batches():  # (B, C, H, W), (B,)
         t = torch.randint(max_t + 1, (len(x_0),))  # (B,)
@@ -90,7 +73,6 @@ def train(
             validate(run)
             classifier.train()
     classifier.eval()
-    return run
 
 
 @torch.no_grad()
@@ -151,7 +133,6 @@ def main(argv=None, network_class=Classifier):
     add("--max-t", type=timestep, default=max_t, help="largest timestep to train on")
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    checkpoint = args.models / "classifier.pth"
     figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
     scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
     dataset = Dataset(args.dataset, args.size)
@@ -161,18 +142,15 @@ def main(argv=None, network_class=Classifier):
     torch.manual_seed(args.seed)
     sizes = {"num_classes": len(dataset.info["classes"]), "image_shape": dataset.info["shape"]}
     classifier = network_class(args.channels, **sizes).to(args.device)
-    check_may_write(checkpoint, classifier, SCHEDULE, dataset.info)
+    settings, checkpoint = settings_of(args), args.models / "classifier.pth"
+    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings)
 
     def validate(run):
         accuracy, confidence = accuracy_by_band(classifier, scheduler, images, labels)
         run.record(accuracy=accuracy, confidence=confidence)
 
-    settings = settings_of(args)
-    run = train(
-        classifier, scheduler, dataset, checkpoint, validate, resume=args.resume, **settings
-    )
-    save_checkpoint(checkpoint, classifier, SCHEDULE, dataset.info, run.summary())
-    run.remove_state()
+    train(classifier, scheduler, run, validate, args.max_t)
+    run.finish()
     plotted = plot_accuracy(classifier, scheduler, images, labels)
     save_figure(figure, plotted, provenance(classifier, **run.settings))
     print(f"saved {checkpoint} and {figure} after {run.elapsed():.0f} s")

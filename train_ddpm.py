@@ -20,11 +20,9 @@ from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
 
 from data import Dataset, add_data_flags
-from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, schedule_of
-from diffusion import training_target
+from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
 from support import cli
-from support.files import check_may_write, output_folder, provenance, read_rows, save_checkpoint
-from support.files import write_rows
+from support.files import output_folder, provenance, read_rows, write_rows
 from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
 from support.training import Run, add_training_flags, settings_of
 
@@ -59,37 +57,20 @@ def ddpm_loss(unet, scheduler, x_0, y):
     return F.mse_loss(prediction, target.to(unet.device))
 
 
-def train(
-    unet,
-    scheduler,
-    dataset,
-    checkpoint,
-    validate,
-    loss_of=ddpm_loss,
-    *,
-    steps=STEPS,
-    batch_size=BATCH_SIZE,
-    lr=LEARNING_RATE,
-    resume=False,
-    **recorded,
-):
-    """Run DDPM Algorithm 1 and return the finished `Run`. The U-Net then has its averaged weights.
+def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
+    """Run DDPM Algorithm 1. Afterwards, the U-Net has its averaged weights.
 
     Args:
         scheduler: a DDPMScheduler, which adds the noise.
-        dataset, checkpoint, resume: as for `Run`.
+        run: a `Run`, with the data, the number of steps, and the learning rate.
         validate: called as validate(run), while the U-Net has its averaged weights, in eval mode.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
-        recorded: other settings to save in the checkpoint, such as the seed.
     """
+    lr, warmup = run.settings["lr"], min(WARMUP_STEPS, run.steps // 2)
     optimizer = torch.optim.AdamW(unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=True)
-    warmup = min(WARMUP_STEPS, steps // 2)
-    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, run.steps)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    parts = {"network": unet, "optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema}
-    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, **recorded}
-    settings["schedule"] = schedule_of(scheduler)
-    run = Run(checkpoint, settings, dataset, resume, **parts)
+    run.start(unet, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema)
     ema.to(unet.device)  # a loaded state is on the CPU
 
     for x_0, y in run.batches():  # (B, C, H, W), (B,)
@@ -112,7 +93,6 @@ def train(
             ema.restore(unet.parameters())
     ema.copy_to(unet.parameters())
     unet.eval()
-    return run
 
 
 @torch.no_grad()
@@ -180,7 +160,7 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
     parser = cli.ArgumentParser(__doc__)
     add_unet_flags(parser, STEPS)
     args = parser.parse_args(argv)
-    checkpoint, top = args.models / "ddpm_unet.pth", output_folder(args.models)
+    top = output_folder(args.models)
     samples, losses = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.csv"
     scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
     dataset = Dataset(args.dataset, args.size)
@@ -189,7 +169,8 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
 
     torch.manual_seed(args.seed)
     unet = make_network(dataset.info["shape"], args.channels).to(args.device)
-    check_may_write(checkpoint, unet, SCHEDULE, dataset.info)
+    settings, checkpoint = settings_of(args), args.models / "ddpm_unet.pth"
+    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings)
 
     def validate(run):
         loss, middle = validation_losses(unet, scheduler, validation)
@@ -202,12 +183,8 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
         images = as_displayed(images, dataset.info)
         save_grid(path, images, COLUMNS, provenance(*networks, **settings))
 
-    settings = settings_of(args)
-    run = train(
-        unet, scheduler, dataset, checkpoint, validate, loss_of, resume=args.resume, **settings
-    )
-    save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
-    run.remove_state()
+    train(unet, scheduler, run, validate, loss_of)
+    run.finish()
     save_samples(samples, unet)
     save_losses(losses, run)
     figure = losses.with_suffix(".png")

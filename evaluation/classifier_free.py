@@ -16,7 +16,6 @@ from diffusers import DDPMScheduler
 from data import Dataset
 from diffusion import SCHEDULE, implied_noise, make_unet, predicted_x_0, training_target
 from support import cli
-from support.files import check_may_write, save_checkpoint
 from support.training import Run, settings_of
 from train_ddpm import STEPS, add_unet_flags, train, training_timesteps
 
@@ -78,13 +77,9 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
     unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
-    check_may_write(checkpoint, unet, SCHEDULE, dataset.info)
-    loss, settings = classifier_free_loss, settings_of(args)
-    run = train(
-        unet, scheduler, dataset, checkpoint, Run.record, loss, resume=args.resume, **settings
-    )
-    save_checkpoint(checkpoint, unet, SCHEDULE, dataset.info, run.summary())
-    run.remove_state()
+    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings_of(args))
+    train(unet, scheduler, run, Run.record, classifier_free_loss)
+    run.finish()
     print(f"saved {checkpoint} after {run.elapsed():.0f} s")
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, RandomAffine
 
 from data import Dataset, add_data_flags, from_uint8
 from support import cli
-from support.files import MODELS, check_may_write, load_checkpoint, save_checkpoint
+from support.files import MODELS, load_checkpoint
 from support.training import Run, add_training_flags, settings_of
 
 STEPS = 5_148  # twelve epochs
@@ -86,27 +86,12 @@ def accuracy_of(judge, images, labels):
     return (judge_images(judge, images)[1] == labels).float().mean().item()
 
 
-def train(
-    judge,
-    dataset,
-    checkpoint,
-    *,
-    steps=STEPS,
-    batch_size=BATCH_SIZE,
-    lr=LEARNING_RATE,
-    resume=False,
-    **recorded,
-):
-    """Minimize the cross-entropy on augmented images, and return the finished `Run`.
-
-    The arguments are those of `train_classifier.train`.
-    """
-    device = judge.linear.weight.device
+def train(judge, dataset, run):
+    """Minimize the cross-entropy on augmented images; see `train_classifier.train`."""
+    device, lr = judge.linear.weight.device, run.settings["lr"]
     optimizer = torch.optim.AdamW(judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    parts = {"network": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, **recorded}
-    run = Run(checkpoint, settings, dataset, resume, **parts)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, run.steps // 20, run.steps)
+    run.start(judge, optimizer=optimizer, lr_scheduler=lr_scheduler)
 
     for x_0, y in run.batches():  # (B, C, H, W), (B,)
         logits = judge(AUGMENT(x_0).to(device))
@@ -123,7 +108,6 @@ def train(
             run.record(validation_accuracy=accuracy_of(judge, *dataset.splits["validation"]))
             judge.train()
     judge.eval()
-    return run
 
 
 @cli.one_line_errors
@@ -139,12 +123,10 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
-    check_may_write(checkpoint, judge, None, dataset.info)
-    run = train(judge, dataset, checkpoint, resume=args.resume, **settings_of(args))
+    run = Run(checkpoint, dataset, args.resume, **settings_of(args))
+    train(judge, dataset, run)
     test_accuracy = accuracy_of(judge, *dataset.splits["test"])
-    summary = run.summary() | {"test_accuracy": test_accuracy}
-    save_checkpoint(checkpoint, judge, None, dataset.info, summary)
-    run.remove_state()
+    run.finish(test_accuracy=test_accuracy)
     print(f"saved {checkpoint} after {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
 
 

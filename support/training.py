@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm, trange
 
 from support.cli import UserError, add_run_flags, number
-from support.files import MODELS, load_tensors, save_tensors
+from support.files import MODELS, check_may_write, load_tensors, save_checkpoint, save_tensors
 
 SAVE_EVERY = 200  # steps
 READ_EVERY = 50  # steps; reading a loss waits for the device
@@ -18,14 +18,14 @@ MIN_VALIDATE_EVERY = 400  # steps
 class Run:
     """A training run that can be interrupted and resumed with bitwise identical results.
 
-        run = Run(checkpoint, settings, dataset, args.resume, network=..., optimizer=...)
+        run = Run(checkpoint, dataset, args.resume, steps=300, batch_size=128, lr=1e-3)
+        run.start(network=network, optimizer=optimizer)
         for x_0, y in run.batches():
             ...  # one optimizer step
             run.losses.append(loss.detach())
             if run.validates:
                 run.record(accuracy=...)
-        save_checkpoint(..., run.summary())
-        run.remove_state()
+        run.finish()
 
     All randomness, except dropout on a GPU, comes from torch's CPU generator, whose state is saved.
 
@@ -34,15 +34,18 @@ class Run:
 
     Args:
         checkpoint: Path of the checkpoint; the state file is saved next to it.
-        settings: dict of everything that determines the weights; includes steps and batch_size.
-        dataset: its training images are read with `load("train")`.
-        parts: everything with a state_dict: network, optimizer, learning rate scheduler, EMA.
+        dataset: a `Dataset`, whose training images are used.
+        resume: continue from the state file.
+        schedule: the scheduler config that the checkpoint gets, or None.
+        settings: everything else that determines the weights, with steps, batch_size, and lr.
 
-    Raises UserError if the state file does not match, or if it exists and `resume` is False.
+    Raises UserError if the batch size exceeds the number of images.
     """
 
-    def __init__(self, checkpoint, settings, dataset, resume=False, **parts):
-        self.settings, self.parts = {**settings, "dataset": dataset.info}, parts
+    def __init__(self, checkpoint, dataset, resume=False, schedule=None, **settings):
+        self.checkpoint, self.dataset, self.schedule = checkpoint, dataset.info, schedule
+        self.settings = settings | ({"schedule": schedule} if schedule else {})
+        self.settings["dataset"] = dataset.info
         self.images, self.labels = dataset.load("train")
         self.steps, self.batch_size = settings["steps"], settings["batch_size"]
         self.batches_per_epoch = len(self.images) // self.batch_size
@@ -52,9 +55,21 @@ class Run:
             )
         self.validate_every = max(self.batches_per_epoch, MIN_VALIDATE_EVERY)
         self.step, self.losses, self.history, self.order = 0, [], [], None
-        self.start = time.monotonic()
-        self.name, self.state_path = checkpoint.stem, checkpoint.with_suffix(".state.pth")
-        if resume:
+        self.resume, self.state_path = resume, checkpoint.with_suffix(".state.pth")
+
+    def start(self, network, **parts):
+        """Start the run, or resume it.
+
+        Args:
+            parts: everything else with a state_dict: optimizer, learning rate scheduler, EMA.
+
+        Raises UserError if the checkpoint may not be written (see `check_may_write`), if the state
+        file does not match, or if it exists and the run is not to be resumed.
+        """
+        check_may_write(self.checkpoint, network, self.schedule, self.dataset)
+        self.network, self.parts = network, {"network": network, **parts}
+        self.begin = time.monotonic()
+        if self.resume:
             self.load()
         elif self.state_path.exists():
             raise UserError(
@@ -62,9 +77,15 @@ class Run:
                 "running; pass --resume or delete it"
             )
 
+    def finish(self, **summary):
+        """Save the checkpoint with a summary of the training, and delete the state file."""
+        summary = {**self.settings, "seconds": self.elapsed(), **self.history[-1], **summary}
+        save_checkpoint(self.checkpoint, self.network, self.schedule, self.dataset, summary)
+        self.state_path.unlink(missing_ok=True)
+
     def batches(self):
         """Yield images (B, C, H, W) in [-1, 1] and labels (B,) for each remaining step."""
-        with trange(self.step, self.steps, desc=self.name, disable=None) as bar:
+        with trange(self.step, self.steps, desc=self.checkpoint.stem, disable=None) as bar:
             for done in bar:
                 self.step = done + 1
                 position = done % self.batches_per_epoch * self.batch_size
@@ -99,11 +120,7 @@ class Run:
 
     def elapsed(self):
         """Seconds of training so far, including before an interruption."""
-        return time.monotonic() - self.start
-
-    def summary(self):
-        """The training summary in a checkpoint: settings, seconds, and the last validation."""
-        return {**self.settings, "seconds": self.elapsed(), **self.history[-1]}
+        return time.monotonic() - self.begin
 
     def save(self):
         """Write the state file."""
@@ -130,16 +147,12 @@ class Run:
             raise UserError(
                 f"{self.state_path} belongs to a run with different settings: {', '.join(differ)}"
             )
-        self.start -= state["seconds"]
+        self.begin -= state["seconds"]
         self.step, self.history, self.order = state["step"], state["history"], state["order"]
         self.losses = list(state["losses"])
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         torch.set_rng_state(state["rng"])
-
-    def remove_state(self):
-        """Delete the state file, once everything is saved."""
-        self.state_path.unlink(missing_ok=True)
 
 
 def describe(name, value):

@@ -78,18 +78,16 @@ def test_a_training_step_reads_nothing_back(name, tmp_path, monkeypatch):
     """Apart from the losses, which `Run` reads periodically."""
     monkeypatch.setattr(Run, "mean_loss", lambda run, steps: 0.0)
     monkeypatch.setattr(Run, "validates", False)
-    settings, where = SETTINGS | {"steps": 2}, (GRAY, tmp_path / "w.pth")
+    run = Run(tmp_path / "w.pth", GRAY, **SETTINGS | {"steps": 2})
     adamw = torch.optim.AdamW  # its fused form does not run on meta
     monkeypatch.setattr(torch.optim, "AdamW", lambda *a, fused, **kw: adamw(*a, **kw))
     if name == "classifier":
-        network = Classifier(8, num_classes=2).to(META)
-        run = train_classifier.train(network, SCHEDULER, *where, None, **settings)
+        train_classifier.train(Classifier(8, num_classes=2).to(META), SCHEDULER, run, None)
     elif name == "judge":
-        run = judge.train(judge.Judge(num_classes=2).to(META), *where, **settings)
+        judge.train(judge.Judge(num_classes=2).to(META), GRAY, run)
     elif name == "ddpm":
-        run = train_ddpm.train(make_unet(SHAPE, 8).to(META), SCHEDULER, *where, None, **settings)
+        train_ddpm.train(make_unet(SHAPE, 8).to(META), SCHEDULER, run, None)
     else:
         unet = make_unet(SHAPE, 8, 3).to(META)
-        loss = classifier_free_loss
-        run = train_ddpm.train(unet, SCHEDULER, *where, None, loss, **settings)
+        train_ddpm.train(unet, SCHEDULER, run, None, classifier_free_loss)
     assert len(run.losses) == 2 and all(loss.is_meta for loss in run.losses)

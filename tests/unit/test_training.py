@@ -36,6 +36,13 @@ SCHEDULER = DDPMScheduler(**SCHEDULE)
 SETTINGS = {"steps": 3, "batch_size": 16, "lr": 0.1}
 
 
+def started(script, network, scheduler, folder, validate, *others, **settings):
+    """The finished `Run` of the train function of a script."""
+    run = Run(folder / "w.pth", GRAY, **SETTINGS | settings)
+    script.train(network, scheduler, run, validate, *others)
+    return run
+
+
 @pytest.fixture
 def by_sgd(monkeypatch):
     """Replace AdamW with plain SGD at a constant learning rate."""
@@ -98,8 +105,7 @@ def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type):
         run.record(validation=0.0)
 
     torch.manual_seed(1)
-    where = GRAY, tmp_path / "w.pth"
-    run = train_ddpm.train(network, scheduler, *where, validate, **SETTINGS)
+    run = started(train_ddpm, network, scheduler, tmp_path, validate)
     torch.manual_seed(1)
     for step, (x_t, t, eps, x_0, _) in enumerate(batches_by_hand(3, unet_timesteps)):
         target = scheduler.get_velocity(x_0, eps, t) if prediction_type != "epsilon" else eps
@@ -124,10 +130,8 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
     loss = F.cross_entropy(network(x_t, t), y)
     grads = torch.autograd.grad(loss, list(network.parameters()))
     expected = [p - 0.1 * grad for p, grad in zip(network.parameters(), grads)]  # not clipped
-    settings = SETTINGS | {"max_t": 500, "steps": 1}
     torch.manual_seed(1)
-    where = GRAY, tmp_path / "w.pth"
-    run = train_classifier.train(network, SCHEDULER, *where, Run.record, **settings)
+    run = started(train_classifier, network, SCHEDULER, tmp_path, Run.record, 500, steps=1)
     assert run.losses[0].item() == pytest.approx(loss.item())
     for parameter, wanted in zip(network.parameters(), expected):
         torch.testing.assert_close(parameter, wanted)
@@ -159,8 +163,8 @@ def test_the_judge_learns_from_augmented_images(tmp_path):
     bars.splits = {"validation": validation}
     network, seen = judge.Judge(num_classes=2), []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    settings = SETTINGS | {"lr": 1e-3, "steps": 40}
-    judge.train(network, bars, tmp_path / "w.pth", **settings)
+    run = Run(tmp_path / "w.pth", bars, **SETTINGS | {"lr": 1e-3, "steps": 40})
+    judge.train(network, bars, run)
     assert judge.accuracy_of(network, *validation) == 1
     original = torch.cdist(seen[0].flatten(1), images.flatten(1)).amin(dim=1)
     assert original.mean() > 1 and 0.5 < (seen[0] + 1).sum() / (images[:16] + 1).sum() < 1.5
@@ -206,9 +210,8 @@ def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monk
 
     monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 4)
     numbered = SimpleNamespace(info={}, load=lambda split: (IMAGES, torch.arange(64)))
-    where = numbered, tmp_path / "w.pth"
-    settings = SETTINGS | {"steps": 6}
-    run = train_ddpm.train(unet, SCHEDULER, *where, validate, loss_of, **settings)
+    run = Run(tmp_path / "w.pth", numbered, **SETTINGS | {"steps": 6})
+    train_ddpm.train(unet, SCHEDULER, run, validate, loss_of)
     by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
     for kernel in own[1:5]:  # after each of the first four steps
         by_hand.step([nn.Parameter(kernel)])
@@ -230,22 +233,20 @@ def test_the_learning_rate_ends_at_0_even_in_a_short_run(tmp_path, script, monke
         return step(optimizer, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", record)
-    settings = SETTINGS | {"steps": 20, "lr": 1e-3}
     unet = make_unet((1, 28, 28), 8)
     network = unet if script is train_ddpm else Classifier(8, num_classes=2)
-    script.train(network, SCHEDULER, GRAY, tmp_path / "w.pth", Run.record, **settings)
+    started(script, network, SCHEDULER, tmp_path, Run.record, steps=20, lr=1e-3)
     assert max(rates) == pytest.approx(1e-3) and rates[-1] < 2e-4 and len(rates) == 20
 
 
 def test_every_parameter_is_trained_by_gradients(tmp_path):
     """For example, every block sees t."""
     networks = make_unet((1, 28, 28)), make_unet((1, 28, 28), 8, 3), Classifier(num_classes=2)
-    settings, where = SETTINGS | {"lr": 1e-3}, (GRAY, tmp_path / "w.pth")
     unet, free, classifier = networks
-    train_ddpm.train(unet, SCHEDULER, *where, Run.record, **settings)
-    loss = classifier_free.classifier_free_loss
-    train_ddpm.train(free, SCHEDULER, *where, Run.record, loss, **settings)
-    train_classifier.train(classifier, SCHEDULER, *where, Run.record, **settings)
+    where = SCHEDULER, tmp_path, Run.record
+    started(train_ddpm, unet, *where, lr=1e-3)
+    started(train_ddpm, free, *where, classifier_free.classifier_free_loss, lr=1e-3)
+    started(train_classifier, classifier, *where, lr=1e-3)
     for network in networks:
         assert all(p.grad.any() for p in network.parameters())
 
@@ -322,8 +323,10 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     assert end.value.code == 130 and capsys.readouterr().err.endswith(": interrupted\n")
     assert not (tmp_path / f"{name}.pth").exists() and state.exists()
 
-    histories, remove = [], Run.remove_state
-    monkeypatch.setattr(Run, "remove_state", lambda r: histories.append(r.history) or remove(r))
+    histories, finish = [], Run.finish
+    monkeypatch.setattr(
+        Run, "finish", lambda r, **kw: histories.append(r.history) or finish(r, **kw)
+    )
     torch.manual_seed(123)
     resumed, once = train(name, tmp_path, "--resume"), torch.load(tiny / f"{name}.pth")
     for key, value in once.pop("state_dict").items():
@@ -382,7 +385,9 @@ def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, few_images,
     path = tmp_path / "classifier.pth"
     FOREIGN[what](path, few_images.info)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    assert str(tmp_path) in fails(train_classifier.main, "--models", tmp_path, "--steps", 1)
+    assert str(tmp_path) in fails(
+        train_classifier.main, "--models", tmp_path, "--steps", 1, "--batch-size", 8
+    )
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
