@@ -76,16 +76,6 @@ def gradient(log_p):
     return grad
 
 
-def growing_scale(ddpm, w=1, g=12, low=0, high=math.inf):
-    """s_t = w (1 + g SNR_t) for low <= t < high, otherwise 0: a function of t.
-
-    SNR_t is abar_t / (1 - abar_t). With w = 1, g = 12, and the default noise schedule, s is 1 at
-    t = 999, 14 at 249, and 2,069 at 19. The shift of the predicted image,
-    s (1 - abar) / sqrt(abar) grad, tends to w g grad as the noise vanishes.
-    """
-    return lambda t: w * (1 + g * snr(ddpm.abar[t])) if low <= t < high else 0
-
-
 @torch.no_grad()
 def reverse(predict, scheduler, x_t, rngs):
     """The reverse process: yields (t, x_t, x_0) at each timestep of a diffusers scheduler.
@@ -97,6 +87,16 @@ def reverse(predict, scheduler, x_t, rngs):
         eps = predict(x_t, t)
         yield t, x_t, predicted_x_0(x_t, eps, scheduler.alphas_cumprod[t])  # DDPM (15)
         x_t = scheduler.step(eps, t, x_t, generator=rngs).prev_sample  # DDPM (6), (7)
+
+
+def growing_scale(ddpm, w=1, g=12, low=0, high=math.inf):
+    """s_t = w (1 + g SNR_t) for low <= t < high, otherwise 0: a function of t.
+
+    SNR_t is abar_t / (1 - abar_t). With w = 1, g = 12, and the default noise schedule, s is 1 at
+    t = 999, 14 at 249, and 2,069 at 19. The shift of the predicted image,
+    s (1 - abar) / sqrt(abar) grad, tends to w g grad as the noise vanishes.
+    """
+    return lambda t: w * (1 + g * snr(ddpm.abar[t])) if low <= t < high else 0
 
 
 def solver(scheduler_class, **settings):

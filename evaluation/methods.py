@@ -38,16 +38,6 @@ def with_norm_of(grad, other):
     return rescaled
 
 
-def with_norm_at_least(grad, lowest, below):
-    """A gradient with a lower bound on its norm at timesteps t < `below`."""
-
-    def raised(x_t, t, y):
-        first = grad(x_t, t, y)
-        return first * (lowest / norm(first).clamp(min=1e-12)).clamp(min=1) if t < below else first
-
-    return raised
-
-
 def norm(grad):
     """The norm of each gradient (B, C, H, W): (B, 1, 1, 1)."""
     return torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True)

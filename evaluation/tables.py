@@ -14,7 +14,7 @@ from evaluation import pages
 from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import Z, accuracy_row, ratio, with_interval
-from evaluation.methods import Exact, Unlabeled, implied_gradient, with_norm_at_least, with_norm_of
+from evaluation.methods import Exact, Unlabeled, implied_gradient, with_norm_of
 from evaluation.table import measure
 from inference import SAMPLERS, gradient, growing_scale, guided, load_models, reverse, sample
 from support import cli
@@ -127,7 +127,6 @@ def gradients(networks):
     return {
         "ours": ours,
         "2 x ours": lambda x_t, t, y: 2 * ours(x_t, t, y),
-        "ours, norm at least 1.5 below t = 550": with_norm_at_least(ours, 1.5, below=550),
         "ours, implied norm": with_norm_of(ours, implied),
         "ours, implied norm of the next image": with_norm_of(ours, of_next_image),
         "implied": implied,
