@@ -1,12 +1,12 @@
 """The classifier: a small CNN for p(y | x_t, t), the class probabilities of a noisy image.
 
-Its gradient guides the sampling (Dhariwal & Nichol 2021, "ADM", section 4), which puts three
-demands on the network:
+Its gradient guides the sampling (Dhariwal & Nichol 2021, "ADM", section 4), so the network needs
+these properties:
 
 - Its features depend on t: an embedding of t scales and shifts them in every block. If t entered
   only at the last layer, it would merely shift the logits.
-- It is smooth: SiLU, strided convolutions, and GroupNorm. With BatchNorm in train mode, the
-  gradient for one image would depend on the rest of the batch.
+- It is smooth: SiLU and strided convolutions.
+- Images do not depend on each other: GroupNorm, not BatchNorm.
 - It is small, because it runs forward and backward at every guided step.
 """
 
@@ -41,7 +41,6 @@ class Classifier(nn.Module):
             "num_classes": num_classes,
             "image_shape": list(image_shape),
         }
-        self.num_classes = num_classes
         self.time_proj = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(64, embedding_dim)
         self.conv_in = nn.Conv2d(image_shape[0], channels, 4, stride=2, padding=1)

@@ -74,14 +74,14 @@ class DDPM:
         height, width = (size, size) if isinstance(size, int) else size
         self.shape = unet.config.in_channels, height, width
         self.abar = F.pad(scheduler.alphas_cumprod.cpu(), (0, 1), value=1.0)
-        self.abar_on_device = self.abar.to(self.device)  # for timesteps (B,)
+        self.abar_on_device = self.abar.to(self.device)  # for timesteps (B,), without a transfer
 
     def __call__(self, x_t, t, y=None):
         """The noise in x_t (B, C, H, W) if its image is the clipped `x_0`; y is ignored.
 
-        t is an int. As in openai/guided-diffusion, the prediction is clipped before guidance.
+        t: an int or (B,). As in openai/guided-diffusion, clipping comes before guidance.
         """
-        return implied_noise(x_t, self.x_0(x_t, t), self.abar[t])
+        return implied_noise(x_t, self.x_0(x_t, t), self.abar_at(t))
 
     def x_0(self, x_t, t):
         """The predicted image (B, C, H, W), clipped as the scheduler says. t: an int or (B,).
@@ -148,11 +148,6 @@ def timesteps(x_t, t):
 
 
 # --- training ---
-
-
-def schedule_of(scheduler):
-    """The config of a DDPMScheduler, without entries that are not in `SCHEDULE`."""
-    return {key: scheduler.config[key] for key in SCHEDULE}
 
 
 def training_target(scheduler, x_0, eps, t):

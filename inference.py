@@ -5,7 +5,7 @@
 
 Runs the reverse process of Ho et al. 2020 ("DDPM", arXiv 2006.11239) with a diffusers scheduler.
 At each step, the classifier's gradient shifts the predicted noise: Dhariwal & Nichol 2021 ("ADM",
-arXiv 2105.05233), equation (14).
+arXiv 2105.05233), equation (14), with a scale s_t.
 
     eps_hat = eps(x_t, t) - s_t * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
@@ -37,15 +37,15 @@ FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too st
 def guided(ddpm, grad, scale):
     """Classifier guidance: a function eps_hat(x_t, t, y) for `sample`.
 
-    Equation (14) is ADM's rule for DDIM; we use it with every sampler. ADM's rule for ancestral
-    sampling, Algorithm 1, shifts the mean of the step from t to u instead, which is equivalent to
-    (14) with the smaller scale s sqrt(abar_t / abar_u) (1 - abar_u) / (1 - abar_t).
-
     Args:
         ddpm: a `DDPM`, the prediction of the noise without guidance.
-        grad: (x_t, t, y) -> the gradient of log p(y | x_t, t), such as `gradient(log_p)`. Its
-            network must have been trained with the noise schedule of `ddpm`.
+        grad: (x_t, t, y) -> the gradient of log p(y | x_t, t), such as `gradient(log_p)`. If it
+            uses a network, this was trained with the same noise schedule.
         scale: s, a number or a function of t (int).
+
+    Equation (14) is ADM's rule for DDIM; we use it with every sampler. For ancestral sampling, ADM
+    shifts the mean of each step instead (Algorithm 1). With the posterior variance, that is (14)
+    with the smaller scale s sqrt(abar_t / abar_u) (1 - abar_u) / (1 - abar_t), if u follows t.
     """
 
     def eps_hat(x_t, t, y):
@@ -61,8 +61,8 @@ def guided(ddpm, grad, scale):
 def gradient(log_p):
     """The gradient of a guide: a function (x_t, t, y) -> (B, C, H, W), where t is an int.
 
-    The guide is any log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t. Each of its
-    values must depend on one image only: put networks with BatchNorm in eval mode.
+    A guide is any function log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t. Each
+    value must depend on one image only: put networks with BatchNorm in eval mode.
     """
 
     @torch.enable_grad()
@@ -76,17 +76,20 @@ def gradient(log_p):
     return grad
 
 
-@torch.no_grad()
 def reverse(predict, scheduler, x_t, rngs):
     """The reverse process: yields (t, x_t, x_0) at each timestep of a diffusers scheduler.
 
-    predict(x_t, t) is the noise in x_t, and x_0 the image that remains without it. The last x_0 is
-    the sample. rngs: one generator per image, for the noise that `scheduler.step` adds.
+    Args:
+        predict: (x_t, t) -> the predicted noise, with guidance.
+        x_t: noise (B, C, H, W) to start from.
+        rngs: one generator per image, for the noise that `scheduler.step` adds.
+
+    x_0 is the image in x_t if its noise is the predicted one. The last x_0 is the sample.
     """
     for t in scheduler.timesteps.tolist():
-        eps = predict(x_t, t)
-        yield t, x_t, predicted_x_0(x_t, eps, scheduler.alphas_cumprod[t])  # DDPM (15)
-        x_t = scheduler.step(eps, t, x_t, generator=rngs).prev_sample  # DDPM (6), (7)
+        eps_hat = predict(x_t, t)  # `guided`
+        yield t, x_t, predicted_x_0(x_t, eps_hat, scheduler.alphas_cumprod[t])  # DDPM (15)
+        x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample  # DDPM (6), (7)
 
 
 def growing_scale(ddpm, w=1, g=12, low=0, high=math.inf):
@@ -102,27 +105,24 @@ def growing_scale(ddpm, w=1, g=12, low=0, high=math.inf):
 def solver(scheduler_class, **settings):
     """A function: the trained DDPMScheduler -> a diffusers scheduler with its noise schedule.
 
-    Samples with noise that is already clipped, as `DDPM` returns it. `step` must accept a list of
-    generators, which excludes UniPC and DEIS.
+    Nothing else is taken from the trained one: `DDPM` returns eps, already clipped and without a
+    learned variance, whatever the U-Net predicts.
     """
-    settings |= {"prediction_type": "epsilon", "clip_sample": False, "thresholding": False}
 
-    def from_trained(trained):
-        betas = trained.betas.tolist()  # other schedulers lack some of its beta_schedules
-        return scheduler_class.from_config(trained.config, trained_betas=betas, **settings)
+    def with_schedule_of(trained):
+        betas = trained.betas.tolist()
+        return scheduler_class(num_train_timesteps=len(betas), trained_betas=betas, **settings)
 
-    return from_trained
+    return with_schedule_of
 
 
 SAMPLERS = {  # written out in examples/samplers.py
-    "ddpm": solver(DDPMScheduler, variance_type="fixed_small"),  # the posterior variance
+    "ddpm": solver(DDPMScheduler, clip_sample=False),
     # order 1 is DDIM; diffusers' DDIMScheduler supports only evenly spaced timesteps
-    "ddim": solver(DPMSolverMultistepScheduler, solver_order=1, variance_type=None),
+    "ddim": solver(DPMSolverMultistepScheduler, solver_order=1),
     # 20 steps are enough for these two
-    "sde-dpmsolver++": solver(
-        DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++", variance_type=None
-    ),
-    "dpmsolver++": solver(DPMSolverMultistepScheduler, variance_type=None),
+    "sde-dpmsolver++": solver(DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
+    "dpmsolver++": solver(DPMSolverMultistepScheduler),
 }
 
 
@@ -213,7 +213,7 @@ def parse_args(argv):
     positive = cli.number(int, 1)
     add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all'")
     add("--num-samples", type=positive, default=8, help="images per digit")
-    scale_help = "constant scales, one row each, from the same noise (default: the growing scale)"
+    scale_help = "constant scales, one row each, 0 for no guidance (default: a growing scale)"
     scale = cli.number(float, 0)
     add("--guidance-scale", type=scale, nargs="+", metavar="S", help=scale_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
@@ -256,10 +256,9 @@ def main(argv=None, unet_class=UNet2DModel, classifier_class=Classifier):
     if args.npz:
         pictures.save_npz(args.npz, rows[label], y, classes)
     if args.gif:  # of the last scale, sampled again
-        steps = trajectory(ddpm, y, seeds, eps_hat, args.sampler, args.steps)
         frames = (
             (t, shown(x_t), shown(x_0), grad(x_t, t, y.to(x_t.device)) if scale else None)
-            for t, x_t, x_0 in steps
+            for t, x_t, x_0 in trajectory(ddpm, y, seeds, eps_hat, args.sampler, args.steps)
         )
         pictures.save_animation(args.gif, frames, args.steps, columns, made_from)
     print(f"saved {len(y) * len(rows)} images to {output}")

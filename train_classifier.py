@@ -5,10 +5,10 @@
     python train_classifier.py --resume                      # after an interruption
 
 Minimizes the cross-entropy on noisy images x_t, DDPM (4), with t uniform over all timesteps. At
-high noise levels no classifier can be accurate, so what matters is calibration: validation reports
-the mean confidence next to the accuracy, and the two should agree.
+high noise levels no classifier can be accurate, but it can be calibrated: validation reports the
+mean confidence next to the accuracy, and the two should agree.
 
-Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both go to DIR.
+Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both to DIR.
 """
 
 import torch
@@ -79,7 +79,7 @@ def train(classifier, scheduler, run, validate, max_t=None):
 def predict_noised(classifier, scheduler, x_0, t=None, batch_size=500):
     """Add noise to images x_0 (N, C, H, W) and classify them: p(y | x_t, t) (N, K), and t (N,).
 
-    See `noised_for_validation`.
+    The noise is the same in every call: see `noised_for_validation`.
     """
     device = next(classifier.parameters()).device
     x_t, t, _ = noised_for_validation(scheduler, x_0, t)
@@ -134,7 +134,7 @@ def main(argv=None, network_class=Classifier):
     add_data_flags(parser)
     args = parser.parse_args(argv)
     figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
-    scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
+    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
     dataset = Dataset(args.dataset, args.size)
     print(dataset, flush=True)
     images, labels = dataset.load("validation")
@@ -150,7 +150,7 @@ def main(argv=None, network_class=Classifier):
         run.record(accuracy=accuracy, confidence=confidence)
 
     train(classifier, scheduler, run, validate, args.max_t)
-    run.finish()
+    run.save_checkpoint()
     plotted = plot_accuracy(classifier, scheduler, images, labels)
     save_figure(figure, plotted, provenance(classifier, **run.settings))
     print(f"saved {checkpoint} and {figure} after {run.elapsed():.0f} s")

@@ -5,22 +5,23 @@
     python train_ddpm.py --resume                      # after an interruption
 
 Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239), with one change: half of the timesteps are
-drawn from the middle, where the digit is decided. Keeps an exponential moving average (EMA) of the
-weights.
+drawn from the middle, t = 150 to 549, where the digit takes shape. Keeps an exponential moving
+average (EMA) of the weights.
 
 Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.csv and .png, and, after
-every validation but the last, unguided samples to previews/. With --models DIR, all go to DIR.
+every validation but the last, unguided samples to previews/. With --models DIR, all are in DIR.
 """
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMScheduler
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
 
 from data import Dataset, add_data_flags
-from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
+from diffusion import CHANNELS, DDPM, SCHEDULE, make_unet, noised_for_validation, training_target
+from inference import sample
 from support import cli
 from support.files import output_folder, provenance, read_rows, write_rows
 from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
@@ -36,7 +37,11 @@ EMA_DECAY = 0.998
 NUM_VALIDATION_IMAGES = 1_000
 MIDDLE = 0.15, 0.55  # fractions of all timesteps
 SAMPLING_STEPS = 50
-LABELS = {"validation": "validation, all t", "middle": "validation, t = 15% to 55% of T"}
+LABELS = {
+    "training": "training",
+    "validation": "validation, all t",
+    "middle": "validation, middle t",
+}
 NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
@@ -48,22 +53,26 @@ def training_timesteps(n, T):
 
 
 def ddpm_loss(unet, scheduler, x_0, y):
-    """The loss on a batch of images x_0 (B, C, H, W), whose labels y are ignored: DDPM (14)."""
+    """The loss on a batch of images x_0 (B, C, H, W): DDPM (14) for `training_timesteps`.
+
+    The labels y are ignored.
+    """
     t = training_timesteps(len(x_0), scheduler.config.num_train_timesteps)  # (B,)
     eps = torch.randn_like(x_0)
     x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
-    target = training_target(scheduler, x_0, eps, t)  # eps, or v
+    target = training_target(scheduler, x_0, eps, t)  # eps by default
     prediction = unet(x_t.to(unet.device), t.to(unet.device)).sample
     return F.mse_loss(prediction, target.to(unet.device))
 
 
 def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
-    """Run DDPM Algorithm 1. Afterwards, the U-Net has its averaged weights.
+    """Run DDPM Algorithm 1. On return, the U-Net holds the averaged weights.
 
     Args:
+        unet: (x_t, t) -> output with `.sample`.
         scheduler: a DDPMScheduler, which adds the noise.
         run: a `Run`, with the data, the number of steps, and the learning rate.
-        validate: called as validate(run), while the U-Net has its averaged weights, in eval mode.
+        validate: called as validate(run), while the U-Net holds the averaged weights, in eval mode.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
     """
     lr, warmup = run.settings["lr"], min(WARMUP_STEPS, run.steps // 2)
@@ -111,23 +120,13 @@ def validation_losses(unet, scheduler, x_0, batch_size=250):
     return losses.mean().item(), losses[middle].mean().item()
 
 
-def unguided_samples(unet, scheduler, seeds):
-    """Sample images (N, C, H, W) in [-1, 1] with diffusers' own `DDPMPipeline`."""
-    ddpm = DDPMPipeline(unet, scheduler)
-    ddpm.set_progress_bar_config(disable=None, desc="sampling", leave=False)
-    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-    steps = min(SAMPLING_STEPS, scheduler.config.num_train_timesteps)
-    images = ddpm(len(seeds), rngs, steps, output_type="np").images  # (N, H, W, C) in [0, 1]
-    return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
-
-
 def save_losses(path, run):
-    """Save the loss against the step as a CSV file: about 100 means, and every validation."""
+    """Save the loss against the step as a CSV file: 100 to 199 means, and every validation."""
     size = max(1, len(run.losses) // 100)  # steps per mean
     means = [part.mean().item() for part in torch.stack(run.losses).cpu().split(size)]
     rows = {min(size * k, run.steps): {"training": mean} for k, mean in enumerate(means, start=1)}
     for entry in run.history:
-        losses = {name: entry[name] for name in LABELS if name in entry}
+        losses = {name: entry[name] for name in ("validation", "middle")}
         rows[entry["step"]] = rows.get(entry["step"], {}) | losses
     write_rows(path, [{"step": step} | rows[step] for step in sorted(rows)])
 
@@ -140,7 +139,7 @@ def plot_losses(path):
     for name, style in styles.items():
         points = [(int(row["step"]), float(row[name])) for row in rows if name in row]
         color = INK if name == "training" else ACCENT
-        axes.plot(*zip(*points), style, color=color, lw=1, label=LABELS.get(name, name))
+        axes.plot(*zip(*points), style, color=color, lw=1, label=LABELS[name])
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.legend(frameon=False)
     return figure
@@ -156,13 +155,13 @@ def add_unet_flags(parser, steps):
 
 @cli.one_line_errors
 def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
-    """Train a U-Net, or another make_network(shape, channels), with any loss: see `train`."""
+    """Train a U-Net, or another make_network(shape, channels); loss_of is as for `train`."""
     parser = cli.ArgumentParser(__doc__)
     add_unet_flags(parser, STEPS)
     args = parser.parse_args(argv)
     top = output_folder(args.models)
     samples, losses = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.csv"
-    scheduler = DDPMScheduler(**SCHEDULE)  # the same in all scripts
+    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
     dataset = Dataset(args.dataset, args.size)
     print(dataset, flush=True)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
@@ -179,12 +178,12 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
             save_samples(top / "previews" / f"step_{run.step:06d}.png", step=run.step)
 
     def save_samples(path, *networks, **settings):
-        images = unguided_samples(unet, scheduler, range(NUM_SAMPLES))
+        images = sample(DDPM(unet, scheduler), None, range(NUM_SAMPLES), steps=SAMPLING_STEPS)
         images = as_displayed(images, dataset.info)
         save_grid(path, images, COLUMNS, provenance(*networks, **settings))
 
     train(unet, scheduler, run, validate, loss_of)
-    run.finish()
+    run.save_checkpoint()
     save_samples(samples, unet)
     save_losses(losses, run)
     figure = losses.with_suffix(".png")

@@ -79,7 +79,7 @@ def main(argv=None):
     unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
     run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings_of(args))
     train(unet, scheduler, run, Run.record, classifier_free_loss)
-    run.finish()
+    run.save_checkpoint()
     print(f"saved {checkpoint} after {run.elapsed():.0f} s")
 
 

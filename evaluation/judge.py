@@ -126,7 +126,7 @@ def main(argv=None):
     run = Run(checkpoint, dataset, args.resume, **settings_of(args))
     train(judge, dataset, run)
     test_accuracy = accuracy_of(judge, *dataset.splits["test"])
-    run.finish(test_accuracy=test_accuracy)
+    run.save_checkpoint(test_accuracy=test_accuracy)
     print(f"saved {checkpoint} after {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
 
 

@@ -36,7 +36,7 @@ from evaluation.judge import load_judge
 from evaluation.measures import Scores, balanced_parts, nearest_distances, readings
 from inference import SAMPLER, STEPS, sample
 from support.cli import UserError
-from support.files import as_text, read_rows, write_rows
+from support.files import as_number, as_text, read_rows, write_rows
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
@@ -50,14 +50,14 @@ def measure(
     """Compare class-balanced samples with half of the real images of a split.
 
     Args:
-        rows: name -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), such as
+        rows: name (text) -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), such as
             `partial(sample, ddpm, eps_hat=eps_hat)`; or existing samples, (images, labels or None).
             Images are in [-1, 1] or uint8.
         n: samples per row, rounded down to a multiple of the number of classes.
         dataset, judge: a `Dataset` and its `Judge`; MNIST and the shipped judge by default.
-        path: a CSV file, updated after every row. A sampled row is skipped if the file has it: the
-            same name, n, split, seed, and judge, and the same first image of each class. Rows with
-            other names stay in the file.
+        path: a CSV file, updated after every row. Sampled rows after the first are skipped if the
+            file has them: same name, n, split, seed, and judge, same first row, and same first
+            image of each class. Rows with other names stay in the file. To add columns, delete it.
         extra: (images (N, C, H, W) in [-1, 1], labels) -> dict of additional columns.
 
     Returns:
@@ -80,58 +80,52 @@ def measure(
     here, there = balanced_parts(labels, 2, num_classes)  # (K, M) each
     reference = readings(judge, images[here.flatten()], labels[here.flatten()])
     stored = {row["images"]: row for row in read_rows(path)} if path and Path(path).exists() else {}
-    table = {}
+    table, first = {}, SimpleNamespace(scores=None)
 
-    def add(name, images, labels, **columns):
+    def add(name, images, labels, columns):
+        """Add a row to the table, and return its `Scores`."""
         scores = Scores(readings(judge, images, labels), reference)
-        columns |= {"n": len(images), "split": split} | scores.row()
+        columns = {"n": len(images), "split": split} | columns | scores.row()
         if labels is None:
             columns = {key: value for key, value in columns.items() if "accuracy" not in key}
         nearest = nearest_distances(images, dataset.splits["train"][0])
         columns |= {"nearest": nearest.min().item(), "nearest_median": nearest.median().item()}
-        columns |= {"sha256 of images": sha256(images), "sha256 of judge": judge.sha256}
+        columns |= {"sha256 of images": digest(images), "sha256 of judge": judge.sha256}
         columns |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
-        table[name] = columns
         shown = [f"{key} {cell(columns, key)}" for key in SHOWN if key in columns]
         tqdm.write(f"{name}: {'  '.join(shown)}")
+        table[name] = columns
         return scores
+
+    def add_real(name, split, index):
+        index = index[:, : n // num_classes].flatten()
+        add(name, *(part[index] for part in dataset.splits[split]), {"split": split})
 
     def add_existing(name, images, labels):
         if len(images) < PER_CLASS * num_classes:
             raise UserError(f"got {len(images)} images; {PER_CLASS} per class are needed")
-        add(name, to_uint8(images), labels)
-        if extra:
-            table[name] |= extra(from_uint8(to_uint8(images)), labels)
-
-    def add_real(name, split, index):
-        index = index[:, : n // num_classes].flatten()
-        add(name, *(part[index] for part in dataset.splits[split]))
-
-    first = SimpleNamespace(name=None, row=None, scores=None)
+        images = to_uint8(images)
+        add(name, images, labels, extra(from_uint8(images), labels) if extra else {})
 
     def add_sampled(name, row):
         few = slice(None, None, n // num_classes)  # the first image of each class
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            digest = sha256(to_uint8(row(y[few], seeds[few])))
-        columns = {"seed": seed, "sha256 of first images": digest}
-        known = columns | {"n": len(y), "split": split, "sha256 of judge": judge.sha256}
-        if all(stored.get(name, {}).get(key) == str(value) for key, value in known.items()):
-            tqdm.write(f"{name}: already in {path}")
-            table[name] = stored[name]
-            first.name, first.row = first.name or name, first.row or row
-            return
-        samples, settings = draw(row, y, seeds)
-        scores = add(name, samples, y, **columns, **settings)
-        if first.row is None:
-            first.name, first.row, first.scores = name, row, scores
+            columns = {"seed": seed, "sha256 of first images": digest(row(y[few], seeds[few]))}
+        if first.scores:
+            columns |= {"changes_from": first.name, "sha256 of changes_from": first.digest}
+            key = columns | {"n": len(y), "split": split, "sha256 of judge": judge.sha256}
+            if all(stored.get(name, {}).get(k) == str(value) for k, value in key.items()):
+                tqdm.write(f"{name}: already in {path}")
+                table[name] = {k: as_number(value) for k, value in stored[name].items()}
+                return
+        samples, provenance = draw(row, y, seeds)
+        columns |= provenance | (extra(from_uint8(samples), y) if extra else {})
+        scores = add(name, samples, y, columns)
+        if first.scores:
+            table[name] |= scores.changes_from(first.scores)
         else:
-            if first.scores is None:  # it was in the file
-                again = readings(judge, draw(first.row, y, seeds)[0], y)
-                first.scores = Scores(again, reference)
-            table[name] |= {"changes_from": first.name} | scores.changes_from(first.scores)
-        if extra:
-            table[name] |= extra(from_uint8(samples), y)
+            first.name, first.scores, first.digest = name, scores, digest(samples)
 
     add_real("real images", split, there)
     if split == "test":
@@ -153,9 +147,9 @@ def measure(
     return table
 
 
-def sha256(images):
-    """The SHA-256 of uint8 images."""
-    return hashlib.sha256(images.numpy().tobytes()).hexdigest()
+def digest(images):
+    """The SHA-256 of images as uint8."""
+    return hashlib.sha256(to_uint8(images).cpu().numpy().tobytes()).hexdigest()
 
 
 def draw(row, y, seeds):
@@ -163,10 +157,10 @@ def draw(row, y, seeds):
     start = time.perf_counter()
     with counted_calls() as counted, warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)  # in every row, not only in the first
-        samples = to_uint8(row(y, seeds))
-    columns = settings_of(row)
+        samples = to_uint8(row(y, seeds)).cpu()
+    columns = arguments_of(row)
     columns["seconds"] = (time.perf_counter() - start) / len(y)  # per image
-    columns["network_calls"] = round(counted.images / len(y))  # per image
+    columns["network_calls"] = counted.images / len(y)  # per image
     columns["networks"] = " ".join(sorted(counted.hashes))
     return samples, columns
 
@@ -199,7 +193,7 @@ def counted_calls():
         yield counted
 
 
-def settings_of(row):
+def arguments_of(row):
     """The keyword arguments of a row that is a partial, as columns; functions by their names."""
     if not isinstance(row, partial):
         return {}

@@ -9,12 +9,13 @@ the mean intensity. `save_as_checkpoint` makes a checkpoint for `load_ddpm` from
 """
 
 import shutil
+from inspect import signature
 from pathlib import Path
 
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler
 
-from diffusion import DDPM, schedule_of
+from diffusion import DDPM
 from examples.shared import FAST, example, save_rows
 from inference import gradient, guided, sample
 from support.files import save_checkpoint
@@ -32,7 +33,8 @@ def mean_intensity(images):
 def save_as_checkpoint(path, folder, dataset):
     """Save a pipeline, a folder or a name on the Hub, as a checkpoint; dataset: `Dataset.info`."""
     pipeline = DDPMPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
-    schedule = schedule_of(pipeline.scheduler)
+    config = pipeline.scheduler.config
+    schedule = {key: config[key] for key in signature(DDPMScheduler).parameters if key in config}
     save_checkpoint(Path(path), pipeline.unet, schedule, dataset, training={})
 
 

@@ -15,6 +15,8 @@ from support.cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
+# the entries of a scheduler config that determine the noise
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 SCRIPTS = {
     "classifier.pth": "train_classifier.py",
     "ddpm_unet.pth": "train_ddpm.py",
@@ -124,10 +126,10 @@ def check_may_write(path, network, schedule, dataset):
             continue
         if content["dataset"] != dataset:
             raise UserError(f"{other} was trained on a different dataset; {advice}")
-        if schedule and content["schedule"]:  # the judge has none
-            differ = {key for key in schedule if content["schedule"].get(key) != schedule[key]}
-            if differ - ({"prediction_type"} if other != path else set()):
-                raise UserError(f"{other} was trained with a different noise schedule; {advice}")
+        theirs, ours = content["schedule"] or {}, schedule or {}  # the judge has none
+        same = [theirs.get(key) for key in NOISE] == [ours.get(key) for key in NOISE]
+        if (theirs and ours and not same) or (other == path and theirs != ours):
+            raise UserError(f"{other} was trained with a different noise schedule; {advice}")
 
 
 def is_checkpoint(content):
@@ -192,3 +194,11 @@ def read_rows(path):
 def as_text(value):
     """A value for a CSV file: floats with six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def as_number(text):
+    """The number in a cell of a CSV file, or its text."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text

@@ -16,7 +16,7 @@ MIN_VALIDATE_EVERY = 400  # steps
 
 
 class Run:
-    """A training run that can be interrupted and resumed with bitwise identical results.
+    """A training run that can be interrupted and resumed, on a CPU with bitwise identical results.
 
         run = Run(checkpoint, dataset, args.resume, steps=300, batch_size=128, lr=1e-3)
         run.start(network=network, optimizer=optimizer)
@@ -25,7 +25,7 @@ class Run:
             run.losses.append(loss.detach())
             if run.validates:
                 run.record(accuracy=...)
-        run.finish()
+        run.save_checkpoint()
 
     All randomness, except dropout on a GPU, comes from torch's CPU generator, whose state is saved.
 
@@ -37,13 +37,15 @@ class Run:
         dataset: a `Dataset`, whose training images are used.
         resume: continue from the state file.
         schedule: the scheduler config that the checkpoint gets, or None.
-        settings: everything else that determines the weights, with steps, batch_size, and lr.
+        settings: whatever else determines the weights, at least steps, batch_size, and lr. They
+            are saved in the checkpoint. A run is only resumed with the same settings; changes in
+            the code are not noticed.
 
     Raises UserError if the batch size exceeds the number of images.
     """
 
     def __init__(self, checkpoint, dataset, resume=False, schedule=None, **settings):
-        self.checkpoint, self.dataset, self.schedule = checkpoint, dataset.info, schedule
+        self.checkpoint, self.info, self.schedule = checkpoint, dataset.info, schedule
         self.settings = settings | ({"schedule": schedule} if schedule else {})
         self.settings["dataset"] = dataset.info
         self.images, self.labels = dataset.load("train")
@@ -58,16 +60,17 @@ class Run:
         self.resume, self.state_path = resume, checkpoint.with_suffix(".state.pth")
 
     def start(self, network, **parts):
-        """Start the run, or resume it.
+        """Start the run, or resume it, and put the network in train mode.
 
         Args:
+            network: its `config` holds the constructor arguments.
             parts: everything else with a state_dict: optimizer, learning rate scheduler, EMA.
 
         Raises UserError if the checkpoint may not be written (see `check_may_write`), if the state
         file does not match, or if it exists and the run is not to be resumed.
         """
-        check_may_write(self.checkpoint, network, self.schedule, self.dataset)
-        self.network, self.parts = network, {"network": network, **parts}
+        check_may_write(self.checkpoint, network, self.schedule, self.info)
+        self.network, self.parts = network.train(), {"network": network, **parts}
         self.begin = time.monotonic()
         if self.resume:
             self.load()
@@ -77,10 +80,11 @@ class Run:
                 "running; pass --resume or delete it"
             )
 
-    def finish(self, **summary):
-        """Save the checkpoint with a summary of the training, and delete the state file."""
-        summary = {**self.settings, "seconds": self.elapsed(), **self.history[-1], **summary}
-        save_checkpoint(self.checkpoint, self.network, self.schedule, self.dataset, summary)
+    def save_checkpoint(self, **summary):
+        """Save the network with a summary of its training, and delete the state file."""
+        last = self.history[-1] if self.history else {}
+        summary = {**self.settings, "seconds": self.elapsed(), **last, **summary}
+        save_checkpoint(self.checkpoint, self.network, self.schedule, self.info, summary)
         self.state_path.unlink(missing_ok=True)
 
     def batches(self):

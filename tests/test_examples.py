@@ -5,6 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler
 from conftest import small_mnist
 from PIL import Image
 
@@ -77,6 +78,11 @@ def test_the_ddpm_can_be_exported_to_diffusers_and_guided_there(run, tmp_path, m
     stock_diffusers.save_as_checkpoint(path, tmp_path / "digits", Dataset().info)
     again = sample(load_ddpm(path), None, range(8), sampler="sde-dpmsolver++", steps=20)
     assert torch.equal(again, ours)
+    betas = {"trained_betas": [0.01] * 50, "num_train_timesteps": 50, "clip_sample": False}
+    DDPMPipeline(ddpm.unet, DDPMScheduler(**betas)).save_pretrained(tmp_path / "other")
+    stock_diffusers.save_as_checkpoint(path, tmp_path / "other", Dataset().info)
+    scheduler = load_ddpm(path).scheduler
+    assert {key: scheduler.config[key] for key in betas} == betas
 
 
 def test_a_push_window_guides_in_its_steps_only(monkeypatch):

@@ -132,7 +132,7 @@ def test_a_failing_row_is_recorded_and_the_others_continue(tmp_path):
 
 
 def test_rows_that_are_in_the_file_are_skipped(tmp_path):
-    """Unless they would differ. Changes are still relative to the first row."""
+    """Unless they, or the row that they are compared with, would differ."""
     path, drawn = tmp_path / "x.csv", []
 
     def row(gray):
@@ -142,18 +142,37 @@ def test_rows_that_are_in_the_file_are_skipped(tmp_path):
 
         return images
 
-    once = measure({"a": row(1), "b": row(0.9), "other": row(0.5)}, 100, path=path)
-    del drawn[:]
-    again = measure({"a": row(1), "b": row(0.8), "c": row(0.7)}, 100, path=path)
-    assert [gray for gray, n in drawn if n == 100] == [0.8, 1, 0.7]  # 1: to compare with it
-    assert float(again["a"]["frechet"]) == pytest.approx(once["a"]["frechet"], rel=1e-4)
-    change = again["b"]["frechet"] - once["a"]["frechet"]
-    assert again["b"]["frechet_change"] == pytest.approx(change)
-    assert [row["images"] for row in read_rows(path)] == ["real images", "a", "b", "other", "c"]
-    for settings in ({"seed": 2}, {"n": 200}, {"split": "test"}):
+    def measured(**settings):
         del drawn[:]
-        measure({"a": row(1)}, **{"n": 100, "path": path} | settings)
-        assert max(n for _, n in drawn) >= 100
+        rows = {"a": row(1), "b": row(0.9), "c": row(0.5)} | settings.pop("rows", {})
+        table = measure(rows, **{"n": 100, "path": path} | settings)
+        return table, [gray for gray, n in drawn if n > 10]
+
+    once, grays = measured()
+    assert grays == [1, 0.9, 0.5]
+    again, grays = measured(rows={"c": row(0.6), "d": row(0.7)})
+    assert grays == [1, 0.6, 0.7]  # the first row, for comparison; b is skipped
+    for key in ("frechet", "frechet_change", "only_this_right", "network_calls"):
+        assert again["b"][key] == pytest.approx(once["b"][key], rel=1e-4, abs=1e-4)
+    change = again["c"]["frechet"] - once["a"]["frechet"]
+    assert again["c"]["frechet_change"] == pytest.approx(change)
+    names = ["real images", "a", "b", "c", "d"]
+    assert [row["images"] for row in read_rows(path)] == names
+    assert measured(rows={"a": row(0.95)})[1] == [0.95, 0.9, 0.5]  # b changes relative to a
+    for settings in ({"seed": 2}, {"n": 200}, {"split": "test"}):
+        assert len(measured(**settings)[1]) == 3
+
+
+def test_a_row_whose_extra_columns_fail_is_not_compared_with():
+    def extra(images, y):
+        if images.std() < 0.4:
+            raise RuntimeError("too dark")
+        return {}
+
+    rows = {"dark": lambda y, s: 0.1 * noise(y, s), "a": noise, "b": noise}
+    found = measure(rows, 100, extra=extra)
+    assert found["dark"] == {"error": "RuntimeError: too dark"}
+    assert "changes_from" not in found["a"] and found["b"]["changes_from"] == "a"
 
 
 def noise(y, seeds):

@@ -76,6 +76,7 @@ def test_every_prediction_type_gives_the_same_noise(kind):
     torch.testing.assert_close(target, {"epsilon": eps, "v_prediction": v, "sample": x_0}[kind])
     ddpm = fake_ddpm(lambda x_t, t: target, prediction_type=kind)
     for times in (600, t):  # an int, as in the loop, or a tensor, as in a guide
+        torch.testing.assert_close(ddpm(x_t, times), ddpm(x_t, 600))
         torch.testing.assert_close(ddpm.eps(x_t, times), eps, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(ddpm.x_0(x_t, times), x_0.clamp(-1, 1), atol=1e-3, rtol=1e-3)
 

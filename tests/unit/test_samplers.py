@@ -75,7 +75,10 @@ def test_every_step_of_diffusers_matches_the_formulas(sampler, steps):
 
 @pytest.mark.parametrize("sampler, config", product(SAMPLERS, CONFIGS))
 def test_third_party_configs_do_not_change_the_steps(sampler, config):
+    """Nor do settings of another scheduler that `from_config` keeps in the config."""
     trained = DDPMScheduler(**SCHEDULE | CONFIGS[config])
+    other = {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": True}
+    trained = DDPMScheduler.from_config({**trained.config, **other})
     check(sampler, trained, 7, shape=(4, 4, 4))
     assert torch.equal(SAMPLERS[sampler](trained).alphas_cumprod, trained.alphas_cumprod)
 

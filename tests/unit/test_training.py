@@ -323,9 +323,9 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     assert end.value.code == 130 and capsys.readouterr().err.endswith(": interrupted\n")
     assert not (tmp_path / f"{name}.pth").exists() and state.exists()
 
-    histories, finish = [], Run.finish
+    histories, finish = [], Run.save_checkpoint
     monkeypatch.setattr(
-        Run, "finish", lambda r, **kw: histories.append(r.history) or finish(r, **kw)
+        Run, "save_checkpoint", lambda r, **kw: histories.append(r.history) or finish(r, **kw)
     )
     torch.manual_seed(123)
     resumed, once = train(name, tmp_path, "--resume"), torch.load(tiny / f"{name}.pth")
@@ -377,6 +377,15 @@ FOREIGN = {
         path.with_name("judge.pth"), judge.Judge(), None, {**info, "name": "shapes"}, {}
     ),
 }
+
+
+@pytest.mark.usefixtures("short")
+def test_a_neighbor_that_adds_the_same_noise_does_not_matter(tmp_path, few_images):
+    schedule = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}
+    unet = make_unet((1, 28, 28), 8)
+    save_checkpoint(tmp_path / "ddpm_unet.pth", unet, schedule, few_images.info, {})
+    train("classifier", tmp_path)
+    load_models(tmp_path)
 
 
 @pytest.mark.usefixtures("short")
