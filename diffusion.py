@@ -59,9 +59,9 @@ class DDPM:
     ignored, and zero terminal SNR is not supported.
 
     Args:
-        unet: a diffusers U-Net that predicts eps, v, or x_0 ("sample"), or a network with its
-            interface: config, dtype, device, and (x_t, t (B,)) -> output with `.sample`. A learned
-            variance is ignored.
+        unet: a diffusers U-Net that predicts eps, v, or x_0 ("sample"), or another ModelMixin with
+            (x_t, t (B,)) -> output with `.sample`, whose config has in_channels and sample_size. A
+            learned variance is ignored.
         scheduler: its DDPMScheduler, with the noise schedule, prediction type, and clipping.
 
     Attributes: unet, scheduler, device; `shape` (C, H, W); `abar` (T + 1,), on the CPU: abar[t] for

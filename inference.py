@@ -175,7 +175,7 @@ def sample(ddpm, y, seeds, eps_hat=None, batch_size=100, **settings):
             for t, x_t, x_0 in trajectory(ddpm, y_part, seeds[part], eps_hat, **settings):
                 image, largest = x_0, torch.maximum(largest, x_t.abs().max())
                 bar.set_postfix(t=t)
-            images.append(image.cpu())
+            images.append(image.detach().cpu())
             bar.update(len(image))
     images = torch.cat(images)
     if not images.isfinite().all():

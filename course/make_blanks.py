@@ -1,4 +1,4 @@
-"""Write the students' copies of the demo and the lessons to course/blanks/.
+"""Write the students' copies of the lessons to course/blanks/.
 
     python -m course.make_blanks
 
@@ -17,17 +17,15 @@ from support.files import ROOT, atomic_write
 LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#|attachment:)")
 RESULT = re.compile(r"\A(.+?)\s*(?=\n\n## |\n\n\*\*|\Z)\n*", re.DOTALL)
 FOLD = "<details><summary>{}</summary>\n\n{}\n\n</details>\n\n"
-DEMO = ROOT / "quick_demo_CGD.ipynb"
-NOTEBOOKS = [DEMO, *sorted((ROOT / "course").glob("[1-5]_*.ipynb"))]
-FIND_REPOSITORY = 'import sys\n\nsys.path[:0] = ["..", "../.."]  # the repository\n\n'
+LESSONS = sorted((ROOT / "course").glob("[1-5]_*.ipynb"))
 
 
-def student_copy(notebook, path):
-    """A copy of the notebook at `path`, with blanks and without outputs."""
+def student_copy(notebook):
+    """A copy of a lesson with blanks and without outputs."""
     copy = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            source = relinked(cell.source, path)
+            source = relinked(cell.source)
             if {"result", "answer"} & set(cell.metadata.get("tags", [])):
                 source = RESULT.sub(lambda found: FOLD.format("What you see", found[1]), source)
             copy.cells.append(nbformat.v4.new_markdown_cell(source.rstrip(), id=cell.id))
@@ -42,9 +40,6 @@ def student_copy(notebook, path):
             code = "\n\n".join(f"# {hint}\n{part}" for hint, part in zip(order, lines))
             solution = FOLD.format("Solution", f"```python\n{code}\n```").rstrip()
             copy.cells.append(nbformat.v4.new_markdown_cell(solution, id=f"{cell.id}-solution"))
-    if path == DEMO:
-        first = next(cell for cell in copy.cells if cell.cell_type == "code")
-        first.source = FIND_REPOSITORY + first.source
     return copy
 
 
@@ -56,15 +51,14 @@ def emptied(hint, lines):
     return f"# your answer: {hint}\n{lines.split(' = ')[0]} = None"
 
 
-def relinked(text, path):
+def relinked(text):
     """Links from course/blanks/ to the same files; copies link to copies."""
-    text = LINK.sub(r"\1../../" if path == DEMO else r"\1../", text)
-    return re.sub(r"\]\((\.\./)+(?=[1-5]_|quick_demo_CGD)", "](", text)
+    return re.sub(r"\]\(\.\./(?=[1-5]_)", "](", LINK.sub(r"\1../", text))
 
 
 def main():
-    for path in NOTEBOOKS:
-        copy = nbformat.writes(student_copy(nbformat.read(path, as_version=4), path))
+    for path in LESSONS:
+        copy = nbformat.writes(student_copy(nbformat.read(path, as_version=4)))
         with atomic_write(ROOT / "course" / "blanks" / path.name) as file:
             file.write(f"{copy}\n".encode())
 

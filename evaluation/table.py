@@ -52,7 +52,8 @@ def measure(
     Args:
         rows: name (text) -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), such as
             `partial(sample, ddpm, eps_hat=eps_hat)`; or existing samples, (images, labels or None).
-            Images are in [-1, 1] or uint8.
+            Images are in [-1, 1] or uint8. A function is called twice, first with the first label
+            and seed of each class.
         n: samples per row, rounded down to a multiple of the number of classes.
         dataset, judge: a `Dataset` and its `Judge`; MNIST and the shipped judge by default.
         path: a CSV file, updated after every row. Sampled rows after the first are skipped if the
@@ -194,15 +195,20 @@ def counted_calls():
 
 
 def arguments_of(row):
-    """The keyword arguments of a row that is a partial, as columns; functions by their names."""
+    """The keyword arguments of a row that is a partial, as columns."""
     if not isinstance(row, partial):
         return {}
     settings = {"sampler": SAMPLER, "steps": STEPS} if row.func is sample else {}
     for key, value in row.keywords.items():
-        if callable(value):
-            value = getattr(getattr(value, "func", value), "__name__", type(value).__name__)
-        settings[key] = value
+        settings[key] = described(value)
     return settings
+
+
+def described(value):
+    """A function by its name, a partial with its keyword arguments, anything else as it is."""
+    if isinstance(value, partial):
+        return f"{described(value.func)} {value.keywords}"
+    return getattr(value, "__name__", type(value).__name__) if callable(value) else value
 
 
 def cell(row, column):

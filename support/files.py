@@ -68,15 +68,13 @@ def save_checkpoint(path, network, schedule, dataset, training):
     """Save a network for `load_checkpoint`.
 
     Args:
-        network: its `config` holds the constructor arguments.
+        network: its `config`, a dict, holds the constructor arguments.
         schedule: the scheduler config, or None. dataset: `Dataset.info`. training: a summary.
             All are dicts of plain values.
     """
-    # diffusers adds private entries, such as _class_name, to the config
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
     content = {
         "network": type(network).__name__,
-        "config": config,
+        "config": config_of(network),
         "schedule": schedule,
         "dataset": dataset,
         "training": training,
@@ -84,6 +82,11 @@ def save_checkpoint(path, network, schedule, dataset, training):
     }
     save_tensors(path, content)
     network.checkpoint, network.sha256 = path.name, sha256(path)
+
+
+def config_of(network):
+    """The constructor arguments of a network, without diffusers' private entries."""
+    return {key: value for key, value in network.config.items() if not key.startswith("_")}
 
 
 def load_checkpoint(path, network_class, device="cpu"):
@@ -97,7 +100,10 @@ def load_checkpoint(path, network_class, device="cpu"):
     if not is_checkpoint(content):
         raise UserError(f"{path} was not saved by this repository's `save_checkpoint`")
     if content["network"] != name:
-        raise UserError(f"{path} holds a {content['network']}; expected a {name}")
+        raise UserError(
+            f"{path} holds a {content['network']}; expected a {name}. Your own class must be "
+            "passed to the function that loads it"
+        )
     try:
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])

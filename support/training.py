@@ -8,7 +8,14 @@ import torch
 from tqdm import tqdm, trange
 
 from support.cli import UserError, add_run_flags, number
-from support.files import MODELS, check_may_write, load_tensors, save_checkpoint, save_tensors
+from support.files import (
+    MODELS,
+    check_may_write,
+    config_of,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 
 SAVE_EVERY = 200  # steps
 READ_EVERY = 50  # steps; reading a loss waits for the device
@@ -70,6 +77,7 @@ class Run:
         file does not match, or if it exists and the run is not to be resumed.
         """
         check_may_write(self.checkpoint, network, self.schedule, self.info)
+        config_of(network)  # fails before the training if there is none
         self.network, self.parts = network.train(), {"network": network, **parts}
         self.begin = time.monotonic()
         if self.resume:

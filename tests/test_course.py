@@ -1,4 +1,4 @@
-"""The demo and the lessons run, with blanks empty or filled, and name a wrong answer."""
+"""The demo runs with what a reader may try; the lessons run, and name a wrong answer."""
 
 import contextlib
 import io
@@ -14,14 +14,16 @@ import torch
 from conftest import ROOT
 
 from course.lesson import verdict
-from course.make_blanks import NOTEBOOKS, student_copy
+from course.make_blanks import LESSONS, student_copy
 
 read = partial(nbformat.read, as_version=4)
-each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+DEMO = ROOT / "quick_demo_CGD.ipynb"
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
 FEWER = {  # samples and steps
-    "digits.repeat(10), demo.noise(100)": "digits, demo.noise(10)",
-    "times[:-1:2]": "times[:-1:8]",
+    "torch.arange(10).repeat(10)": "torch.arange(10)",
+    "torch.randn(100, 1, 28, 28,": "torch.randn(10, 1, 28, 28,",
+    "100 * mean_norm": "10 * mean_norm",
     "1_000_000)": "100_000)",
     "2_000_000, 2)": "200_000, 2)",
     "repeat_interleave(20)": "repeat_interleave(4)",
@@ -40,15 +42,12 @@ FEWER = {  # samples and steps
     "(part[:500] for": "(part[:20] for",
     "torch.full((500,), t)": "torch.full((20,), t)",
     "torch.full((200,), t)": "torch.full((20,), t)",
-    "torch.full((30,), 8)": "torch.full((3,), 8)",
-    "demo.noise(30)": "demo.noise(3)",
     "5_000, 100)": "5_000, 10)",
     "9_000, 300)": "9_000, 10)",
     'sampler="sde-dpmsolver++", steps=10': 'sampler="sde-dpmsolver++", steps=3',
 }
 FAILED = re.compile("[Nn]ot yet|still empty|not finished|raises [A-Z]|nothing to|expected")
 WRONG = {  # notebook -> a line, a mistake in it, and how it is named
-    "quick_demo_CGD": ("eps - s * (1", "eps + s * (1", "add the gradient"),
     "1_two_arrows": ("eps - s * root", "eps + s * root", "added instead of subtracted"),
     "2_guidance": ("log_p.sum()", "log_p.mean()", "mean: the ten numbers"),
     "3_train_your_own_pair": ("eps + s * (eps_y", "eps + (s + 1) * (eps_y", "uses s + 1"),
@@ -82,7 +81,31 @@ def run(monkeypatch):
     return run
 
 
-@each_notebook
+NUMBER = "[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]"
+BOTH_WAYS = "return classifier.log_p(x_t, t, y) + classifier.log_p(x_t.flip(2, 3), t, turned)"
+EVEN = "return classifier(x_t, t).log_softmax(dim=1)[:, ::2].logsumexp(dim=1)"
+TRIES = {  # what a reader may change in the demo
+    "nothing": {},
+    "a short number": {NUMBER: "[0, 1, 7]", "noise(1, seed=1)": "noise(1, seed=9)"},
+    "a long number": {NUMBER: "[0] * 11", "target = 5": "target = 3"},
+    "a seed and a scale": {"[5] * 10": "[77] * 10", "s, y = 1,": "s, y = 20,", "== 3]": "== 4]"},
+    "any even digit": {BOTH_WAYS: EVEN},
+    "a mirror": {".flip(2, 3)": ".flip(3)", "5, 9, 7, 8, 6]": "2, 6, 7, 8, 9]"},
+}
+
+
+@pytest.mark.parametrize("change", TRIES)
+def test_the_demo_runs_with_what_a_reader_may_try(change, run, monkeypatch):
+    fewer = {"steps=20": "steps=5", "(949, 799,": "(199,) or (949, 799,"}
+    cells = code_cells(read(DEMO))
+    monkeypatch.setattr(plt.Figure, "savefig", lambda *args, **settings: None)
+    for old, new in (TRIES[change] | fewer).items():
+        assert any(old in cell for cell in cells)
+        cells = [cell.replace(old, new) for cell in cells]
+    run(cells, DEMO)
+
+
+@each_lesson
 def test_it_runs_and_names_a_wrong_answer(path, run):
     cells, (right, wrong, name) = code_cells(read(path)), WRONG[path.stem]
     task = next(k for k, cell in enumerate(cells) if right in cell)
@@ -95,21 +118,21 @@ def test_it_runs_and_names_a_wrong_answer(path, run):
     assert name in "".join(printed[len(cells) :])
 
 
-@each_notebook
+@each_lesson
 def test_it_runs_with_every_blank_empty(path, run):
-    copy = student_copy(read(path), path)
+    copy = student_copy(read(path))
     printed = "".join(run(code_cells(copy), ROOT / "course" / "blanks" / path.name))
     assert FAILED.search(printed)
 
 
-@each_notebook
+@each_lesson
 def test_the_copy_in_blanks_is_up_to_date(path):
-    made = student_copy(read(path), path)  # else: python -m course.make_blanks
+    made = student_copy(read(path))  # else: python -m course.make_blanks
     assert read(ROOT / "course" / "blanks" / path.name) == made
     assert any("Solution</summary>" in cell.source for cell in made.cells)
 
 
-@each_notebook
+@pytest.mark.parametrize("path", [DEMO, *LESSONS], ids=lambda path: path.stem)
 def test_it_is_saved_with_the_outputs_of_one_run(path):
     counts = [cell.execution_count for cell in read(path).cells if cell.cell_type == "code"]
     assert counts == [*range(1, len(counts) + 1)]

@@ -11,7 +11,6 @@ LAYERS = [  # a file imports from its own layer or from those above
     ["support"],
     ["classifier", "diffusion", "data"],
     ["train_classifier", "train_ddpm", "inference"],
-    ["quick_demo"],
     ["evaluation"],
     ["examples", "docs", "course"],
 ]

@@ -49,7 +49,7 @@ def test_each_picture_was_made_by_the_shipped_weights():
     hashes = {path.name: sha256(path) for path in (ROOT / "models").glob("*.pth")}
     pictures = [*ROOT.glob("*.png"), *ROOT.glob("results/*.png"), *ROOT.glob("results/*.gif")]
     for path in pictures:
-        if path.name == "postcard.png":  # the demo's, if you have run it
+        if path.name == "postcard.png":  # of the demo, if you have run it
             continue
         info = Image.open(path).info
         made_from = json.loads(info["comment" if path.suffix == ".gif" else "provenance"])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import abar
 from diffusers import DDPMScheduler
+from diffusers.configuration_utils import FrozenDict
 from diffusers.training_utils import EMAModel
 from torch import nn
 
@@ -72,7 +73,7 @@ def unet_timesteps():
 class Multiple(nn.Linear):
     """A U-Net whose output is `weight * x_t`."""
 
-    device, config = torch.device("cpu"), SimpleNamespace(num_class_embeds=3)
+    device, config = torch.device("cpu"), FrozenDict(num_class_embeds=3)
 
     def __init__(self):
         super().__init__(1, 1, bias=False)
@@ -121,6 +122,8 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
     """One step of gradient descent by hand."""
 
     class OfMeanAndT(nn.Linear):
+        config = {}
+
         def forward(self, x_t, t):
             return super().forward(torch.stack([x_t.mean(dim=(1, 2, 3)), t / 1000], dim=1))
 
