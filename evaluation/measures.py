@@ -15,7 +15,6 @@ BOUNDS = {  # intervals are clipped to the range of the metric
     "precision": (0, 1),
     "recall": (0, 1),
     "mean_intensity": (0, 1),
-    "intensity_spread": (0, math.inf),
 }
 COMPARED = ("frechet", "precision", "recall")  # metrics whose change from the first row is reported
 NUM_NEIGHBORS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
@@ -83,18 +82,15 @@ def measures(samples, real):
     """All metrics of samples against real images, both `Readings`: name -> number.
 
     Precision and recall (Kynkäänniemi et al. 2019) are the fractions of samples on the manifold
-    of real images, and of real images on the manifold of samples. The mean pixel intensity ranges
-    from 0 to 1; its spread is the standard deviation over the images of a class.
+    of real images, and of real images on the manifold of samples. The mean pixel intensity is
+    from 0 to 1.
     """
     intensity = samples.images.float().mean(dim=(1, 2, 3)) / 255  # (N,)
-    classes = [intensity[samples.prediction == y] for y in samples.prediction.unique()]
-    variances = [values.var().item() for values in classes if len(values) > 1]
     return {
         "frechet": frechet_distance(real.features, samples.features),
         "precision": fraction_on_manifold(samples.features, real.features),
         "recall": fraction_on_manifold(real.features, samples.features),
         "mean_intensity": intensity.mean().item(),
-        "intensity_spread": torch.tensor(variances).mean().sqrt().item(),
     }
 
 

@@ -2,12 +2,9 @@
 
     python -m examples.when                                             # results/when.png
     python -m examples.when --noise 7 --digit 3 --output mine.png
-    python -m examples.when --average 100 --output average.png
 
 Each picture of the map starts from the same noise, which is guided toward the digit from one step
-(the column) to another (the row), and unguided otherwise. The web page shows the same map. With
---average N, plots how many of N noise images become their target digit (0 to 9 in turn), for
-windows that begin with the first step or end with the last one.
+(the column) to another (the row), and unguided otherwise. The web page shows the same map.
 """
 
 from itertools import product
@@ -17,11 +14,11 @@ import torch
 
 from diffusion import add_noise, sampling_times
 from examples.samplers import written_out
-from examples.shared import FAST, read
+from examples.shared import FAST
 from inference import gradient, growing_scale, guided, load_models, sample
 from support import cli
 from support.files import ROOT, provenance
-from support.pictures import ACCENT, INK, INK_GRAY, PAPER, plain_figure, save_figure
+from support.pictures import INK, INK_GRAY, PAPER, save_figure
 
 NOISE, DIGIT = 5, 5
 STEPS = 20
@@ -145,39 +142,19 @@ def draw_map(images, p, surprises, threshold, digit):
     return figure
 
 
-def plot_average(ddpm, classifier, n):
-    """Plot how often noise images become their target, against the end or start of the window."""
-    figure, axes = plain_figure(6, 3.4)
-    for label, color, windows in (
-        ("pushed from step 1 until ...", ACCENT, [(0, b) for b in range(STEPS + 1)]),
-        ("pushed from ... until step 20", INK, [(a, STEPS) for a in range(STEPS + 1)]),
-    ):
-        y = torch.tensor([(k % 10, a, b) for a, b in windows for k in range(n)])
-        numbers = [k for _ in windows for k in range(n)]
-        right = read(pushed_images(ddpm, classifier, numbers, y)) == y[:, 0]
-        axes.plot(right.view(len(windows), n).float().mean(dim=1), ".-", color=color, label=label)
-    axes.set(xlabel="step", ylabel=f"fraction of {n} that become the target", ylim=(0, 1.02))
-    axes.legend(frameon=False)
-    return figure
-
-
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("--noise", type=cli.number(int, 0), default=NOISE, help="index of the noise image")
     add("--digit", type=int, choices=range(10), default=DIGIT, help="target digit")
-    add("--average", type=cli.number(int, 1), metavar="N", help="average over N noise images")
     default = ROOT / "results" / "when.png"
     add("--output", type=cli.file(".png"), default=default, help="PNG file")
     args = parser.parse_args(argv)
     ddpm, classifier = load_models()
-    if args.average:
-        figure = plot_average(ddpm, classifier, args.average)
-    else:
-        results = push_map(ddpm, classifier, args.noise, args.digit)
-        figure = draw_map(*results, most_surprise(ddpm, classifier), args.digit)
-    settings = {"noise": args.noise, "digit": args.digit, "average": args.average}
+    results = push_map(ddpm, classifier, args.noise, args.digit)
+    figure = draw_map(*results, most_surprise(ddpm, classifier), args.digit)
+    settings = {"noise": args.noise, "digit": args.digit}
     save_figure(args.output, figure, provenance(ddpm.unet, classifier, **settings))
     print(args.output)
 
