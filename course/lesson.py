@@ -15,7 +15,9 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
 import data
-from diffusion import DDPM, END, SCHEDULE, add_noise, implied_noise, predicted_x_0, sampling_times
+from diffusion import DDPM, END, SCHEDULE, add_noise, implied_noise, noised_for_validation
+from diffusion import predicted_x_0, sampling_times
+from evaluation.methods import norm
 from examples.shared import read
 from inference import SAMPLERS, guided, reverse
 from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, gradient_in_colors
@@ -120,9 +122,10 @@ def loop_mistakes(ddpm, grad, s, x_t, y):
     """Common mistakes in the loop: description -> a function that samples with it."""
     abar, times = ddpm.abar, TIMES
     right = guided(ddpm, grad, s)
-    unclipped = DDPM(
-        ddpm.unet, type(ddpm.scheduler).from_config(ddpm.scheduler.config, clip_sample=False)
-    )
+    unclipped = DDPM(ddpm.unet, DDPMScheduler(**SCHEDULE, clip_sample=False))
+
+    def without_clipping():
+        return path_of(guided(unclipped, grad, s), x_t, y)[-1][2]
 
     def eps_hat(x_t, t):
         return right(x_t, t, y)
@@ -142,13 +145,23 @@ def loop_mistakes(ddpm, grad, s, x_t, y):
         "no noise is put back": lambda: drawn(eps_hat, lambda x, t: torch.zeros_like(x)),
         "the U-Net's noise is removed instead of the guided noise": lambda: drawn(ddpm, eps_hat),
         "the U-Net's noise is put back instead of the guided noise": lambda: drawn(eps_hat, ddpm),
-        "the U-Net's image is not clipped": lambda: path_of(guided(unclipped, grad, s), x_t, y)[-1][
-            2
-        ],
+        "the U-Net's image is not clipped": without_clipping,
     }
 
 
-# --- guidance with a mistake ---
+# --- answers, and guidance with a mistake ---
+
+
+def rescaled(direction, other):
+    """The direction of one gradient (B, C, H, W) with the norm of another."""
+    return direction * norm(other) / norm(direction).clamp(min=1e-12)
+
+
+def error_removed(ddpm, grad, t, x_0, y):
+    """The fraction of the U-Net's squared error that guidance with s = 1 removes, a number."""
+    x_t, _, eps = noised_for_validation(ddpm.scheduler, x_0, torch.full((len(x_0),), t))
+    before, after = ((f(x_t, t, y) - eps).square().mean() for f in (ddpm, guided(ddpm, grad, 1)))
+    return 1 - after / before
 
 
 def without_root(ddpm, grad, s):
