@@ -22,7 +22,8 @@ runs() { # runs/, networks for the report that are not included: about three hou
 
 pictures() { # guided_output.png, the other pictures in results/, docs/weights.* and docs/map.*
   python inference.py
-  python inference.py --digits all --num-samples 1 --output samples.png --gif results/guided.gif
+  python inference.py --digits all --num-samples 1 --output results/digits.png \
+    --gif results/guided.gif
   python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 \
     --output results/scales_grid.png
   for name in ambigram inpainting my_guide stock_diffusers when; do

@@ -19,8 +19,9 @@ from inference import gradient, growing_scale, guided, sample
 from support.files import sha256
 from support.streams import image_seeds
 
-README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-PAGES = [README, CONTRIBUTING, ROOT / "results/README.md", ROOT / "tests/README.md"]
+README, GUIDE = ROOT / "README.md", ROOT / "examples/README.md"
+PAGES = [README, GUIDE, ROOT / ".github/CONTRIBUTING.md"]
+PAGES += [ROOT / folder / "README.md" for folder in ("results", "tests", "course")]
 
 
 def test_guided_samples_are_the_target_digits_and_vary_like_real_ones():
@@ -82,8 +83,8 @@ def test_links_and_pictures_exist():
 
 
 def test_each_command_of_the_pages_exists(capsys):
-    """Each `python ...` of README and CONTRIBUTING: its file or module, and its flags."""
-    text = README.read_text() + CONTRIBUTING.read_text()
+    """Each `python ...` of the pages: its file or module, and its flags."""
+    text = "".join(page.read_text() for page in PAGES)
     commands = re.findall(r"`(python [^`]+)`", text)
     commands += re.findall(r"^ {4}(?:\.venv/bin/)?(python [^#\n]+)", text, re.M)
     assert len(commands) > 10
@@ -118,13 +119,21 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert (read(images) == 6).sum() >= 8 and (read(images.flip(2, 3)) == 9).sum() >= 8
 
 
-def test_the_python_of_contributing_runs(monkeypatch, capsys):
+def test_the_code_that_the_readme_quotes_is_that_of_inference():
+    lines = {line.strip() for line in (ROOT / "inference.py").read_text().splitlines()}
+    quoted = re.findall(r"```py\n(.*?)```", README.read_text(), re.S)
+    assert len(quoted) == 2
+    for line in "".join(quoted).splitlines():
+        assert line.strip() in lines
+
+
+def test_the_python_of_the_guide_runs(monkeypatch, capsys):
     """Its guide, scale, noise, and loop are measured; training and downloads are not run."""
     monkeypatch.setattr(table, "Dataset", small_mnist)
     monkeypatch.setattr(measures, "NUM_HALVES", 2)
-    blocks, names = python_of(CONTRIBUTING), {}
+    blocks, names = python_of(GUIDE), {}
     for block in blocks:
-        code = compile(re.sub(r"n=\d+", "n=100", block), "CONTRIBUTING.md", "exec")
+        code = compile(re.sub(r"n=\d+", "n=100", block), "README.md", "exec")
         if "train_ddpm.main" not in block and "from_pretrained" not in block:
             exec(code, names)
     shown = capsys.readouterr().out

@@ -405,7 +405,7 @@ def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, few_images,
 
 @pytest.mark.usefixtures("short")
 def test_a_cosine_schedule_and_v_prediction_need_no_code_changes(tmp_path, monkeypatch):
-    """As CONTRIBUTING says: both scripts, and guided sampling, follow `SCHEDULE`."""
+    """As examples/README.md says: both scripts, and guided sampling, follow `SCHEDULE`."""
     for key, value in (("beta_schedule", "squaredcos_cap_v2"), ("prediction_type", "v_prediction")):
         monkeypatch.setitem(SCHEDULE, key, value)
     monkeypatch.setitem(SCHEDULE, "num_train_timesteps", 400)
