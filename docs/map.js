@@ -67,7 +67,7 @@ export function drawCell(a, b, values, kind) {
   const [x, y, inner] = [a * size, (STEPS - b) * size, size - Math.max(1, Math.round(size / 30))];
   drawTile(context, x, y, inner, values, ink(`--${kind}`));
   if (kind !== "broken") return;
-  context.save(); // hatching, for visitors who do not tell the colors apart
+  context.save(); // hatching, for visitors who cannot tell the colors apart
   context.beginPath();
   context.rect(x, y, inner, inner);
   context.clip();

@@ -91,7 +91,7 @@ export class Guided {
     return { x_t: x_u, x_0, previous: { x_0, abar: abar(t) } };
   }
 
-  /** How far an image is from what the U-Net makes of it after adding noise: a root mean square. */
+  /** How far an image is from its reconstruction by the U-Net after adding noise: a root mean square. */
   surprise(image, noises) {
     let sum = 0;
     SURPRISE_TIMES.forEach((t, k) => {

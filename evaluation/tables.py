@@ -177,7 +177,7 @@ def factors(path, n=5_000):
     """The factor by which our gradient is too small, on validation images with their labels.
 
     With the right gradient, g = sqrt(1 - abar_t) grad is the expected error of the U-Net, r =
-    eps(x_t, t) - eps. Of all multiples of g, that by <r, g> / <g, g> removes the most error, but
+    eps(x_t, t) - eps. Of all multiples of g, the multiple by <r, g> / <g, g> removes the most error, but
     errors in g reduce this factor. They do not affect <r, z> / <g, z> if they are uncorrelated with
     z (an instrumental variable, Wright 1928): the implied g for the label, minus that for a label
     drawn from the classifier's prediction. The difference removes the part of the implied g that
@@ -205,7 +205,7 @@ def factors(path, n=5_000):
 
 
 def real_starts(path, n=1_000):
-    """Accuracy if the sampler starts from validation images with noise, guided toward their labels.
+    """Accuracy if the sampler starts from noised validation images, guided toward their labels.
 
     At t = 999, this is almost pure noise.
     """

@@ -59,6 +59,23 @@ def test_grayscale_images_have_one_channel_and_can_be_resized(shapes):
     assert Dataset(shapes, size=28).info["shape"] == [1, 28, 28]
 
 
+def test_one_color_image_is_enough_and_photos_are_turned_upright(tmp_path):
+    """The first images are gray. One JPEG has EXIF orientation 6: to be turned by 90 degrees."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(60):
+            Image.new("RGB", (8, 8), (number,) * 3).save(tmp_path / name / f"{number:02}.png")
+    turned = Image.new("RGB", (8, 8))
+    turned.paste((255, 0, 0), (0, 0, 8, 4))  # the upper half is red, the right half if upright
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "b" / "99.jpg", exif=exif, quality=95)
+    images = torch.cat([images for images, _ in Dataset(tmp_path).splits.values()]).float()
+    assert images.shape == (121, 3, 8, 8)
+    red = images[(images[:, 0] - images[:, 1]).amax(dim=(1, 2)) > 100]
+    assert len(red) == 1 and red[0, 0, :, 4:].min() > 200 and red[0, 0, :, :3].max() < 60
+
+
 def test_errors_name_the_unusable_image(shapes, tmp_path):
     """Images with 16 bits, of another size, or corrupted; folders without classes."""
     (shapes / ".ipynb_checkpoints").mkdir()

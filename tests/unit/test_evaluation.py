@@ -246,10 +246,15 @@ def test_the_command_measures_the_shipped_methods_and_files(tmp_path):
     assert guided_row["accuracy"] == file["accuracy"] and float(unguided["accuracy"]) < 0.4
     assert (guided_row["sampler"], guided_row["steps"]) == ("ddim", "2")
     assert free["network_calls"] == "4" and unguided["network_calls"] == "2"
-    scales = ["--guidance-scale", "1", "3", "--n", "100", "--csv", str(path)]
-    evaluate.main([*flags, *scales])
+    scales = ["--guidance-scale", "0", "1", "3", "--n", "100", "--csv", str(path)]
+    evaluate.main([*flags, *scales, "--method", "guided", "classifier_free"])
+    calls = {row["images"]: row.get("network_calls") for row in read_rows(path)}
+    assert calls["guided, s = 0"] == "2" and calls["guided, s = 3"] == "4"
+    assert calls["classifier_free, s = 0"] == calls["classifier_free, s = 1"] == "2"
     digests = {row["images"]: row["sha256 of images"] for row in read_rows(path)}
-    assert len(set(digests.values())) == len(digests) - 1  # the file repeats the first row
+    # the file repeats the first row, and s = 0 is unguided
+    assert len(set(digests.values())) == len(digests) - 2
+    assert digests["guided, s = 0"] == digests["unguided"]
     assert {"guided, s = 1", "guided, s = 3"} < set(digests)
 
 

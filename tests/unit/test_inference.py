@@ -55,12 +55,13 @@ def test_the_flags_reach_sample(run, monkeypatch, flags):
 
 def test_one_row_per_digit(run, tmp_path):
     """A digit that is given twice gets different images; the picture has its provenance."""
-    images, labels = run("--digits", 2, 0, 2, "--num-samples", 3)
+    images, labels = run("--digits", 2, 0, 2, "--num-samples", 3, "--seed", 6)
     assert labels == [2, 2, 2, 0, 0, 0, 2, 2, 2]
     assert len(np.unique(images, axis=0)) == 9
     picture = Image.open(tmp_path / "o.png")
     made_from = json.loads(picture.info["provenance"])
-    assert made_from["settings"]["scales"] == ["growing"]
+    settings = {"sampler": "ddpm", "steps": 4, "seed": 6, "num_samples": 3}
+    assert made_from["settings"] == {"scales": ["growing"], "digits": [2, 0, 2]} | settings
     digest = sha256("models/classifier.pth")
     assert made_from["sha256"]["classifier.pth"] == digest
     grid = np.asarray(picture)[::4, ::4]
@@ -69,11 +70,19 @@ def test_one_row_per_digit(run, tmp_path):
     assert np.abs(grid[32:60, 62:90].astype(int) - shown[0, 0].numpy()).max() <= 1
 
 
+def test_single_images_of_several_digits_are_one_row(run, tmp_path):
+    run("--digits", "all", "--num-samples", 1, "--gif", tmp_path / "o.gif")
+    assert Image.open(tmp_path / "o.png").size == (4 * (10 * 30 + 2), 4 * (30 + 2))
+    assert Image.open(tmp_path / "o.gif").size == (3 * (10 * 30 + 2), 3 * (30 + 3 * (30 + 2)))
+    made_from = json.loads(Image.open(tmp_path / "o.gif").info["comment"])
+    assert made_from["settings"]["digits"] == list(range(10))
+
+
 def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, monkeypatch):
     """The NPZ file and the animation contain the samples of the last scale."""
     saved = []
     monkeypatch.setattr(pictures, "save_labeled_grid", lambda *args: saved.extend(args))
-    flags = ["--digits", 4, 7, "--num-samples", 2, "--guidance-scale", 0, 2]
+    flags = ["--digits", 4, 7, "--num-samples", 2, "--guidance-scale", 0, 2, "--sampler", "ddim"]
     images, labels = run(*flags, "--gif", tmp_path / "o.gif")
     rows = saved[1]
     assert list(rows) == ["s = 0", "s = 2"] and saved[2] == ["4", "7"]
@@ -82,7 +91,8 @@ def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, mon
     ddpm, classifier = inference.load_models()
     grad = gradient(classifier.log_p)
     eps_hat = guided(ddpm, grad, 2)
-    both = [sample(ddpm, y, seeds, noise, steps=4) for noise in (None, eps_hat)]
+    settings = {"sampler": "ddim", "steps": 4}
+    both = [sample(ddpm, y, seeds, noise, **settings) for noise in (None, eps_hat)]
     assert np.array_equal(images, pictures.to_uint8(both[1])[:, 0])
     assert torch.equal(torch.cat([*rows.values()]), pictures.ink_on_paper(torch.cat(both)))
 
@@ -90,7 +100,7 @@ def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, mon
     film = Image.open(tmp_path / "o.gif")
     first, *frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(film)]
     assert ImageChops.difference(first, frames[-1]).getbbox() is None
-    steps = list(trajectory(ddpm, y, seeds, eps_hat, steps=4))
+    steps = list(trajectory(ddpm, y, seeds, eps_hat, **settings))
     shown = [(x_t, x_0, grad(x_t, t, y)) for t, x_t, x_0 in steps]
     shown.append((both[1], both[1], shown[-1][2]))
     for frame, (x_t, x_0, push) in zip(frames, shown, strict=True):
@@ -123,10 +133,11 @@ def test_a_long_animation_has_few_frames_and_starts_and_ends_with_the_samples(tm
 
 
 def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
-    colors = pictures.gradient_in_colors(torch.tensor([3.0, -3.0, 0.0]).view(1, 1, 1, 3))[0, :, 0]
-    assert [tuple(color) for color in colors.T.tolist()] == [(200, 80, 10), (0, 100, 173)] + [
-        (250, 250, 250)
-    ]
+    """Each image is scaled by its own largest value."""
+    grads = torch.tensor([[3.0, -3.0, 0.0], [0.1, -0.1, 0.0]]).view(2, 1, 1, 3)
+    for colors in pictures.gradient_in_colors(grads)[:, :, 0]:
+        orange, blue, paper = (tuple(color) for color in colors.T.tolist())
+        assert (orange, blue, paper) == ((200, 80, 10), (0, 100, 173), (250, 250, 250))
 
 
 def test_labels_are_next_to_their_images(tmp_path, monkeypatch):
