@@ -4,7 +4,6 @@ import functools
 import io
 import math
 import traceback
-from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
@@ -15,11 +14,9 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
 import data
-from diffusion import DDPM, END, SCHEDULE, add_noise, implied_noise, noised_for_validation
-from diffusion import predicted_x_0, sampling_times
-from evaluation.methods import norm
+from diffusion import END, SCHEDULE, implied_noise, predicted_x_0, sampling_times
 from examples.shared import read
-from inference import SAMPLERS, guided, reverse
+from inference import SAMPLERS, reverse
 from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, gradient_in_colors
 from support.pictures import grid_image, write_gif
 
@@ -49,8 +46,9 @@ def path_of(eps_hat, x_t, y, times=TIMES):
 def answer(function, *inputs):
     """What a student's function returns; None, with a message, if it is empty or fails."""
     name = getattr(function, "__name__", "your function")
+    copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
     try:
-        result = function(*inputs)
+        result = function(*copies)
     except Exception as error:  # your code can raise anything
         lines = traceback.extract_tb(error.__traceback__)
         own = [line for line in lines if line.name == name]
@@ -64,6 +62,10 @@ def answer(function, *inputs):
     if result is None or result is ...:
         print(f"{name} returns nothing: it is still empty, or `return` is missing.")
         return None
+    for before, after in zip(inputs, copies):
+        if isinstance(before, torch.Tensor) and not torch.equal(before, after):
+            print(f"{name}: not yet. It changes its input in place; work on x.clone().")
+            return None
     return result
 
 
@@ -87,6 +89,9 @@ def verdict(name, yours, ours, mistakes=(), tolerance=1e-3):
     if yours.shape != ours.shape:
         print(f"{name}: expected shape {tuple(ours.shape)}, got {tuple(yours.shape)}.")
         return False
+    if yours.is_complex() or not yours.isfinite().all():
+        print(f"{name}: not yet; expected real, finite numbers.")
+        return False
     error = largest_difference(yours, ours)
     if error < tolerance:
         print(f"{name}: correct.")
@@ -107,76 +112,29 @@ def largest_difference(a, b):
 
 
 def checked_path(name, yours, ours, mistakes=()):
-    """Check the last image of a path. Return your path, or ours if yours is not a path."""
-    good = isinstance(yours, list) and yours and all(len(part) == 3 for part in yours)
-    if yours is not None and not good:
-        print(f"{name} does not return a list of all (t, x_t, x_0).")
-    if good and [t for t, _, _ in yours] != [t for t, _, _ in ours]:
+    """Check a path, a list of (t, x_t, x_0). Return yours if it is a path, otherwise ours."""
+    if yours is None:
+        verdict(name, None, None)
+        return ours
+    if not (isinstance(yours, list) and yours and all(map(is_step, yours))):
+        print(f"{name}: expected a list of all (t, x_t, x_0).")
+        return ours
+    if [t for t, _, _ in yours] != [t for t, _, _ in ours]:
         print(f"{name}: expected t = 999, 949, ... 49, the timestep before each step.")
+        return ours
     mistakes = {"x_t and x_0 are swapped in the list": lambda: ours[-1][1], **dict(mistakes)}
-    verdict(name, yours[-1][2] if good else None, ours[-1][2], mistakes)
-    return yours if good else ours
+    if verdict(name, yours[-1][2], ours[-1][2], mistakes):
+        mine, every = (torch.stack([x_t for _, x_t, _ in path]) for path in (yours, ours))
+        after = torch.cat([every[1:], ours[-1][2][None]])
+        late = {"x_t is stored after the step instead of before": lambda: after}
+        if not verdict("the x_t in your list", mine, every, late, tolerance=0.01):
+            return ours
+    return yours
 
 
-def loop_mistakes(ddpm, grad, s, x_t, y):
-    """Common mistakes in the loop: description -> a function that samples with it."""
-    abar, times = ddpm.abar, TIMES
-    right = guided(ddpm, grad, s)
-    unclipped = DDPM(ddpm.unet, DDPMScheduler(**SCHEDULE, clip_sample=False))
-
-    def without_clipping():
-        return path_of(guided(unclipped, grad, s), x_t, y)[-1][2]
-
-    def eps_hat(x_t, t):
-        return right(x_t, t, y)
-
-    def drawn(removed, put_back):
-        x = x_t
-        for t, u in pairwise(times):
-            x_0 = predicted_x_0(x, removed(x, t), abar[t])
-            x = add_noise(x_0, put_back(x, t), abar[u])
-        return x_0
-
-    def stuck():
-        return predicted_x_0(x_t, eps_hat(x_t, times[-2]), abar[times[-2]])
-
-    return {
-        "all noise is put back, as if u were t": stuck,
-        "no noise is put back": lambda: drawn(eps_hat, lambda x, t: torch.zeros_like(x)),
-        "the U-Net's noise is removed instead of the guided noise": lambda: drawn(ddpm, eps_hat),
-        "the U-Net's noise is put back instead of the guided noise": lambda: drawn(eps_hat, ddpm),
-        "the U-Net's image is not clipped": without_clipping,
-    }
-
-
-# --- answers, and guidance with a mistake ---
-
-
-def rescaled(direction, other):
-    """The direction of one gradient (B, C, H, W) with the norm of another."""
-    return direction * norm(other) / norm(direction).clamp(min=1e-12)
-
-
-def error_removed(ddpm, grad, t, x_0, y):
-    """The fraction of the U-Net's squared error that guidance with s = 1 removes, a number."""
-    x_t, _, eps = noised_for_validation(ddpm.scheduler, x_0, torch.full((len(x_0),), t))
-    before, after = ((f(x_t, t, y) - eps).square().mean() for f in (ddpm, guided(ddpm, grad, 1)))
-    return 1 - after / before
-
-
-def without_root(ddpm, grad, s):
-    """ADM (14) without sqrt(1 - abar_t)."""
-    return lambda x_t, t, y: ddpm(x_t, t) - s * grad(x_t, t, y)
-
-
-def clipped_after_guidance(ddpm, grad, s):
-    """The predicted x_0 is clipped after the guidance, as diffusers' schedulers do."""
-
-    def eps_hat(x_t, t, y):
-        shift = s * (1 - ddpm.abar[t]).sqrt() * grad(x_t, t, y)
-        return clipped_noise(x_t, ddpm.eps(x_t, t) - shift, ddpm.abar[t])
-
-    return eps_hat
+def is_step(part):
+    """Whether an entry of a path is (t, x_t, x_0)."""
+    return isinstance(part, tuple) and len(part) == 3 and all(map(torch.is_tensor, part[1:]))
 
 
 def clipped_noise(x_t, eps, abar_t):

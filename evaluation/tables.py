@@ -177,11 +177,12 @@ def factors(path, n=5_000):
     """The factor by which our gradient is too small, on validation images with their labels.
 
     With the right gradient, g = sqrt(1 - abar_t) grad is the expected error of the U-Net, r =
-    eps(x_t, t) - eps. Of all multiples of g, the multiple by <r, g> / <g, g> removes the most error, but
-    errors in g reduce this factor. They do not affect <r, z> / <g, z> if they are uncorrelated with
-    z (an instrumental variable, Wright 1928): the implied g for the label, minus that for a label
-    drawn from the classifier's prediction. The difference removes the part of the implied g that
-    does not depend on the label, which may be correlated with the U-Net's own error.
+    eps(x_t, t) - eps. The multiple of g that removes the most error is <r, g> / <g, g> times g, but
+    errors in g that are uncorrelated with r reduce this factor. They do not affect
+    <r, z> / <g, z> if they are uncorrelated with z (an instrumental variable, Wright 1928): the
+    implied g for the label, minus the implied g for a label drawn from the classifier's prediction.
+    The difference removes the part of the implied g that does not depend on the label, which may
+    be correlated with the U-Net's own error.
     """
     networks, (x_0, y) = Networks(), load_mnist("validation")
     x_0, y, rng = x_0[:n], y[:n], torch.Generator().manual_seed(0)
