@@ -145,12 +145,15 @@ def proportion(correct):
     return f"{correct.float().mean():.3f} [{low:.3f}, {high:.3f}] of {len(correct):,}"
 
 
-def ratio(name, a, b):
-    """The ratio of the means of a and b (N, ...), with its interval (delta method), as columns."""
-    a, b = (values.flatten(1).sum(dim=1) for values in (a, b))
-    value = a.mean() / b.mean()
-    error = Z * (a - value * b).std() / b.mean().abs() / len(a) ** 0.5
-    return with_interval(name, *(v.item() for v in (value, value - error, value + error)))
+def product_of_powers(name, powers):
+    """The product of mean(values)**power, with its interval (delta method), as columns.
+
+    powers: pairs of values (N,), one per image, and a power: a ratio has the powers 1 and -1.
+    """
+    value = math.prod(values.mean().item() ** power for values, power in powers)
+    relative = sum(power * values / values.mean() for values, power in powers)  # (N,)
+    error = abs(value) * Z * relative.std().item() / len(relative) ** 0.5
+    return with_interval(name, value, value - error, value + error)
 
 
 def frechet_distance(real, fake):

@@ -13,7 +13,7 @@ from diffusion import load_ddpm, noised_for_validation, sampling_times
 from evaluation import pages
 from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import judge_images, load_judge
-from evaluation.measures import Z, accuracy_row, ratio, with_interval
+from evaluation.measures import Z, accuracy_row, product_of_powers, with_interval
 from evaluation.methods import Exact, Unlabeled, implied_gradient, with_norm_of
 from evaluation.table import measure
 from inference import SAMPLERS, gradient, growing_scale, guided, load_models, reverse, sample
@@ -174,20 +174,22 @@ def held_out(path, n=1_000):
 
 
 def factors(path, n=5_000):
-    """The factor by which our gradient is too small, on validation images with their labels.
+    """How our gradient differs from the true one, on validation images with their labels.
 
-    With the right gradient, g = sqrt(1 - abar_t) grad is the expected error of the U-Net, r =
-    eps(x_t, t) - eps. The multiple of g that removes the most error is <r, g> / <g, g> times g, but
-    errors in g that are uncorrelated with r reduce this factor. They do not affect
-    <r, z> / <g, z> if they are uncorrelated with z (an instrumental variable, Wright 1928): the
-    implied g for the label, minus the implied g for a label drawn from the classifier's prediction.
-    The difference removes the part of the implied g that does not depend on the label, which may
-    be correlated with the U-Net's own error.
+    With the true gradient, g = sqrt(1 - abar_t) grad is the expected error of the U-Net, r =
+    eps(x_t, t) - eps. The multiple of g that removes the most error is b = <r, g> / <g, g>, but
+    errors in g that are uncorrelated with r reduce this factor. They do not affect the corrected
+    factor, <r, z> / <g, z>, if they are uncorrelated with z (an instrumental variable, Wright
+    1928): the implied g for the label, minus the implied g for a label drawn from the classifier's
+    prediction. The difference removes the part of the implied g that does not depend on the label,
+    which may be correlated with the U-Net's own error. The root of the product of both factors is
+    the norm of the true gradient divided by ours, and the root of their ratio is the cosine.
     """
     networks, (x_0, y) = Networks(), load_mnist("validation")
     x_0, y, rng = x_0[:n], y[:n], torch.Generator().manual_seed(0)
     ours, implied = networks.ours, implied_gradient(networks.conditional)
-    least_squares, corrected = table = [{"factor": "least squares"}, {"factor": "corrected"}]
+    names = ("least squares", "corrected", "ratio of norms", "cosine")
+    table = {name: {"factor": name, "n": n} for name in names}
 
     for t in (899, 799, 699, 599, 499, 399, 299):
         noised = networks.ddpm.scheduler, x_0, torch.full((n,), t)
@@ -200,9 +202,19 @@ def factors(path, n=5_000):
             root * in_batches(grad, x_t, t, labels)
             for grad, labels in ((ours, y), (implied, y), (implied, other))
         )
-        least_squares |= ratio(f"t_{t}", r * g, g * g)
-        corrected |= ratio(f"t_{t}", r * (z - z_of_other), g * (z - z_of_other))
-        write_rows(path, [row | {"n": n} for row in table])
+        rg, gg, rz, gz = (
+            (a * b).flatten(1).sum(dim=1)
+            for a, b in ((r, g), (g, g), (r, z - z_of_other), (g, z - z_of_other))
+        )
+        powers = {
+            "least squares": [(rg, 1), (gg, -1)],
+            "corrected": [(rz, 1), (gz, -1)],
+            "ratio of norms": [(rg, 0.5), (gg, -0.5), (rz, 0.5), (gz, -0.5)],
+            "cosine": [(rg, 0.5), (gg, -0.5), (rz, -0.5), (gz, 0.5)],
+        }
+        for name in names:
+            table[name] |= product_of_powers(f"t_{t}", powers[name])
+        write_rows(path, table.values())
 
 
 def real_starts(path, n=1_000):

@@ -182,6 +182,7 @@ def load_tensors(path, advice=""):
 
 def write_rows(path, rows):
     """Write dicts as a CSV file; "-" where a row lacks a column."""
+    rows = list(rows)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [[as_text(row.get(column, "-")) for column in columns] for row in rows]
     text = io.StringIO()

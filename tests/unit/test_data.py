@@ -44,6 +44,10 @@ def test_a_folder_is_split_without_overlap_and_keeps_its_colors(shapes):
 def test_a_folder_is_identified_by_its_images_not_by_its_name(shapes):
     before = Dataset(shapes).info
     assert before["classes"] == ["bar", "dot", "ring"] and before["shape"] == [3, 32, 32]
+    for name in ("0.png", "1.png", "10.png"):  # the first rings become the last dots
+        (shapes / "ring" / name).rename(shapes / "dot" / f"z{name}")
+    assert Dataset(shapes).info["name"] != before["name"]  # same images, other labels
+    before = Dataset(shapes).info
     renamed = shapes.rename(shapes.with_name("renamed"))
     assert Dataset(renamed).info == before
     for number in range(3):  # at least one of them is for training

@@ -159,8 +159,22 @@ def test_rows_that_are_in_the_file_are_skipped(tmp_path):
     names = ["real images", "a", "b", "c", "d"]
     assert [row["images"] for row in read_rows(path)] == names
     assert measured(rows={"a": row(0.95)})[1] == [0.95, 0.9, 0.5]  # b changes relative to a
-    for settings in ({"seed": 2}, {"n": 200}, {"split": "test"}):
+    judge = load_judge()
+    judge.sha256 = "another"
+    for settings in ({"seed": 2}, {"n": 200}, {"split": "test"}, {"judge": judge}):
+        measured()
         assert len(measured(**settings)[1]) == 3
+
+
+def test_a_row_that_differs_in_one_class_is_measured_again(tmp_path):
+    for gray in (1, 0.5):
+
+        def other(y, seeds, gray=gray):
+            return noise(y, seeds) * torch.where(y == 9, gray, 1).view(-1, 1, 1, 1)
+
+        rows = {"a": noise, "b": other}
+        found = measure(rows, 100, path=tmp_path / "x.csv")
+    assert found["b"]["sha256 of images"] == measure(rows, 100)["b"]["sha256 of images"]
 
 
 def test_a_row_whose_extra_columns_fail_is_not_compared_with():
@@ -354,11 +368,15 @@ def test_the_factor_does_not_depend_on_errors_of_the_gradient(monkeypatch, few_i
     monkeypatch.setattr(tables, "gradient", lambda log_p: ours)
     monkeypatch.setattr(tables, "implied_gradient", lambda ddpm: implied)
     tables.factors(tmp_path / "x.csv", n=50)
-    least_squares, corrected = read_rows(tmp_path / "x.csv")
+    least_squares, corrected, norms, cosine = read_rows(tmp_path / "x.csv")
     for t in (899, 699, 499):
         value, low, high = (float(corrected[f"t_{t}{end}"]) for end in ("", "_low", "_high"))
         assert float(least_squares[f"t_{t}"]) < 0.5
         assert value == pytest.approx(2, abs=0.2) and low < value < high
+        b = float(least_squares[f"t_{t}"])
+        assert float(norms[f"t_{t}"]) == pytest.approx((b * value) ** 0.5, rel=1e-4)
+        assert float(cosine[f"t_{t}"]) == pytest.approx((b / value) ** 0.5, rel=1e-4)
+        assert 0.4 < float(cosine[f"t_{t}_low"]) < float(cosine[f"t_{t}_high"]) < 0.6
 
 
 def test_a_page_names_its_rows_and_gets_the_other_cells_from_the_csv_file(tmp_path, monkeypatch):

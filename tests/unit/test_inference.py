@@ -82,12 +82,12 @@ def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, mon
     """The NPZ file and the animation contain the samples of the last scale."""
     saved = []
     monkeypatch.setattr(pictures, "save_labeled_grid", lambda *args: saved.extend(args))
-    flags = ["--digits", 4, 7, "--num-samples", 2, "--guidance-scale", 0, 2, "--sampler", "ddim"]
+    flags = ["--digits", 7, 4, "--num-samples", 2, "--guidance-scale", 0, 2, "--sampler", "ddim"]
     images, labels = run(*flags, "--gif", tmp_path / "o.gif")
     rows = saved[1]
-    assert list(rows) == ["s = 0", "s = 2"] and saved[2] == ["4", "7"]
+    assert list(rows) == ["s = 0", "s = 2"] and saved[2] == ["7", "4"]
 
-    y, seeds = torch.tensor([4, 4, 7, 7]), image_seeds(0, labels)
+    y, seeds = torch.tensor([7, 7, 4, 4]), image_seeds(0, labels)
     ddpm, classifier = inference.load_models()
     grad = gradient(classifier.log_p)
     eps_hat = guided(ddpm, grad, 2)
@@ -155,6 +155,16 @@ def test_labels_are_next_to_their_images(tmp_path, monkeypatch):
         for x, column in zip(axes.get_xticks(), axes.get_xticklabels()):
             gray = rows[row.get_text()][["a", "b", "$"].index(column.get_text())]
             assert image[round(y), round(x)] == pictures.ink_on_paper(gray[None])[0, 0, 0, 0]
+
+
+def test_the_animation_pauses_at_the_samples(tmp_path):
+    with open(tmp_path / "o.gif", "wb") as file:
+        pictures.write_gif(file, [Image.new("L", (8, 8), k) for k in (1, 2, 3)], 160)
+    film, times = Image.open(tmp_path / "o.gif"), []
+    for number in range(film.n_frames):
+        film.seek(number)
+        times.append(film.info["duration"])
+    assert times == [3_000, 160, 160, 160]
 
 
 def test_the_same_command_produces_the_same_bytes(run, tmp_path):

@@ -1,14 +1,17 @@
 """Training: what the loops minimize, and a run that is interrupted and resumed."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import abar
+from conftest import ROOT, abar
 from diffusers import DDPMScheduler
 from diffusers.configuration_utils import FrozenDict
 from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import nn
 
 import train_classifier
@@ -18,7 +21,7 @@ from diffusion import SCHEDULE, make_unet, noised_for_validation, training_targe
 from evaluation import classifier_free, judge
 from inference import gradient, growing_scale, guided, load_models, sample
 from support import training
-from support.files import MODELS, save_checkpoint
+from support.files import MODELS, output_folder, read_rows, save_checkpoint
 from support.training import Run
 
 SCRIPTS = {
@@ -306,6 +309,27 @@ def test_a_trial_writes_only_to_its_folder(tiny):
     pictures |= {"previews/step_000003.png"}
     found = {str(path.relative_to(tiny)) for path in tiny.rglob("*") if path.is_file()}
     assert found == pictures | {f"{name}.pth" for name in SCRIPTS}
+
+
+def test_the_losses_are_means_up_to_their_step_and_validations(tmp_path):
+    history = [{"step": step, "validation": 0.5, "middle": 0.25} for step in (100, 251)]
+    run = SimpleNamespace(losses=list(torch.arange(251.0)), steps=251, history=history)
+    train_ddpm.save_losses(tmp_path / "x.csv", run)
+    rows = {int(row.pop("step")): row for row in read_rows(tmp_path / "x.csv")}
+    assert list(rows) == [*range(2, 251, 2), 251]
+    assert rows[100] == {"training": "98.5", "validation": "0.5", "middle": "0.25"}
+    assert rows[251] == {"training": "250", "validation": "0.5", "middle": "0.25"}
+
+
+def test_the_figure_has_the_settings_of_its_run(tiny):
+    made_from = json.loads(Image.open(tiny / "results" / "ddpm_loss.png").info["provenance"])
+    trained = torch.load(tiny / "ddpm_unet.pth")["training"]
+    assert made_from["settings"].items() <= trained.items() and "steps" in made_from["settings"]
+
+
+def test_pictures_of_the_shipped_models_go_to_the_repository(tmp_path):
+    assert output_folder(Path("models")) == output_folder(MODELS) == ROOT
+    assert output_folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
