@@ -67,7 +67,7 @@ def train(classifier, scheduler, run, validate, max_t=None):
         optimizer.step()
         lr_scheduler.step()
 
-        run.losses.append(loss.detach())
+        run.losses.append(loss.detach().clone())  # a copy, which does not pin freed memory
         if run.validates:
             classifier.eval()
             validate(run)

@@ -92,7 +92,7 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
         lr_scheduler.step()
         ema.step(unet.parameters())
 
-        run.losses.append(loss.detach())
+        run.losses.append(loss.detach().clone())  # a copy, which does not pin freed memory
         if run.validates:
             ema.store(unet.parameters())
             ema.copy_to(unet.parameters())

@@ -102,7 +102,7 @@ def train(judge, dataset, run):
         optimizer.step()
         lr_scheduler.step()
 
-        run.losses.append(loss.detach())
+        run.losses.append(loss.detach().clone())  # a copy, which does not pin freed memory
         if run.validates:
             judge.eval()
             run.record(validation_accuracy=accuracy_of(judge, *dataset.splits["validation"]))

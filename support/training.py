@@ -29,7 +29,7 @@ class Run:
         run.start(network=network, optimizer=optimizer)
         for x_0, y in run.batches():
             ...  # one optimizer step
-            run.losses.append(loss.detach())
+            run.losses.append(loss.detach().clone())
             if run.validates:
                 run.record(accuracy=...)
         run.save_checkpoint()
