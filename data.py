@@ -135,12 +135,11 @@ def load_image(path):
     """An RGB image in its EXIF orientation. Raises UserError if it is corrupted or has 16 bits."""
     try:
         image = Image.open(path)
-        rgb = ImageOps.exif_transpose(image).convert("RGB")
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits per channel; convert it to 8 bits")
+        return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # Pillow raises many exception types
         raise UserError(f"cannot read {path}: {error}") from error
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path} has more than 8 bits per channel; convert it to 8 bits")
-    return rgb
 
 
 def load_mnist(split):

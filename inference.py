@@ -168,7 +168,8 @@ def sample(ddpm, y, seeds, eps_hat=None, batch_size=100, **settings):
     if y is not None and len(y) != len(seeds):
         raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
     images, largest = [], torch.zeros((), device=ddpm.device)
-    with tqdm(total=len(seeds), unit="image", desc="sampling", disable=None) as bar:
+    # inside another progress bar, this one disappears when it is complete
+    with tqdm(total=len(seeds), unit="image", desc="sampling", disable=None, leave=None) as bar:
         for first in range(0, len(seeds), batch_size):
             part = slice(first, first + batch_size)
             y_part = None if y is None else y[part]

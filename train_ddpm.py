@@ -178,7 +178,8 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
             save_samples(top / "previews" / f"step_{run.step:06d}.png", step=run.step)
 
     def save_samples(path, *networks, **settings):
-        images = sample(DDPM(unet, scheduler), None, range(NUM_SAMPLES), steps=SAMPLING_STEPS)
+        steps = min(SAMPLING_STEPS, scheduler.config.num_train_timesteps)
+        images = sample(DDPM(unet, scheduler), None, range(NUM_SAMPLES), steps=steps)
         images = as_displayed(images, dataset.info)
         save_grid(path, images, COLUMNS, provenance(*networks, **settings))
 

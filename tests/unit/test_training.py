@@ -428,6 +428,14 @@ def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, few_images,
 
 
 @pytest.mark.usefixtures("short")
+def test_a_schedule_may_have_fewer_timesteps_than_the_sampler_takes(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCHEDULE, "num_train_timesteps", 3)
+    monkeypatch.setattr(train_ddpm, "SAMPLING_STEPS", 50)
+    train("ddpm_unet", tmp_path, "--channels", "8")
+    assert (tmp_path / "sample_ddpm_output.png").exists()
+
+
+@pytest.mark.usefixtures("short")
 def test_a_cosine_schedule_and_v_prediction_need_no_code_changes(tmp_path, monkeypatch):
     """As examples/README.md says: both scripts, and guided sampling, follow `SCHEDULE`."""
     for key, value in (("beta_schedule", "squaredcos_cap_v2"), ("prediction_type", "v_prediction")):
