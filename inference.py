@@ -92,11 +92,11 @@ def reverse(predict, scheduler, x_t, rngs):
         x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample  # DDPM (6), (7)
 
 
-def growing_scale(ddpm, w=1, g=12, low=0, high=math.inf):
+def growing_scale(ddpm, w=1.5, g=8, low=0, high=math.inf):
     """s_t = w (1 + g SNR_t) for low <= t < high, otherwise 0: a function of t.
 
-    SNR_t is abar_t / (1 - abar_t). With w = 1, g = 12, and the default noise schedule, s is 1 at
-    t = 999, 14 at 249, and 2,069 at 19. The shift of the predicted image,
+    SNR_t is abar_t / (1 - abar_t). With w = 1.5, g = 8, and the default noise schedule, s is 1.5 at
+    t = 999, 15 at 249, and 2,070 at 19. The shift of the predicted image,
     s (1 - abar) / sqrt(abar) grad, tends to w g grad as the noise vanishes.
     """
     return lambda t: w * (1 + g * snr(ddpm.abar[t])) if low <= t < high else 0

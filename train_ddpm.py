@@ -27,7 +27,7 @@ from support.files import output_folder, provenance, read_rows, write_rows
 from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
 from support.training import Run, add_training_flags, settings_of
 
-STEPS = 22_000
+STEPS = 11_000
 BATCH_SIZE = 64
 LEARNING_RATE = 1.5e-3
 ADAM_BETAS = (0.9, 0.99)

@@ -1,6 +1,7 @@
 // Your own drawing: 784 numbers in [-1, 1], drawn with a pointer, or with arrow keys and space.
 
-import { drawPicture, inkOf } from "./map.js";
+import { drawPicture } from "./pictures.js";
+import { grays } from "./sampler.js";
 
 export const drawing = new Float32Array(784).fill(-1);
 const canvas = document.getElementById("drawing");
@@ -20,7 +21,7 @@ function inkTo(row, column) {
 }
 
 export function showDrawing() {
-  drawPicture(canvas, drawing, inkOf());
+  drawPicture(canvas, grays(drawing));
   canvas.parentElement.classList.toggle("empty", isEmpty());
   if (canvas.matches(":focus-visible")) { // show the pen, for the keyboard
     const context = canvas.getContext("2d");

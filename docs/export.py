@@ -3,16 +3,18 @@
     python -m docs.export    # docs/weights.bin, docs/weights.json, docs/map.png, docs/map.json
 
 weights.bin holds float16; weights.json lists the tensors in it. Channels are last: convolutions are
-(height, width, in, out), and matrices (in, out). map.png holds the pictures of `examples.when`,
-map.json both verdicts on each and the threshold for the second.
+(height, width, in, out), and matrices (in, out). map.png and map.json hold the map of
+`examples.when` with all paths. Pushes share states, so each state is stored once: a row of map.png
+is what the model would draw from it, unguided, in 16 gray levels.
 """
 
 import json
 
 import numpy as np
+import torch
 from PIL import Image
 
-from examples.when import STEPS, WINDOWS, most_surprise, push_map
+from examples.when import DIGIT, NOISE, STEPS, WINDOWS, heights, most_surprise, push_map
 from inference import load_models
 from support.cli import ArgumentParser, one_line_errors
 from support.files import ROOT, atomic_write
@@ -46,21 +48,35 @@ def export_weights(folder, ddpm, classifier):
         file.write(json.dumps({"sha256": hashes, "networks": networks}).encode())
 
 
+def state(a, b, k):
+    """A name of the state before step k of the push from step a until step b."""
+    if b == 0 or k <= a:
+        return k
+    return (a, k) if k <= b else (a, b, k)
+
+
 def export_map(folder, ddpm, classifier):
-    """Column a and row 20 - b hold window (a, b); the empty corner holds the unguided image."""
-    images, p, surprises = push_map(ddpm, classifier)
-    sprite = np.zeros((28 * STEPS, 28 * STEPS), np.uint8)
-    verdicts = []
-    for (a, b), image, *verdict in zip([(0, 0), *WINDOWS], to_uint8(images), p, surprises):
-        row, column = (STEPS - b, a) if b else (STEPS - 1, STEPS - 1)
-        sprite[28 * row :, 28 * column :][:28, :28] = image[0]
-        chances, distance = (values.double().numpy().round(3).tolist() for values in verdict)
-        verdicts.append([a, b, chances, distance])
+    guesses, log_p, surprises = push_map(ddpm, classifier)
+    rows, pictures, places, all_places = set(), [], [], heights(log_p, DIGIT)
+    for push, (a, b) in enumerate(WINDOWS):
+        for k in range(STEPS + 1):
+            if state(a, b, k) not in rows:
+                rows.add(state(a, b, k))
+                pictures.append(guesses[push, k].flatten())
+                places.append(round(100 * all_places[push, k].item()))
+    grays = (to_uint8(torch.stack(pictures)).float() / 17).round().to(torch.uint8) * 17
     with atomic_write(folder / "map.png") as file:
-        Image.fromarray(sprite).save(file, "png", optimize=True)
-    content = {"threshold": most_surprise(ddpm, classifier), "verdicts": verdicts}
+        Image.fromarray(grays.numpy()).save(file, "png", optimize=True)
+    p = log_p[:, -1].exp().double().numpy().round(3).tolist()
+    content = {
+        "noise": NOISE,
+        "digit": DIGIT,
+        "threshold": most_surprise(ddpm, classifier),
+        "results": list(zip(p, surprises.double().numpy().round(5).tolist())),
+        "heights": places,
+    }
     with atomic_write(folder / "map.json") as file:
-        file.write(json.dumps(content).encode())
+        file.write(json.dumps(content, separators=(",", ":")).encode())
 
 
 @one_line_errors

@@ -1,335 +1,251 @@
-// The page: its settings, the two workers that fill the map, and the story.
+// The page: its settings, and what it shows of the current push.
 
 import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
-import { clearMap, drawCell, drawFilm, drawPicture, ink, inkOf, moveBracket, moveCursor, orangeAndBlue, windowAt } from "./map.js";
-import { DRAWING_STEP, STEPS, TIMES, abar, predicted_x_0 } from "./sampler.js";
+import { drawFork, endOf } from "./fork.js";
+import { drawCell, drawMap, listenToMap, moveCursor } from "./map.js";
+import { PushMap, compute, hurry, loadShipped, lookInside, startWorkers } from "./paths.js";
+import { drawPicture } from "./pictures.js";
+import { Noise, SCALES, STEPS, TIMES, grays } from "./sampler.js";
+import { showStep } from "./step.js";
+import { listenToTrack, showTrack } from "./track.js";
+import { completed, counts, likeliest, named, pushedSteps, sentences } from "./words.js";
 
-const DEFAULTS = { noise: 5, digit: 5, strength: 0, a: 0, b: 10 }; // strength is a power of ten
 const NOISES = 1000;
-const SURPRISE_RANGE = [0.1, 0.36]; // real digits; pushed a thousand times too hard
-const SLIDE_MS = 260; // per step of the first animation
-const CALM = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const MOVE_MS = 150; // how long a path moves
+const CACHED = 12; // maps
+const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
-const settings = { ...DEFAULTS };
-let results = new Map(); // "a,b" -> {image, film, p, surprise}
+const defaults = { push: "growing", strength: 0, a: 0, b: 9 }; // with the noise and digit of the shipped map
+const settings = {}; // strength is a power of ten; steps a to b - 1 are pushed
+const maps = new Map(); // settings -> PushMap
+let map = null; // the current one
+let shipped = null; // the one that is part of the page
 let drawn = null; // the visitor's drawing, 784 numbers, in place of the noise
-let job = 0; // its number; answers to older jobs are ignored
-let looked = 10; // the step that part 3 looks into
-let threshold = Infinity; // of the surprise: 95% of 200 guided samples are below it
+let heights = []; // of the path as it is drawn now
+let looked = 10; // the step into which the page looks
+let looking = false; // whether the visitor can see that
+let moves = 0; // of the path
+let announced = true; // whether a screen reader knows the current push
 
-const key = (a, b) => `${a},${b}`;
-const result = () => results.get(key(settings.a, settings.b));
-const firstStep = () => (drawn ? DRAWING_STEP : 0);
-const likeliest = (p) => p.indexOf(Math.max(...p));
-const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
+const short = (number) => Number(number.toPrecision(2)).toLocaleString("en");
+const current = () => map.get(settings.a, settings.b);
 
-// --- computing ---
+// --- maps ---
 
-const workers = [0, 1].map(() => new Worker("worker.js", { type: "module" }));
-const workerOf = (a, b) => workers[(a === firstStep() ? b : a) % 2]; // both share the left column
-
-/** All windows, in the order in which they are computed: the current one, no push, left column, top row, interior. */
-function windows() {
-  const list = [];
-  for (let a = firstStep(); a < STEPS; a++) for (let b = a + 1; b <= STEPS; b++) list.push([a, b]);
-  const { a, b } = settings;
-  const rank = ([c, d]) => (c === a && d === b ? 0 : c === firstStep() ? 1 : d === STEPS ? 2 : 3);
-  return [[0, 0], ...list.sort((one, other) => rank(one) - rank(other))];
-}
-
-/** Compute the whole map. Known pictures stay until they are replaced. */
-function compute() {
-  job += 1;
-  const { noise, digit, strength } = settings;
-  const list = windows();
-  const request = { id: job, noise, digit, strength: 10 ** strength, drawing: drawn };
-  workers.forEach((worker, i) => worker.postMessage({ ...request, windows: list.filter(([a, b]) => b === 0 || workerOf(a, b) === workers[i]) }));
-  progress(list.length - 1);
-}
-
-/** Forget the map of other settings, and compute the new one. Without a push, the same noise becomes the same digit. */
-function restart() {
-  results = new Map([...results].filter(([name]) => name === "0,0"));
-  clearMap();
-  compute();
+/** Open the map of the settings. What is not known of it is computed. */
+function openMap() {
+  const { noise, digit, push, strength } = settings;
+  const name = `${[noise, digit, push, strength]}`;
+  map = (!drawn && maps.get(name)) || new PushMap({ noise, digit, push, strength }, shipped.threshold, drawn);
+  if (!drawn) {
+    maps.set(name, map);
+    map.unpushed ??= [...maps.values()].find((other) => other.settings.noise === noise && other.unpushed !== undefined)?.unpushed;
+  }
+  if (maps.size > CACHED) maps.delete([...maps.keys()][1]); // the first is the shipped one
+  if (map.unpushed === digit) return chooseAnotherDigit();
+  settings.a = Math.max(map.first, settings.a);
+  settings.b = Math.max(settings.a + 1, settings.b);
+  for (const task of all("#tasks li")) {
+    task.classList.remove("done");
+    task.querySelector("small").textContent = "";
+  }
+  heights = [];
+  drawMap(map.pushes());
+  if (!map.isComplete()) start();
+  showSettings();
   show();
 }
 
-function progress(total = windows().length - 1) {
-  const done = [...results].filter(([name, { film }]) => film && name !== "0,0").length;
-  $("progress").textContent = done < total ? `${done} of ${total} computed` : "";
-  $("progress").hidden = results.size > total; // the map that is part of the page
+/** Start the workers, once, and let them compute what the map lacks. */
+function start() {
+  startWorkers(receive, showLook, (message) => say(`The page cannot compute this: ${message}`));
+  compute(map, settings.a, settings.b);
 }
 
-function receive({ data }) {
-  if (data.error) return say(`Computation failed: ${data.error}`);
-  if (data.id !== job) return;
-  if (data.look) return showStep(data.look);
-  const { a, b, film, p, surprise } = data;
-  const first = b === 0 && !results.has("0,0");
-  const shipped = results.get(key(a, b)); // near the threshold, rounding must not change its verdict
-  results.set(key(a, b), { p, surprise, ...shipped, image: film.subarray(784 * STEPS), film });
-  if (first) redraw(); // the colors depend on what happens without a push
-  else if (b > 0) drawCell(a, b, film.subarray(784 * STEPS), kindOf(results.get(key(a, b))));
-  if (b === 0 || (a === settings.a && b === settings.b)) show();
-  progress();
+/** A push toward the digit that appears anyway shows nothing. */
+function chooseAnotherDigit() {
+  settings.digit = (map.unpushed + 1) % 10;
+  openMap();
 }
 
-// --- verdicts ---
-
-/** The kind of a result: "broken", "target", "alone" (the digit that appears without a push), or "other". */
-function kindOf({ p, surprise }) {
-  const digit = likeliest(p);
-  if (surprise > threshold) return "broken";
-  if (digit === settings.digit) return "target";
-  const alone = results.get("0,0");
-  return alone && digit === likeliest(alone.p) ? "alone" : "other";
-}
-
-const SENTENCES = {
-  broken: () => "It breaks up.",
-  target: (digit) => `It becomes ${named(digit)}.`,
-  alone: (digit) => `Forgotten: still ${named(digit)}.`,
-  other: (digit) => `It becomes ${named(digit)} instead.`,
-};
-
-function showVerdict(shown) {
-  const { p, surprise } = shown;
-  const [digit, kind] = [likeliest(p), kindOf(shown)];
-  const sure = Math.round(100 * p[digit]);
-  const [least, most] = SURPRISE_RANGE;
-  const percent = (value) => `${Math.max(3, Math.min(100, (100 * (most - value)) / (most - least)))}%`;
-  $("sentence").textContent = p[digit] < 0.5 ? "Hard to tell." : SENTENCES[kind](digit);
-  $("classifier").textContent = `“${named(digit)}, ${sure}%”`;
-  $("sure").style.width = `${sure}%`;
-  $("model").textContent = surprise > threshold ? "“I would not draw this”" : "“I could have drawn this”";
-  $("likely").style.width = percent(surprise);
-  $("limit").style.setProperty("--limit", percent(threshold));
-  $("verdict").className = kind;
+function receive(path) {
+  const its = [map, ...maps.values()].find(({ id }) => id === path.id);
+  const known = its?.add(path);
+  if (!known || its !== map) return;
+  if (map.unpushed === settings.digit) {
+    chooseAnotherDigit();
+    return history.replaceState(null, "", address());
+  }
+  if (known.p) drawCell(known);
+  if (known.b === 0) showSettings(); // now the unpushed digit is known
+  if (known === current() || known.b === 0) show();
+  else if (known.a === settings.a) draw();
+  if (current()?.kind) showTasks(current()); // with more results, it can be certain which push is the shortest
+  showCounts();
 }
 
 // --- showing ---
 
-const describe = (id, k) => (id === "begin" ? `pushing begins at step ${k + 1}` : `pushing ends after step ${k}`);
-
-/** Show the current window: cursor, bracket, film, result, verdict. */
-function show() {
-  const { a, b, digit } = settings;
-  moveCursor(a, b);
-  moveBracket(a, b, describe);
-  const shown = result();
-  $("stage").classList.toggle("waiting", !shown);
-  drawFilm(shown?.film, a, b);
-  if (shown) {
-    drawPicture($("result"), shown.image, ink());
-    drawPicture($("small"), shown.image, ink());
-    showVerdict(shown);
-  }
-  for (const node of all(".digit")) node.textContent = named(digit);
-  const alone = results.get("0,0");
+/** Show the settings of the map, and what is known of it. */
+function showSettings() {
+  const { digit } = settings;
+  for (const node of all(".chosen")) node.textContent = named(digit);
+  for (const node of all(".unpushed")) node.textContent = map.unpushed === undefined ? "…" : named(map.unpushed);
   $("source").textContent = drawn ? "drawing" : "noise";
-  $("alone").textContent = alone ? named(likeliest(alone.p)) : "…";
-  const strength = 10 ** settings.strength;
+  for (const input of all("#digits input")) {
+    input.checked = Number(input.value) === digit;
+    input.disabled = Number(input.value) === map.unpushed;
+  }
   $("strength").value = settings.strength;
-  $("times").textContent = `× ${Number(strength.toPrecision(2)).toLocaleString("en")}`;
-  $(`digit-${digit}`).checked = true;
+  $("times").textContent = `× ${short(10 ** settings.strength)}`;
+  $("constant").checked = settings.push === "constant";
+  for (const node of all("[data-scale]")) node.textContent = short(SCALES.growing(TIMES[node.dataset.scale - 1]));
+  $("constant-scale").textContent = SCALES.constant();
+  showCounts();
+}
+
+/** Show the current push: its path, result, and verdict. */
+function show() {
+  const { a, b } = settings;
+  showTrack(a, b, map.first);
+  moveCursor(a, b);
+  $("start").textContent = a + 1;
+  showWords();
+  movePath();
   look();
 }
 
-/** Draw the whole map again, for example after a change of colors or size. */
-function redraw() {
-  clearMap();
-  for (const [place, shown] of results) {
-    const [a, b] = place.split(",").map(Number);
-    if (b > 0) drawCell(a, b, shown.image, kindOf(shown));
+function showWords() {
+  const { a, b } = settings;
+  const path = current();
+  const [headline, reason] = path?.kind ? sentences(path, map) : ["…", ""];
+  for (const node of all(".headline")) node.textContent = headline;
+  $("reason").textContent = reason;
+  $("fork").setAttribute("aria-label", `The path from noise to a digit, pushed ${pushedSteps(a, b)}. ${headline}`);
+  if (path?.kind) {
+    showMeters(path);
+    if (!announced) announce();
   }
-  show();
+  document.querySelector("main").className = path?.kind ?? (path?.p ? "unjudged" : "waiting");
+}
+
+/** What both networks say about the result. */
+function showMeters({ p, surprise }) {
+  const digit = likeliest(p);
+  $("classifier").textContent = `“${named(digit)}, ${Math.round(100 * p[digit])}%”`;
+  $("sure").style.width = `${100 * p[digit]}%`;
+  $("model").textContent = surprise > map.threshold ? "“I would hardly draw this”" : "“I could have drawn this”";
+  $("likely").style.width = `${Math.max(3, 100 - (50 * surprise) / map.threshold)}%`; // half at the threshold
+}
+
+function showTasks(path) {
+  for (const [task, note] of Object.entries(completed(path, map))) {
+    if (!note || $(task).matches(".done")) continue;
+    $(task).classList.add("done");
+    $(task).querySelector("small").textContent = note;
+  }
+}
+
+/** How many pushes have each result, and how many are still to be computed. */
+function showCounts() {
+  for (const [kind, number] of Object.entries(counts(map))) $(`count-${kind}`).textContent = number;
+  const [done, total] = [map.pushes(({ kind }) => kind).length, map.windows.length - 1];
+  $("progress").textContent = done < total ? `${done} of ${total} pushes computed …` : "";
+}
+
+/** Move the drawn path to the current one; when it has arrived, show its result. */
+function movePath() {
+  const [from, to, began, move] = [heights, current()?.heights ?? [], performance.now(), (moves += 1)];
+  const frame = () => {
+    if (move !== moves) return; // there is a newer one
+    const left = CALM.matches ? 0 : Math.max(0, 1 - (performance.now() - began) / MOVE_MS);
+    heights = to.map((value, k) => value + ((from[k] ?? value) - value) * left ** 2);
+    draw();
+    if (left > 0) requestAnimationFrame(frame);
+    else showResult();
+  };
+  for (const node of all(".result")) node.classList.add("moving");
+  frame();
+}
+
+/** Draw the fork, with the path where it is now. */
+function draw() {
+  const { a, b, noise } = settings;
+  const path = current();
+  const others = map.pushes(({ heights }) => heights).filter((other) => other.a === a && other.b !== b);
+  const picture = drawn ? grays(drawn) : grays(new Noise(noise).image(), 2);
+  drawFork({ a, b, first: map.first, noise: picture, path: path && { ...path, heights }, alone: map.alone, others });
+}
+
+function showResult() {
+  const path = current();
+  if (!path?.p) return;
+  for (const canvas of all(".result")) {
+    drawPicture(canvas, path.guesses[STEPS]);
+    canvas.classList.remove("moving");
+  }
+  const [height, size] = [$("fork").clientHeight, $("result").offsetHeight];
+  const top = endOf(path) - size / 2;
+  $("result").style.top = `${Math.max(0, Math.min(height - size, top))}px`;
 }
 
 const say = (text) => ($("status").textContent = text);
 
-// --- choosing a window ---
-
-/** Move the bracket. Each end stays on its side of the other. */
-function choose(a, b) {
-  const first = firstStep();
-  settings.a = Math.max(first, Math.min(a, STEPS - 1));
-  settings.b = Math.max(settings.a + 1, Math.min(b, STEPS));
-  if (!result()?.film) workerOf(settings.a, settings.b).postMessage({ id: job, urgent: [settings.a, settings.b] });
-  show();
+/** When the handles are released, or the result is known: tell a screen reader about the push, and check the tasks. */
+function announce() {
+  announced = Boolean(current()?.kind);
+  if (!announced) return;
+  $("announcement").textContent = `${$("headline").textContent} ${$("reason").textContent}`;
+  showTasks(current());
 }
 
-/** Move one end, which does not pass the other. */
-function moveEnd(id, k) {
-  const { a, b } = settings;
-  if (id === "begin") choose(Math.min(k, b - 1), b);
-  else choose(a, Math.max(k, a + 1));
-}
+// --- inside one step ---
 
-function listenToMap() {
-  const pick = (event) => {
-    const window = windowAt(event);
-    if (window && window[0] >= firstStep()) choose(...window);
-  };
-  $("cells").addEventListener("pointermove", (event) => (event.pointerType === "mouse" || event.buttons) && pick(event));
-  $("cells").addEventListener("pointerdown", pick);
-  $("cells").addEventListener("pointerup", () => {
-    remember();
-    $("end").focus({ preventScroll: true }); // so that the arrow keys work
-  });
-  $("cells").addEventListener("pointerleave", () => history.replaceState(null, "", address()));
-}
-
-function listenToBracket() {
-  const step = ({ clientX }) => {
-    const box = $("time").getBoundingClientRect();
-    return Math.round((STEPS * (clientX - box.left)) / box.width);
-  };
-  let held = null; // an end, or the bracket: {id, from, a, b}
-  const hold = (event) => {
-    const id = event.currentTarget.id;
-    held = { id, from: step(event), a: settings.a, b: settings.b };
-    $("time").setPointerCapture(event.pointerId);
-    event.stopPropagation();
-  };
-  for (const id of ["begin", "end", "bracket"]) $(id).addEventListener("pointerdown", hold);
-  $("time").addEventListener("pointerdown", (event) => { // outside of the bracket: the nearer end jumps here
-    const k = step(event);
-    const id = Math.abs(k - settings.a) < Math.abs(k - settings.b) ? "begin" : "end";
-    held = { id };
-    $("time").setPointerCapture(event.pointerId);
-    moveEnd(id, k);
-  });
-  $("time").addEventListener("pointermove", (event) => {
-    if (!held) return;
-    if (held.id !== "bracket") return moveEnd(held.id, step(event));
-    const width = held.b - held.a;
-    const a = Math.max(firstStep(), Math.min(STEPS - width, held.a + step(event) - held.from));
-    choose(a, a + width);
-  });
-  for (const type of ["pointerup", "pointercancel"]) {
-    $("time").addEventListener(type, () => {
-      if (!held) return;
-      remember();
-      $(held.id === "bracket" ? "end" : held.id).focus({ preventScroll: true });
-      held = null;
-    });
-  }
-  const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, Home: -STEPS, End: STEPS };
-  for (const id of ["begin", "end"]) {
-    $(id).addEventListener("keydown", (event) => {
-      if (!(event.key in moves)) return;
-      event.preventDefault();
-      moveEnd(id, (id === "begin" ? settings.a : settings.b) + moves[event.key]);
-      remember();
-    });
-  }
-}
-
-// --- the story ---
-
-/** Ask for the step that part 3 looks into, one of those that are pushed. */
+/** Look into a step that is pushed, if the visitor can see it. */
 function look() {
   const { a, b } = settings;
   looked = Math.max(a, Math.min(looked, b - 1));
-  Object.assign($("look"), { min: a, max: b - 1, value: looked });
-  $("step").textContent = looked + 1;
-  $("t").textContent = TIMES[looked];
-  if (results.has("0,0")) workerOf(a, b).postMessage({ id: job, look: { a, b, k: looked } });
+  Object.assign($("look"), { min: a + 1, max: b, value: looked + 1, disabled: b - a === 1 });
+  if (!looking) return;
+  start();
+  lookInside(map, a, b, looked);
 }
 
-/** The values of each line of `guided` at a step. */
-function showStep({ k, s, x_t, eps, grad, eps_hat }) {
-  if (k !== looked) return;
-  const abar_t = abar(TIMES[k]);
-  const gradient = grad ?? new Float32Array(784);
-  const push = gradient.map((value) => (s * (1 - abar_t) * value) / Math.sqrt(abar_t));
-  const pictures = {
-    x_t: [x_t.map((value) => value / 2), inkOf()],
-    eps: [predicted_x_0(x_t, eps, abar_t), inkOf()],
-    grad: [gradient, orangeAndBlue(Math.max(1e-9, ...gradient.map(Math.abs)))],
-    push: [push, orangeAndBlue(1)],
-    eps_hat: [predicted_x_0(x_t, eps_hat, abar_t), inkOf()],
-  };
-  for (const canvas of all("[data-shows]")) drawPicture(canvas, ...pictures[canvas.dataset.shows]);
-  $("scale-now").textContent = s === 0 ? "0" : Number(s.toPrecision(2)).toLocaleString("en");
-  $("root-now").textContent = Math.sqrt(1 - abar_t).toFixed(2);
+const showLook = (values) => values.id === map.id && values.k === looked && showStep(values);
+
+// --- changing the push ---
+
+function choose(a, b) {
+  a = Math.max(map.first, Math.min(a, STEPS - 1));
+  b = Math.max(a + 1, Math.min(b, STEPS));
+  if (a === settings.a && b === settings.b) return showTrack(a, b, map.first);
+  Object.assign(settings, { a, b });
+  history.replaceState(null, "", address());
+  if (!current()?.p) hurry(map, a, b);
+  show();
 }
 
-function listenToStory() {
-  for (const button of all("[data-window], [data-strength]")) {
-    button.addEventListener("click", () => {
-      const strength = Number(button.dataset.strength ?? 0);
-      const [a, b] = button.dataset.window?.split(" ").map(Number) ?? [settings.a, settings.b];
-      const sameMap = strength === settings.strength && !drawn;
-      if (drawn && a < DRAWING_STEP) forgetDrawing();
-      if (sameMap) choose(a, b);
-      else change({ strength, a, b });
-      remember();
-    });
-  }
-  $("look").addEventListener("input", () => {
-    looked = Number($("look").value);
-    look();
-  });
-  listenToDrawing(() => {
-    drawn = isEmpty() ? null : drawing.slice();
-    results.clear();
-    change({ a: firstStep(), b: STEPS });
-  });
-  $("clear").addEventListener("click", () => {
-    forgetDrawing();
-    change({});
-  });
+/** Change settings that need another map. */
+function change(changes) {
+  Object.assign(settings, changes);
+  announced = false;
+  openMap();
 }
 
 function forgetDrawing() {
   drawing.fill(-1);
   showDrawing();
   drawn = null;
-  results.clear();
 }
 
-// --- settings and address ---
-
-/** Change settings that need a new map. */
-function change(changes) {
-  Object.assign(settings, changes);
-  settings.a = Math.max(firstStep(), settings.a);
-  settings.b = Math.max(settings.a + 1, settings.b);
-  restart();
-}
-
-const address = () => {
-  const { noise, digit, strength, a, b } = settings;
-  return `#noise=${noise}&digit=${digit}&strength=${strength}&from=${a}&until=${b}`;
-};
-
-/** Put the settings into the address, so that the browser's back button undoes a change. */
-function remember() {
-  if (address() !== location.hash) history.pushState(null, "", address());
-}
-
-/** The settings in the address, with defaults for missing or invalid ones. */
-function readAddress() {
-  const found = new URLSearchParams(location.hash.slice(1));
-  const number = (name, standard, least, most) => {
-    const value = found.has(name) ? Number(found.get(name)) : NaN;
-    return Number.isInteger(4 * value) && least <= value && value <= most ? value : standard;
-  };
-  const a = Math.floor(number("from", DEFAULTS.a, 0, STEPS - 1));
-  return {
-    noise: Math.floor(number("noise", DEFAULTS.noise, 0, NOISES - 1)),
-    digit: Math.floor(number("digit", DEFAULTS.digit, 0, 9)),
-    strength: number("strength", DEFAULTS.strength, -1, 3),
-    a,
-    b: Math.max(a + 1, Math.floor(number("until", DEFAULTS.b, 1, STEPS))),
-  };
-}
-
-function listenToSettings() {
+function listen() {
+  listenToTrack(choose, announce);
+  listenToMap((a, b) => {
+    choose(a, b);
+    announce();
+  });
   $("digits").addEventListener("change", (event) => {
     change({ digit: Number(event.target.value) });
     remember();
@@ -339,70 +255,92 @@ function listenToSettings() {
     change({ noise: (settings.noise + 1) % NOISES });
     remember();
   });
-  $("strength").addEventListener("input", () => {
-    change({ strength: Number($("strength").value) });
+  $("constant").addEventListener("change", () => {
+    change({ push: $("constant").checked ? "constant" : "growing" });
+    remember();
   });
+  $("strength").addEventListener("input", () => change({ strength: Number($("strength").value) }));
   $("strength").addEventListener("change", remember);
-  addEventListener("popstate", () => {
-    const before = { ...settings };
-    const now = readAddress();
-    const same = ["noise", "digit", "strength"].every((name) => before[name] === now[name]);
-    if (same && !drawn) choose(now.a, now.b);
-    else {
-      forgetDrawing();
-      change(now);
-    }
+  for (const button of all("[data-strength]")) {
+    button.addEventListener("click", () => {
+      const { strength, from, until } = button.dataset;
+      change({ strength: Number(strength), a: Number(from ?? settings.a), b: Number(until ?? settings.b) });
+      remember();
+    });
+  }
+  $("look").addEventListener("input", () => {
+    looked = $("look").value - 1;
+    look();
   });
+  new IntersectionObserver(([{ isIntersecting }]) => {
+    looking = isIntersecting;
+    look();
+  }).observe($("code"));
+  listenToDrawing(() => {
+    drawn = isEmpty() ? null : drawing.slice();
+    change({ a: 12, b: STEPS });
+  });
+  $("clear").addEventListener("click", () => {
+    forgetDrawing();
+    change({});
+  });
+  addEventListener("popstate", () => {
+    forgetDrawing();
+    change(readAddress());
+  });
+  const redraw = () => {
+    drawMap(map.pushes());
+    show();
+    showStep();
+    showDrawing();
+  };
+  addEventListener("resize", redraw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  for (const type of ["pointerup", "keyup"]) addEventListener(type, start, { once: true });
+}
+
+// --- the address ---
+
+function address() {
+  const { noise, digit, push, strength, a, b } = settings;
+  return `#${new URLSearchParams({ noise, digit, push, strength, from: a + 1, until: b })}`;
+}
+
+/** Put the settings into the address. Going back in the browser opens the map before. */
+function remember() {
+  if (address() !== location.hash) history.pushState(null, "", address());
+}
+
+/** The settings in the address, with defaults for those that are missing or invalid. */
+function readAddress() {
+  const found = new URLSearchParams(location.hash.slice(1));
+  const number = (name, standard, least, most, unit = 1) => {
+    const value = parseFloat(found.get(name));
+    return least <= value && value <= most && Number.isInteger(value / unit) ? value : standard;
+  };
+  const a = number("from", defaults.a + 1, 1, STEPS) - 1;
+  return {
+    noise: number("noise", defaults.noise, 0, NOISES - 1),
+    digit: number("digit", defaults.digit, 0, 9),
+    push: found.get("push") === "constant" ? "constant" : "growing",
+    strength: number("strength", defaults.strength, -1, 3, 0.25),
+    a,
+    b: Math.max(a + 1, number("until", defaults.b, 1, STEPS)),
+  };
 }
 
 // --- the first seconds ---
 
-/** Show the map that is part of the page, until the same one is computed. */
-async function showFirstMap(verdicts) {
-  const picture = new Image();
-  picture.src = "map.png";
-  await picture.decode();
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [28 * STEPS, 28 * STEPS];
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(picture, 0, 0);
-  for (const [a, b, p, surprise] of verdicts) {
-    if (results.has(key(a, b))) continue;
-    const [column, row] = b === 0 ? [STEPS - 1, STEPS - 1] : [a, STEPS - b]; // (0, 0) is in the empty corner
-    const pixels = context.getImageData(28 * column, 28 * row, 28, 28).data;
-    const image = Float32Array.from({ length: 784 }, (_, i) => pixels[4 * i]);
-    results.set(key(a, b), { image, p, surprise });
-  }
-  redraw();
-}
-
-/** Move the right end one step to the left at a time, until the visitor touches something. */
-function slide() {
-  let touched = false;
-  for (const type of ["pointerdown", "keydown"]) addEventListener(type, () => (touched = true), { once: true });
-  const timer = setInterval(() => {
-    if (touched || settings.b <= DEFAULTS.b) return clearInterval(timer);
-    choose(settings.a, settings.b - 1);
-  }, SLIDE_MS);
-}
-
 async function begin() {
+  shipped = await loadShipped();
+  const { noise, digit, push, strength } = shipped.settings;
+  maps.set(`${[noise, digit, push, strength]}`, shipped);
+  Object.assign(defaults, { noise, digit });
   Object.assign(settings, readAddress());
-  const asShipped = ["noise", "digit", "strength"].every((name) => settings[name] === DEFAULTS[name]);
-  const fresh = location.hash === "";
-  if (fresh) settings.b = CALM ? 12 : STEPS;
-  for (const worker of workers) {
-    worker.onmessage = receive;
-    worker.onerror = () => say("The page cannot start. Open it in a browser released in 2023 or later.");
-  }
-  clearMap();
-  const first = await (await fetch("map.json")).json();
-  threshold = first.threshold;
-  if (asShipped) await showFirstMap(first.verdicts);
-  compute();
-  show();
   say("");
-  if (fresh && !CALM) slide();
+  listen();
+  openMap();
+  if (location.hash) history.replaceState(null, "", address());
 }
 
 /** On GitHub Pages, which publishes only this folder, links to other files lead to the repository. */
@@ -414,11 +352,5 @@ function linkToRepository() {
 }
 
 linkToRepository();
-listenToMap();
-listenToBracket();
-listenToStory();
-listenToSettings();
 showDrawing();
-addEventListener("resize", redraw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 begin().catch((error) => say(`The page cannot start: ${error.message}`));

@@ -39,7 +39,10 @@ function implied_noise(x_t, x_0, abar_t) {
   return x_t.map((value, i) => (value - Math.sqrt(abar_t) * x_0[i]) / Math.sqrt(1 - abar_t));
 }
 
-export const clip = (x) => x.map((value) => Math.max(-1, Math.min(1, value)));
+const clip = (x) => x.map((value) => Math.max(-1, Math.min(1, value)));
+
+/** Values from -1 to 1 as grays from 0 to 255; values outside are clipped. */
+export const grays = (values, limit = 1) => Uint8ClampedArray.from(values, (value) => 127.5 * (value / limit + 1));
 
 /** The noise in x_t after clipping the x_0 predicted from eps. */
 function clipped_noise(x_t, eps, abar_t) {
@@ -72,41 +75,58 @@ export class Guided {
     Object.assign(this, { unet, classify });
   }
 
-  /** All that goes into a step: {eps, p, grad, eps_hat}. Without a push (s = 0), grad is null. */
-  predict_noise(x_t, t, y, s) {
-    const eps = clipped_noise(x_t, this.unet(x_t, t), abar(t));
+  /** The noise in the state before step k, without a push. The U-Net is called once per state. */
+  noise(state, k) {
+    const t = TIMES[k];
+    return (state.eps ??= clipped_noise(state.x_t, this.unet(state.x_t, t), abar(t)));
+  }
+
+  /** What the model would draw from the state before step k without a push, in grays; after the last step, the result. */
+  guess(state, k) {
+    const { x_t } = state;
+    return grays(k === STEPS ? x_t : predicted_x_0(x_t, this.noise(state, k), abar(TIMES[k])));
+  }
+
+  /** The classifier's probabilities of the ten digits, in the state before step k, or in the result. */
+  chances(state, k) {
+    return (state.p ??= (k === STEPS ? this.classify(clip(state.x_t), 0) : this.classify(state.x_t, TIMES[k])).p);
+  }
+
+  /** All that goes into step k: {eps, grad, eps_hat}. Without a push (s = 0), grad is null. */
+  predict_noise(state, k, y, s) {
+    const [t, eps] = [TIMES[k], this.noise(state, k)];
     if (s === 0) return { eps, grad: null, eps_hat: eps };
-    const { p, gradient } = this.classify(x_t, t);
-    const grad = gradient(y);
+    const grad = this.classify(state.x_t, t).gradient(y);
     const eps_hat = eps.map((value, i) => value - s * Math.sqrt(1 - abar(t)) * grad[i]); // ADM (14)
-    return { eps, p, grad, eps_hat };
+    return { eps, grad, eps_hat };
   }
 
-  /** Step k of the reverse process, from {x_t, previous} to the same, with the predicted x_0. */
-  step({ x_t, previous }, k, noise, y, s) {
-    const [t, u] = [TIMES[k], TIMES[k + 1]];
-    const { eps_hat } = this.predict_noise(x_t, t, y, s);
-    const x_0 = predicted_x_0(x_t, eps_hat, abar(t)); // DDPM (15)
+  /** Step k of the reverse process, from a state {x_t, previous} to the next one. */
+  step(state, k, noise, y, s) {
+    const [{ x_t, previous }, t, u] = [state, TIMES[k], TIMES[k + 1]];
+    const x_0 = predicted_x_0(x_t, this.predict_noise(state, k, y, s).eps_hat, abar(t)); // DDPM (15)
     const x_u = ddpm_step(x_t, halfway(x_0, abar(t), abar(u), previous), abar(t), abar(u), noise);
-    return { x_t: x_u, x_0, previous: { x_0, abar: abar(t) } };
+    return { x_t: x_u, previous: { x_0, abar: abar(t) } };
   }
 
-  /** How far an image is from its reconstruction by the U-Net after adding noise: a root mean square. */
-  surprise(image, noises) {
-    let sum = 0;
+  /** How far an image is from its reconstructions by the U-Net after adding noise: a root mean square. */
+  surprise(image) {
+    const x = clip(image);
+    let squares = 0;
     SURPRISE_TIMES.forEach((t, k) => {
-      const x_t = add_noise(image, noises[k], abar(t));
+      const x_t = add_noise(x, SURPRISE_NOISES[k], abar(t));
       const x_0 = clip(predicted_x_0(x_t, this.unet(x_t, t), abar(t)));
-      x_0.forEach((value, i) => (sum += (value - image[i]) ** 2));
+      x_0.forEach((value, i) => (squares += (value - x[i]) ** 2));
     });
-    return Math.sqrt(sum / (784 * SURPRISE_TIMES.length));
+    return Math.sqrt(squares / (784 * SURPRISE_TIMES.length));
   }
 }
 
-export const SURPRISE_TIMES = [99, 199, 299, 399];
-
-/** s_t = 1 + 12 SNR_t, the default scale. */
-export const growing_scale = (t) => 1 + 12 * snr(abar(t));
+/** Guidance scales s_t: the default one, and a constant one. */
+export const SCALES = {
+  growing: (t) => 1.5 * (1 + 8 * snr(abar(t))),
+  constant: () => 50,
+};
 
 // --- noise that is the same in Python (examples/when.py) ---
 
@@ -137,3 +157,7 @@ export class Noise {
     return pixels;
   }
 }
+
+const SURPRISE_TIMES = [99, 199, 299, 399];
+const surpriseNoise = new Noise(1_000_000); // visitors choose smaller numbers
+const SURPRISE_NOISES = SURPRISE_TIMES.map(() => surpriseNoise.image());

@@ -1,25 +1,21 @@
-// Computes push windows in its own thread, so that the page stays responsive.
+// Computes the paths of pushes in its own thread, so that the page stays responsive.
 //
-// The page sends a job: {id, noise, digit, strength, drawing, windows: [[a, b], ...]}. A window is pushed
-// from step a until step b; in [0, 0], nothing is pushed. The worker answers each window with
-// {id, a, b, film, p, surprise}. A new job replaces the old one. {id, urgent: [a, b]} moves a window to
-// the front, and {id, look: {a, b, k}} asks for everything that goes into step k.
+// The page sends a job: {id, noise, digit, strength, push, drawing, windows: [[a, b], ...]}. The worker answers each
+// window with a path as in paths.js, of which the surprise comes last. A new job replaces the old one.
+// {id, urgent: [a, b]} moves a window to the front, whose path is sent as it grows. {id, look: [a, b, k]} asks for
+// everything that goes into step k.
 
+import { heightOf, likeliest } from "./words.js";
 import { loadNetworks } from "./networks.js";
-import { DRAWING_STEP, Guided, Noise, STEPS, SURPRISE_TIMES, TIMES, abar, add_noise, clip, growing_scale } from "./sampler.js";
+import { DRAWING_STEP, Guided, Noise, SCALES, STEPS, TIMES, abar, add_noise } from "./sampler.js";
 
-const SURPRISE_NOISE = 1_000_000; // visitors choose smaller numbers
-
-const surpriseNoise = new Noise(SURPRISE_NOISE);
-const surpriseNoises = SURPRISE_TIMES.map(() => surpriseNoise.image());
 let guided; // once the networks are loaded
 let paths = null; // those of the current job
 let working = false;
 
-/** The states of a job. Windows share the steps that they have in common. */
 class Paths {
   constructor(job) {
-    this.job = job;
+    Object.assign(this, job, { looks: [], urgent: job.windows[0] });
     const noise = new Noise(job.noise);
     const [first, ...noises] = Array.from({ length: STEPS + 1 }, () => noise.image());
     this.noises = noises;
@@ -29,48 +25,56 @@ class Paths {
     this.pushed = {}; // a -> the same, pushed since step a
   }
 
-  strength(k) {
-    return this.job.strength * growing_scale(TIMES[k]);
+  scale(k) {
+    return 10 ** this.strength * SCALES[this.push](TIMES[k]);
   }
 
-  /** The states before each step of a window, and after the last one. */
-  async states(a, b) {
-    const states = { [this.start]: this.alone[this.start] };
-    const pushed = (this.pushed[a] ??= {});
-    for (let k = this.start; k < STEPS; k++) {
+  /** The states of a window, before each step and after the last one. Windows share those that they have in common. */
+  async *states(a, b) {
+    const [pushed, released] = [(this.pushed[a] ??= {}), {}];
+    let state = this.alone[this.start];
+    for (let k = this.start; ; k++) {
+      yield [k, state];
+      if (k === STEPS) return;
       const push = a <= k && k < b;
-      const known = k < a || b === 0 ? this.alone : push ? pushed : states;
-      if (!known[k + 1]) {
-        known[k + 1] = guided.step(states[k], k, this.noises[k], this.job.digit, push ? this.strength(k) : 0);
-        await nextTurn();
-        if (this !== paths) return null; // there is a new job
-      }
-      states[k + 1] = known[k + 1];
+      const known = b === 0 || k < a ? this.alone : push ? pushed : released;
+      known[k + 1] ??= guided.step(state, k, this.noises[k], this.digit, push ? this.scale(k) : 0);
+      state = known[k + 1];
+      await nextTurn();
+      if (this !== paths) return; // there is a new job
     }
-    return states;
   }
 
-  /** What a window becomes: the predicted x_0 of each step and the image, and both verdicts on it. */
-  async window([a, b]) {
-    const states = await this.states(a, b);
-    if (!states) return null;
-    const film = new Uint8ClampedArray(784 * (STEPS + 1)).fill(0);
-    for (let k = this.start; k <= STEPS; k++) {
-      const shown = k < STEPS ? states[k + 1].x_0 : states[k].x_t;
-      film.set(shown.map((value) => 127.5 * (value + 1)), 784 * k);
+  /** The digit that appears without a push. */
+  async findUnpushed() {
+    for await (const [k, state] of this.states(0, 0)) {
+      if (k === STEPS) this.unpushed = likeliest(guided.chances(state, k));
     }
-    const image = clip(states[STEPS].x_t);
-    const { p } = guided.classify(image, 0);
-    return { a, b, film, p, surprise: guided.surprise(image, surpriseNoises) };
   }
 
-  /** Everything that goes into step k of a window. */
-  async look({ a, b, k }) {
-    const states = await this.states(a, b);
-    if (!states) return null;
-    const { x_t } = states[k];
-    const s = a <= k && k < b ? this.strength(k) : 0;
-    return { k, s, x_t, ...guided.predict_noise(x_t, TIMES[k], this.job.digit, s) };
+  /** Send the path of a window: first what it looks like, then how surprising the result is. */
+  async send(a, b) {
+    if (this.unpushed === undefined) await this.findUnpushed();
+    const { id, unpushed } = this;
+    const path = { id, a, b, unpushed, guesses: Array(this.start), heights: Array(this.start) };
+    for await (const [k, state] of this.states(a, b)) {
+      path.guesses.push(guided.guess(state, k));
+      path.heights.push(heightOf(guided.chances(state, k), this.digit, unpushed));
+      if (k === STEPS) {
+        postMessage({ ...path, p: guided.chances(state, k) });
+        postMessage({ id, a, b, unpushed, surprise: guided.surprise(state.x_t) });
+      } else if (`${this.urgent}` === `${[a, b]}`) postMessage(path);
+    }
+  }
+
+  /** Send everything that goes into step k of a window. */
+  async look(a, b, k) {
+    for await (const [step, state] of this.states(a, b)) {
+      if (step < k) continue;
+      const s = a <= k && k < b ? this.scale(k) : 0;
+      const values = guided.predict_noise(state, k, this.digit, s);
+      return postMessage({ id: this.id, look: { id: this.id, k, s, x_t: state.x_t, ...values } });
+    }
   }
 }
 
@@ -88,23 +92,22 @@ async function work() {
   working = true;
   guided ??= new Guided(await loadNetworks());
   while (paths.looks.length + paths.windows.length > 0) {
-    const current = paths;
-    const look = current.looks.pop();
-    current.looks.length = 0; // only the newest
-    const answer = look ? await current.look(look) : await current.window(current.windows.shift());
-    if (current === paths) postMessage({ id: current.job.id, ...(look ? { look: answer } : answer) });
+    const look = paths.looks.pop();
+    paths.looks.length = 0; // only the newest
+    await (look ? paths.look(...look) : paths.send(...paths.windows.shift()));
     await nextTurn();
   }
   working = false;
 }
 
-self.onmessage = ({ data }) => {
-  if (data.windows) paths = Object.assign(new Paths(data), { windows: data.windows, looks: [] });
-  if (data.id !== paths?.job.id) return;
-  if (data.urgent) {
-    const index = paths.windows.findIndex(([a, b]) => a === data.urgent[0] && b === data.urgent[1]);
+self.onmessage = ({ data: { urgent, look, ...job } }) => {
+  if (job.windows) paths = new Paths(job);
+  if (job.id !== paths?.id) return;
+  if (urgent) {
+    paths.urgent = urgent;
+    const index = paths.windows.findIndex((window) => `${window}` === `${urgent}`);
     if (index > 0) paths.windows.unshift(...paths.windows.splice(index, 1));
   }
-  if (data.look) paths.looks.push(data.look);
+  if (look) paths.looks.push(look);
   work().catch((error) => postMessage({ error: error.message }));
 };

@@ -9,20 +9,22 @@ from functools import partial
 import torch
 
 from data import load_mnist
-from diffusion import load_ddpm, noised_for_validation, sampling_times
-from evaluation import pages
+from diffusion import END, load_ddpm, noised_for_validation, predicted_x_0, sampling_times
+from evaluation import figures, pages
 from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import Z, accuracy_row, product_of_powers, with_interval
-from evaluation.methods import Exact, Unlabeled, implied_gradient, with_norm_of
+from evaluation.methods import Exact, Unlabeled, implied_gradient, norm, with_norm_of
 from evaluation.table import measure
 from inference import SAMPLERS, gradient, growing_scale, guided, load_models, reverse, sample
+from inference import trajectory
 from support import cli
-from support.files import MODELS, ROOT, write_rows
-from support.pictures import to_uint8
+from support.files import MODELS, ROOT, provenance, read_rows, write_rows
+from support.pictures import save_figure, to_uint8
 from train_classifier import predict_noised
 
-RUNS = ROOT / "runs"  # networks that are not included; results/make.sh trains them
+RUNS = {0: MODELS, 1: ROOT / "runs" / "1", 2: ROOT / "runs" / "2"}  # trained by results/make.sh
+SHORT_RUNS = ROOT / "runs" / "short"
 
 
 class Networks:
@@ -37,9 +39,9 @@ class Networks:
         """Classifier guidance."""
         return guided(self.ddpm, self.ours, scale)
 
-    def growing(self, g=12):
-        """Classifier guidance with s = 1 + g SNR."""
-        return self.guided(growing_scale(self.ddpm, g=g))
+    def growing(self, *w_and_g):
+        """Classifier guidance with s = w (1 + g SNR)."""
+        return self.guided(growing_scale(self.ddpm, *w_and_g))
 
     def free(self, scale=SCALE):
         """Classifier-free guidance."""
@@ -56,21 +58,66 @@ def sampled(ddpm, rows, **settings):
 FAST = {"sampler": "sde-dpmsolver++", "steps": 20}
 
 
+# --- which settings? ---
+
+W_AND_G = (1, 12), (1, 6), (1, 24), (1.3, 12), (1.5, 8), (1.5, 12)
+FREE_SCALES = 1.1, 1, 1.25, 1.5, 1.75, 2
+
+
+def candidates(networks):
+    """The settings to choose from: method -> name -> eps_hat."""
+    return {
+        "guided": {f"{w} (1 + {g} SNR)": networks.growing(w, g) for w, g in W_AND_G},
+        "classifier-free": {f"s = {s}": networks.free(s) for s in FREE_SCALES},
+    }
+
+
+def tuning(path):
+    """All candidates in each training run. No other table uses this seed."""
+    rows = {}
+    for run, networks in training_runs_here():
+        for method, settings in candidates(networks).items():
+            rows |= {f"{method}, {name}, run {run}": settings[name] for name in settings}
+    measure(sampled(networks.ddpm, rows, **FAST), seed=4, path=path)
+    rows = read_rows(path)
+    curves = {
+        (method, run): of_method(rows, method, run).values()
+        for method in ("guided", "classifier-free")
+        for run in RUNS
+    }
+    figure = figures.tuning(curves, rows[0])
+    save_figure(path.with_suffix(".png"), figure, provenance())
+
+
+def of_method(rows, method, run):
+    """The rows of one method and training run in the table `tuning`: name of the setting -> row."""
+    start, end = f"{method}, ", f", run {run}"
+    return {
+        row["images"].removeprefix(start).removesuffix(end): row
+        for row in rows
+        if row["images"].startswith(start) and row["images"].endswith(end)
+    }
+
+
+def chosen(rows, method, run):
+    """The setting of a method that is used in a training run: its name in `candidates`.
+
+    Of the settings whose accuracy is not clearly below that of real images, the one with the lowest
+    Fréchet distance; if there is none, the most accurate. `rows` is the table `tuning`.
+    """
+    real, mine = rows[0]["accuracy"], of_method(rows, method, run)
+    good = [name for name, row in mine.items() if float(row["accuracy_high"]) >= float(real)]
+    if good:
+        return min(good, key=lambda name: float(mine[name]["frechet"]))
+    return max(mine, key=lambda name: float(mine[name]["accuracy"]))
+
+
+def training_runs_here():
+    """The training runs whose networks are on this machine: pairs (run, networks)."""
+    return [(run, Networks(folder)) for run, folder in RUNS.items() if folder.exists()]
+
+
 # --- how good are the samples? ---
-
-
-def tuning_guided(path):
-    """Choose g. Only the tuning tables use this seed."""
-    networks = Networks()
-    rows = {f"guided, g = {g}": networks.growing(g) for g in (12, 6, 24, 48, 96)}
-    measure(sampled(networks.ddpm, rows), seed=4, path=path)
-
-
-def tuning_classifier_free(path):
-    """Choose the classifier-free scale. Only the tuning tables use this seed."""
-    networks = Networks()
-    rows = {f"classifier-free, s = {s}": networks.free(s) for s in (1, 1.1, 1.25, 1.5)}
-    measure(sampled(networks.ddpm, rows), seed=4, path=path)
 
 
 def quality(path):
@@ -78,38 +125,22 @@ def quality(path):
     rows = {
         "guided": networks.growing(),
         "guided, constant scale of 1": networks.guided(1),
-        "guided, constant scale of 10": networks.guided(10),
         "classifier-free": networks.free(),
         "unguided": networks.ddpm,
     }
     measure(sampled(networks.ddpm, rows), n=4_300, split="test", seed=0, path=path)
 
 
-def training_runs(path):
-    """All networks of three training runs, each with 3,800 U-Net steps."""
+def short_runs(path):
+    """All networks of three short training runs, each with 3,800 U-Net steps."""
     rows = {}
     for run in (0, 1, 2):
-        networks = Networks(RUNS / str(run))
+        networks = Networks(SHORT_RUNS / str(run))
         implied = implied_gradient(networks.conditional)
         rows[f"guided, run {run}"] = networks.growing()
         rows[f"classifier-free, run {run}"] = networks.free()
         rows[f"ours, s = 1, run {run}"] = networks.guided(1)
         rows[f"implied, s = 1, run {run}"] = guided(networks.ddpm, implied, 1)
-    measure(sampled(networks.ddpm, rows, **FAST), path=path)
-
-
-def training_length(path):
-    """Longer training. Guided samples after 3,800 steps are in `training_runs`."""
-    networks = Networks()
-    half, short = (load_ddpm(RUNS / name / "ddpm_unet.pth") for name in ("half", "0"))
-    rows = {
-        "unguided, 11,000 steps": half,
-        "unguided, 3,800 steps": short,
-        "unguided, 22,000 steps": networks.ddpm,
-        "guided, 11,000 steps": guided(half, networks.ours, growing_scale(half)),
-        "guided, 22,000 steps": networks.growing(),
-        "classifier-free, 22,000 steps": networks.free(),
-    }
     measure(sampled(networks.ddpm, rows, **FAST), path=path)
 
 
@@ -257,27 +288,44 @@ def in_batches(function, x_t, t, y, batch_size=100):
 
 def scales(path):
     networks = Networks()
-    rows = {f"1 + {g} SNR": networks.growing(g) for g in (12, 6, 24, 48)}
-    rows |= {f"s = {s}": networks.guided(s) for s in (3, 5, 10)}
+    rows = {f"1 + {g} SNR": networks.growing(1, g) for g in (12, 6, 24, 48)}
+    rows |= {f"s = {s}": networks.guided(s) for s in (1, 1.3, 1.5, 2, 3, 5, 10)}
     measure(sampled(networks.ddpm, rows, **FAST), seed=2, path=path)
 
 
 def single_step(path):
-    """DDIM in 20 steps, only one of which is guided, with s = 50."""
-    networks = Networks()
+    """DDIM in 20 steps, only one of which is guided: with s = 50, or with pushes of equal size."""
+    networks, times = Networks(), range(999, 0, -100)
+    sizes = push_sizes(networks)
 
-    def only_at(time):
-        return lambda t: 50 if t == time else 0
+    def only_at(time, s):
+        return lambda t: s if t == time else 0
 
     rows = {"s = 1 at all steps": networks.guided(1), "unguided": networks.ddpm}
-    rows |= {f"t = {t}": networks.guided(only_at(t)) for t in range(999, 0, -100)}
+    rows |= {f"t = {t}": networks.guided(only_at(t, 50)) for t in times}
+    equal = {t: 50 * sizes[699] / sizes[t] for t in times}
+    rows |= {f"t = {t}, equal size": networks.guided(only_at(t, equal[t])) for t in times}
     rows = sampled(networks.ddpm, rows, sampler="ddim", steps=20)
     measure(rows, n=1_000, seed=2, path=path)
 
 
+@torch.no_grad()
+def push_sizes(networks, n=100):
+    """The mean norm of the change in the next image per unit of s, with DDIM: t -> number."""
+    ddpm, y, sizes = networks.ddpm, torch.arange(n) % 10, {}
+    steps = list(trajectory(ddpm, y, range(n), sampler="ddim", steps=20))
+    for (t, x_t, _), u in zip(steps, [*(t for t, _, _ in steps[1:]), END]):
+        abar_t, abar_u = ddpm.abar[t], ddpm.abar[u]
+        change_of_eps = -(1 - abar_t).sqrt() * networks.ours(x_t, t, y)  # ADM (14)
+        change_of_x_0 = predicted_x_0(0, change_of_eps, abar_t)
+        change = abar_u.sqrt() * change_of_x_0 + (1 - abar_u).sqrt() * change_of_eps  # DDIM (12)
+        sizes[t] = norm(change).mean().item()
+    return sizes
+
+
 TABLES = {
     table.__name__: table
-    for table in (tuning_guided, tuning_classifier_free, quality, training_runs, training_length)
+    for table in (tuning, quality, short_runs)
     + (interventions, interventions_again, held_out, factors, real_starts, scales, single_step)
 }
 

@@ -26,7 +26,7 @@ def main(ddpm, classifier):
     digits = torch.arange(10)
     y = torch.cartesian_prod(digits, digits).repeat_interleave(N, dim=0)  # (100 N, 2)
     # less growth than for one digit: equally accurate, with fewer disconnected strokes
-    scale = growing_scale(ddpm, g=6)
+    scale = growing_scale(ddpm, w=1, g=6)
     eps_hat = guided(ddpm, gradient(both_ways(classifier.log_p)), scale)
     images = sample(ddpm, y, range(len(y)), eps_hat, **FAST)
     upright, rotated = judge_log_p(images), judge_log_p(images.flip(2, 3))  # (100 N, 10) each

@@ -11,13 +11,17 @@ networks() { # models/, sample_ddpm_output.png, the training curves: over four h
   python -m evaluation.classifier_free
 }
 
-runs() { # runs/, networks for the report that are not included: about three hours
-  for seed in 0 1 2; do
+runs() { # networks for the report that are not included: about six hours
+  for seed in 1 2; do
     python train_classifier.py --seed "$seed" --models "runs/$seed"
-    python train_ddpm.py --seed "$seed" --steps 3800 --models "runs/$seed"
-    python -m evaluation.classifier_free --seed "$seed" --steps 3800 --models "runs/$seed"
+    python train_ddpm.py --seed "$seed" --models "runs/$seed"
+    python -m evaluation.classifier_free --seed "$seed" --models "runs/$seed"
   done
-  python train_ddpm.py --steps 11000 --models runs/half
+  for seed in 0 1 2; do
+    python train_classifier.py --seed "$seed" --models "runs/short/$seed"
+    python train_ddpm.py --seed "$seed" --steps 3800 --models "runs/short/$seed"
+    python -m evaluation.classifier_free --seed "$seed" --steps 3800 --models "runs/short/$seed"
+  done
 }
 
 pictures() { # guided_output.png, the other pictures in results/, docs/weights.* and docs/map.*
@@ -33,8 +37,8 @@ pictures() { # guided_output.png, the other pictures in results/, docs/weights.*
 }
 
 tables() { # the CSV files in results/, and the tables of both pages: about three hours
-  python -m evaluation.tables tuning_guided tuning_classifier_free quality training_runs \
-    training_length interventions interventions_again held_out factors real_starts scales single_step
+  python -m evaluation.tables tuning quality short_runs \
+    interventions interventions_again held_out factors real_starts scales single_step
 }
 
 for part in "$@"; do "$part"; done

@@ -1,12 +1,14 @@
 """The examples draw what they say, with few images and steps, into a temporary folder."""
 
+import csv
 import json
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
-from conftest import small_mnist
+from conftest import ROOT, small_mnist
 from PIL import Image
 
 import inference
@@ -90,8 +92,8 @@ def test_a_push_window_guides_in_its_steps_only(monkeypatch):
     ddpm, classifier = load_models()
     cases = [(0, 0, 20, 3), (1, 0, 0, 3), (2, 3, 9, 5)]  # noise, first step, end, digit
     y = torch.tensor([(digit, first, end) for _, first, end, digit in cases])
-    images = when.pushed_images(ddpm, classifier, [case[0] for case in cases], y)
-    for image, (number, first, end, digit) in zip(images, cases):
+    guesses, _ = when.pushed_paths(ddpm, classifier, [case[0] for case in cases], y)
+    for image, (number, first, end, digit) in zip(guesses[:, -1], cases):
         window = {"low": 999 - 50 * (end - 1), "high": 1000 - 50 * first}
         scale = growing_scale(ddpm, **window) if end else 0
         eps_hat = guided(ddpm, gradient(classifier.log_p), scale)
@@ -103,10 +105,29 @@ def test_a_push_window_guides_in_its_steps_only(monkeypatch):
         torch.testing.assert_close(image, x[0].clamp(-1, 1), atol=1e-4, rtol=0)
 
 
-def test_the_map_can_be_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(when, "WINDOWS", when.WINDOWS[:3])
+def test_the_verdict_on_a_result_agrees_with_a_reader():
+    """Who read 200 results without knowing the verdict: a digit, or nothing (readable.csv)."""
+    tiles = np.asarray(Image.open(ROOT / "tests/readable.png")).reshape(10, 28, 20, 28)
+    images = torch.tensor(tiles).permute(0, 2, 1, 3).reshape(200, 1, 28, 28) / 127.5 - 1
+    ddpm, classifier = load_models()
+    with torch.no_grad():
+        log_p = classifier(images, torch.zeros(200, dtype=torch.long)).log_softmax(dim=1)
+    surprises = when.surprise(ddpm, images)
+    threshold = json.loads((ROOT / "docs/map.json").read_text())["threshold"]
+    agreed = 0
+    with open(ROOT / "tests/readable.csv") as file:
+        for k, row in enumerate(csv.DictReader(file)):
+            digit, one = int(row["digit"]), slice(k, k + 1)
+            [kind] = when.kinds(log_p[one], surprises[one], threshold, digit, None)
+            expected = {"": "broken", row["digit"]: "target"}.get(row["read"], "other")
+            agreed += kind == expected
+    assert agreed >= 172
+
+
+def test_the_fork_and_the_map_can_be_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(when, "WINDOWS", [(0, 0), (0, 20), (3, 5)])
     monkeypatch.setattr(when, "most_surprise", lambda *networks: 0.2)
-    path = tmp_path / "map.png"
-    when.main(["--noise", "3", "--digit", "7", "--output", str(path)])
-    settings = json.loads(Image.open(path).info["provenance"])["settings"]
-    assert settings == {"noise": 3, "digit": 7}
+    when.main(["--noise", "3", "--digit", "7", "--steps", "4", "5", "--output", str(tmp_path)])
+    for name in ("fork", "when"):
+        settings = json.loads(Image.open(tmp_path / f"{name}.png").info["provenance"])["settings"]
+        assert settings == {"noise": 3, "digit": 7, "steps": [4, 5]}

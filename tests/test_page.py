@@ -1,28 +1,28 @@
 """The web page in a real browser computes what PyTorch computes, and does what it says."""
 
-import base64
 import io
-import re
+import json
 import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 from torch import nn
 from torch.testing import assert_close
-from torchvision.transforms.functional import pil_to_tensor
 
 from classifier import FiLMBlock
 from docs import export
 from examples import when
 from inference import load_models
+from support.pictures import to_uint8
 
 pytestmark = pytest.mark.xdist_group("page")  # one browser, which computes one map
-SIZES = [(360, 780), (768, 1024), (1280, 800)]
+SIZES = [(1280, 720), (1366, 650), (1440, 900), (901, 700), (390, 844), (320, 568)]
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -173,105 +173,261 @@ def half_pair(network):
     return network
 
 
-def test_the_map_is_that_of_python(page):
-    """Windows of the worker, with float16 weights: images, and both verdicts."""
+WORKER = """([job, windows]) => new Promise((resolve) => {
+    const worker = new Worker('worker.js', {type: 'module'}), found = {};
+    worker.onmessage = ({data: {a, b, guesses, ...path}}) => {
+        const pictures = guesses && {guesses: guesses.map((grays) => [...grays])};
+        Object.assign(found[[a, b]] ??= {}, path, pictures);
+        const all = windows.map((window) => found[window]);
+        if (all.every((path) => path?.surprise)) resolve(all);
+    };
+    worker.postMessage({id: 1, ...job, drawing: null, windows});
+})"""
+
+
+def test_the_paths_are_those_of_python(page):
+    """Those of the worker, with float16 weights: pictures, heights, and both verdicts."""
     ddpm, classifier = map(half_pair, load_models())
     windows = [(0, 0), (0, 20), (0, 9), (4, 13), (12, 20)]
-    found = page.evaluate(
-        """(windows) => new Promise((resolve) => {
-            const worker = new Worker('worker.js', {type: 'module'}), found = [];
-            worker.onmessage = ({data}) => {
-                found.push([[...data.film.slice(-784)], data.p, data.surprise]);
-                if (found.length === windows.length) resolve(found);
-            };
-            worker.postMessage({id: 1, noise: 3, digit: 7, strength: 1, drawing: null, windows});
-        })""",
+    job = {"noise": 3, "digit": 7, "strength": 0, "push": "growing"}
+    found = page.evaluate(WORKER, [job, windows])
+    y = torch.tensor([(7, a, b) for a, b in windows])
+    guesses, log_p = when.pushed_paths(ddpm, classifier, [3] * len(y), y)
+
+    def compare(name, expected, atol):
+        values = torch.tensor([path[name] for path in found])
+        assert_close(values, expected, atol=atol, rtol=0, check_dtype=False)
+
+    compare("guesses", to_uint8(guesses).flatten(2), 3)
+    compare("heights", when.heights(log_p, 7), 0.02)
+    compare("p", log_p[:, -1].exp(), 0.01)
+    compare("surprise", when.surprise(ddpm, guesses[:, -1]), 1e-3)
+
+
+def test_the_page_ships_the_map_that_it_computes(page):
+    windows = [(0, 0), (0, 20), (0, 10), (10, 11), (15, 18)]
+    settings, shipped = page.evaluate(
+        """async (windows) => {
+            const map = await (await import('./paths.js')).loadShipped();
+            const paths = windows.map(([a, b]) => map.get(a, b));
+            const plain = (path) => ({...path, guesses: path.guesses.map((of) => [...of])});
+            return [map.settings, paths.map(plain)];
+        }""",
         windows,
     )
-    y = torch.tensor([(7, a, b) for a, b in windows])
-    images = when.pushed_images(ddpm, classifier, [3] * len(y), y)
-    film, p, surprises = (torch.tensor(values) for values in zip(*found))
-    assert_close(film / 127.5 - 1, images.flatten(1), atol=0.02, rtol=0)
-    chances = classifier(images, torch.zeros(len(y), dtype=torch.long)).softmax(dim=1)
-    assert_close(p, chances.detach(), atol=0.01, rtol=0)
-    assert_close(surprises, when.surprise(ddpm, images), atol=1e-3, rtol=0)
+    for path, expected in zip(page.evaluate(WORKER, [settings, windows]), shipped):
+        for name, atol in {"guesses": 20, "heights": 0.02, "p": 0.01, "surprise": 1e-3}.items():
+            found = torch.tensor(path[name]).float()
+            assert_close(found, torch.tensor(expected[name]).float(), atol=atol, rtol=0)
+
+
+def test_the_verdicts_are_those_of_python(page):
+    """On all results of the shipped map: which digit it is, or that it is broken."""
+    content = json.loads((ROOT / "docs/map.json").read_text())
+    p, surprises = (torch.tensor(values) for values in zip(*content["results"]))
+    alone = p[0].argmax().item()
+    expected = when.kinds(p.log(), surprises, content["threshold"], when.DIGIT, alone)
+    found = page.evaluate("""async () => {
+        const map = await (await import('./paths.js')).loadShipped();
+        return map.pushes().map(({kind}) => kind);
+    }""")
+    assert found == expected[1:] and {"target", "alone", "broken"} <= set(found)
 
 
 # --- the page ---
 
 
-def bracket(page):
-    return tuple(int(page.get_attribute(f"#{end}", "aria-valuenow")) for end in ("begin", "end"))
+def push(page):
+    """The first and the last pushed step."""
+    return tuple(int(page.input_value(f"#{end}")) for end in ("begin", "end"))
 
 
-def drag(page, end, step):
-    box, handle = page.locator("#time").bounding_box(), page.locator(f"#{end}").bounding_box()
-    y = handle["y"] + handle["height"] / 2
-    page.mouse.move(handle["x"] + handle["width"] / 2, y)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * step / 20, y, steps=5)
-    page.mouse.up()
+def choose(page, first, last):
+    for end, value in (("begin", first), ("end", last), ("begin", first)):
+        page.locator(f"#{end}").fill(str(value))
+        page.locator(f"#{end}").blur()  # without the ring around it
+    assert push(page) == (first, last)
 
 
-def test_the_bracket_and_the_map_move_together(page):
-    assert bracket(page) == (0, 12)  # with reduced motion
-    drag(page, "end", 5)
-    assert bracket(page) == (0, 5) and "Forgotten" in page.inner_text("#sentence")
-    drag(page, "end", 20)
-    assert bracket(page) == (0, 20) and page.inner_text("#sentence") == "It becomes a 5."
-    drag(page, "begin", 17)
-    assert bracket(page) == (17, 20) and "would not" in page.inner_text("#model")
-    drag(page, "begin", 25)  # it stops at the other end
-    assert bracket(page) == (19, 20)
-    cells = page.locator("#cells").bounding_box()
-    cell = cells["width"] / 20
-    page.mouse.move(cells["x"] + 3.5 * cell, cells["y"] + 4.5 * cell)  # from step 3 until 16
-    assert bracket(page) == (3, 16)
+def pixels(page, selector):
+    """What the screen shows of an element: (height, width, 3)."""
+    picture = Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
+    return np.asarray(picture).astype(int)
 
 
-def test_the_first_map_is_replaced_by_the_same_map(page):
-    """The page shows map.png until its workers have computed it: here, the first 60 windows."""
-
-    def pixels():
-        url = page.evaluate("document.getElementById('cells').toDataURL()")
-        file = io.BytesIO(base64.b64decode(url.partition(",")[2]))
-        return pil_to_tensor(Image.open(file)).int()
-
-    page.reload()
-    page.wait_for_function("() => !document.getElementById('status').textContent")
-    shown = pixels()
-    page.wait_for_function("() => parseInt(document.getElementById('progress').textContent) > 60")
-    assert ((shown - pixels()).abs() < 16).float().mean() > 0.997
+def is_orange(colors):
+    return colors[..., 0] - colors[..., 2] > 100
 
 
-def test_keyboard_address_and_back(open_page):
-    page = open_page("#noise=7&digit=3&strength=0&from=2&until=14")
-    assert bracket(page) == (2, 14)
-    page.focus("#end")
-    page.keyboard.press("ArrowLeft")
-    page.focus("#begin")
-    page.keyboard.press("Home")
-    assert bracket(page) == (0, 13) and page.url.endswith("from=0&until=13")
-    page.get_by_role("radio", name="4").check()
-    page.click("#noise")
-    assert "noise=8&digit=4" in page.url
-    for expected in ("noise=7&digit=4", "noise=7&digit=3", "from=2&until=13"):
-        page.go_back()
-        assert expected in page.url
-    assert bracket(page) == (2, 13)
-    page.wait_for_function("() => document.getElementById('sentence').textContent")
-    page.goto("index.html#noise=x&digit=12&strength=9&from=30&until=-1")
-    page.reload()
-    page.wait_for_function("() => !document.getElementById('status').textContent")
-    assert page.is_checked("#digit-5") and bracket(page)[0] == 0
+def test_the_first_picture_needs_neither_networks_nor_much_data(browser, address):
+    page, sizes = browser.new_page(base_url=address), []
+    page.on("response", lambda response: sizes.append(len(response.body())))
+    page.goto("index.html", wait_until="networkidle")
+    assert (pixels(page, "#fork").max(axis=2) < 100).mean() > 0.005
+    assert (pixels(page, "#result").max(axis=2) < 100).mean() > 0.05
+    assert page.inner_text("#headline").startswith("Not enough: it ends as a")
+    assert page.inner_text("#progress") == "" and sum(sizes) < 300_000
     page.close()
 
 
-def test_a_new_map_never_shows_verdicts_of_the_old_one(page):
+VISIBLE = "h1, #lead, #digits span, #noise, #fork, #track, #caption, #headline, #tasks li, #cells"
+COVERED = """(selector) => [...document.querySelectorAll(selector)].filter((node) => {
+    if (!node.checkVisibility()) return false;
+    node.scrollIntoView({block: 'center'});
+    const {left, top, width, height} = node.getBoundingClientRect();
+    const found = document.elementFromPoint(left + width / 2, top + height / 2);
+    return !node.parentElement.contains(found);
+}).map((node) => node.outerHTML)"""
+
+
+@pytest.mark.parametrize("width, height", SIZES)
+def test_each_screen_shows_the_fork(open_page, width, height):
+    page = open_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.locator("#tasks" if width > 1000 else "#push").bounding_box()
+    assert box["y"] + box["height"] <= height  # without scrolling
+    steps = np.arange(1, 21)
+    for first, last, end in ((1, 9, 2), (11, 11, 0)):  # it ends at the bottom, and at the top
+        choose(page, first, last)
+        pushed = (first <= steps) & (steps <= last)
+        track, fork = pixels(page, "#track"), pixels(page, "#fork")
+        columns = ((steps - 0.5) * track.shape[1] / 20).astype(int)
+        assert is_orange(track[9, columns]).tolist() == pushed.tolist()
+        left = page.evaluate("document.getElementById('track').offsetLeft")
+        tinted = np.ptp(fork[-2, left + columns], axis=1) > 15
+        assert tinted.tolist() == pushed.tolist()
+        paper = (fork[:, -(fork.shape[1] // 4) :] == 255).all(axis=2)  # of the thumbnails
+        thirds = [part.mean() for part in np.array_split(paper, 3)]
+        assert thirds[end] == max(thirds) > 0.1 and sorted(thirds)[1] == 0
+        assert (fork[:, : left - 4].max(axis=2) < 90).mean() > 0.01  # the noise
+    assert page.evaluate(COVERED, VISIBLE) == []
+    page.close()
+
+
+def test_handles_band_and_map_choose_the_push(page):
+    choose(page, 1, 10)
+    page.focus("#end")
+    for key, last in {"ArrowRight": 11, "PageUp": 13, "PageDown": 11, "End": 20, "Home": 1}.items():
+        page.keyboard.press(key)
+        assert push(page) == (1, last)
+    page.focus("#begin")
+    page.keyboard.press("End")  # it stops at the other handle
+    assert push(page) == (1, 1)
+    track = page.locator("#track").bounding_box()
+
+    def drag(start, stop):
+        y = track["y"] + track["height"] / 2
+        at = [track["x"] + step * track["width"] / 20 for step in (start, stop)]
+        page.mouse.move(at[0], y)
+        page.mouse.down()
+        page.mouse.move(at[1], y, steps=5)
+        page.mouse.up()
+
+    drag(1.2, 4.1)  # the outer half of the right handle
+    assert push(page) == (1, 4)
+    drag(0.7, 7.7)  # the band, by its first cell
+    assert push(page) == (8, 11) and page.url.endswith("from=8&until=11")
+    assert page.get_attribute("#begin", "aria-valuetext") == "8, of 20"
+    assert page.inner_text("#headline") in page.text_content("#announcement")
+    cells = page.locator("#cells").bounding_box()
+    at = {"x": 2.5 * cells["width"] / 20, "y": 4.5 * cells["width"] / 20}
+    page.locator("#cells").click(position=at)
+    assert push(page) == (3, 16)
+    page.evaluate("scrollTo(0, 0)")
+
+
+def test_the_three_tasks_can_be_completed(page):
+    """On the map that is shipped. Nothing below moves."""
+    page.reload()
+    page.wait_for_function("() => !document.getElementById('status').textContent")
+    kinds = page.evaluate("""async () => {
+        const map = await (await import('./paths.js')).loadShipped();
+        return map.pushes().map(({a, b, kind}) => [a + 1, b, kind]);
+    }""")
+    place = page.locator("#lower").bounding_box()
+    target = [(last - first, first, last) for first, last, kind in kinds if kind == "target"]
+    broken = [(first, last) for first, last, kind in kinds if kind == "broken"]
+    done = []
+    for first, last in (max(target)[1:], min(target)[1:], max(broken)):
+        choose(page, first, last)
+        done.append(page.locator("#tasks .done").count())
+    assert done == [1, 2, 3] and page.locator("#lower").bounding_box() == place
+
+
+def test_the_sentence_says_what_the_path_shows(page):
+    """Each kind of result, and each way to get there."""
+    cases = [
+        (
+            [0, 11, 5, 0.1, 1],
+            "It ends as a 5. After step 11, the model continued alone and kept the 5.",
+        ),
+        (
+            [0, 8, 5, 0.1, -1],
+            "It ends as a 5. After step 8, the model continued alone and went on to the 5.",
+        ),
+        ([3, 20, 5, 0.1, 1], "It ends as a 5. It was pushed to the end."),
+        (
+            [0, 10, 7, 0.1, 1],
+            "Not enough: it ends as a 7 anyway. "
+            "The push ended after step 10, and the model went on to the 7.",
+        ),
+        (
+            [13, 20, 7, 0.1, 1],
+            "Not enough: it ends as a 7 anyway. It was pushed to the end, but the 7 stayed.",
+        ),
+        (
+            [9, 10, 8, 0.1, 1],
+            "It ends as an 8: neither 7 nor 5. After step 10, the model continued alone.",
+        ),
+        (
+            [15, 20, 5, 0.3, 1],
+            "Damaged. The classifier says 5 (91%); the diffusion model would hardly draw this.",
+        ),
+    ]
+    found = page.evaluate(
+        """async (cases) => {
+        const {PushMap} = await import('./paths.js'), {sentences} = await import('./words.js');
+        return cases.map(([[a, b, shown, surprise, height]]) => {
+            const map = new PushMap({digit: 5}, 0.2);
+            const p = Array.from({length: 10}, (_, digit) => digit === shown ? 0.91 : 0.01);
+            const path = map.add({a, b, p, surprise, heights: Array(21).fill(height), unpushed: 7});
+            return sentences(path, map).join(' ');
+        });
+    }""",
+        cases,
+    )
+    assert found == [sentence for _, sentence in cases]
+
+
+def test_another_map_is_computed_and_the_browser_goes_back(open_page):
+    page = open_page("#noise=7&digit=3&from=3&until=14")
+    assert (
+        push(page) == (3, 14) and page.inner_text("#headline") == "…"
+    )  # no verdict of another map
+    page.wait_for_function("() => document.getElementById('headline').textContent !== '…'")
+    assert "…" not in page.inner_text("#lead")
+    page.get_by_role("radio", name="4").check()
     page.click("#noise")
-    assert "waiting" in page.get_attribute("#stage", "class")
-    page.wait_for_function("() => !document.getElementById('stage').classList.contains('waiting')")
-    page.go_back()
+    assert "noise=8&digit=4" in page.url
+    for expected in ("noise=7&digit=4", "noise=7&digit=3"):
+        page.go_back()
+        assert expected in page.url
+    assert push(page) == (3, 14) and page.inner_text("#headline") != "…"  # known already
+    page.goto("index.html#noise=x&digit=12&strength=9&from=30&until=-1")
+    page.reload()
+    page.wait_for_function("() => !document.getElementById('status').textContent")
+    assert page.is_checked(f"#digits input[value='{when.DIGIT}']") and push(page) == (1, 9)
+    page.close()
+
+
+def test_the_unpushed_digit_cannot_be_chosen(open_page):
+    """Another one is chosen as soon as it is known."""
+    _, log_p = when.pushed_paths(*load_models(), [7], torch.tensor([(0, 0, 0)]))
+    digit = log_p[0, -1].argmax().item()
+    page = open_page(f"#noise=7&digit={digit}")
+    page.wait_for_function(f"() => location.hash.includes('digit={(digit + 1) % 10}')")
+    assert page.is_disabled(f"#digits input[value='{digit}']")
+    page.close()
 
 
 def test_a_drawing_takes_the_place_of_the_noise(page):
@@ -281,20 +437,11 @@ def test_a_drawing_takes_the_place_of_the_noise(page):
     page.mouse.down()
     box.hover(position={"x": 106, "y": 170})
     page.mouse.up()
-    assert bracket(page) == (12, 20)
-    page.wait_for_function("() => document.getElementById('alone').textContent === 'a 1'")
+    assert push(page) == (13, 20)
+    page.wait_for_function("() => document.querySelector('.unpushed').textContent === 'a 1'")
     page.click("#clear")
-    page.wait_for_function("() => document.getElementById('alone').textContent !== '…'")
+    page.wait_for_function("() => document.querySelector('.unpushed').textContent !== 'a 1'")
     page.evaluate("scrollTo(0, 0)")
-
-
-@pytest.mark.parametrize("width, height", SIZES)
-def test_nothing_leaves_the_page(page, width, height):
-    page.set_viewport_size({"width": width, "height": height})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    top = page.locator("#time").bounding_box()
-    assert top["y"] + top["height"] <= height  # the bracket is visible at once
-    page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def test_what_is_missing_is_said(browser, address):
@@ -302,7 +449,8 @@ def test_what_is_missing_is_said(browser, address):
     for missing in ("weights.bin", "conv.wasm", "map.json"):
         page.route(f"**/{missing}", lambda route: route.abort())
         page.goto("index.html")
-        page.locator("#status", has_text=re.compile("cannot|failed")).wait_for(timeout=20_000)
+        page.click("#noise")
+        page.locator("#status", has_text="cannot").wait_for(timeout=20_000)
         page.unroute(f"**/{missing}")
     page.goto((ROOT / "docs" / "index.html").as_uri())
     assert "python3 -m http.server" in page.inner_text("#status")

@@ -1,5 +1,6 @@
 """`measure` and python -m evaluation, with few real images; the experiments and their tables."""
 
+import inspect
 import warnings
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,13 @@ from classifier import Classifier
 from diffusion import DDPM, SCHEDULE, implied_noise, load_ddpm, noised_for_validation
 from evaluation import __main__ as evaluate
 from evaluation import measures, pages, tables
-from evaluation.classifier_free import classifier_free
+from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import COMPARED, balanced_parts
 from evaluation.table import measure
 from inference import gradient, guided, load_models, sample
 from support.cli import UserError
-from support.files import MODELS, read_rows, sha256
+from support.files import MODELS, ROOT, read_rows, sha256, write_rows
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
@@ -296,27 +297,49 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
         made.extend(rows.values())
         seeds[path.name] = split, seed
         names[path.name] = {"real images", "real validation images", *rows}
+        score = {"accuracy": 0.9, "accuracy_high": 1, "frechet": 2}
+        write_rows(path, [{"images": name} | score for name in ("real images", *rows)])
 
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
     for table_of_images in (tables.held_out, tables.factors, tables.real_starts):
         monkeypatch.setattr(table_of_images, "__defaults__", (20,))
     monkeypatch.setattr(tables, "measure", measured)
-    monkeypatch.setattr(tables, "RUNS", tmp_path)
-    for run in ("0", "1", "2", "half"):
+    monkeypatch.setattr(tables, "RUNS", dict.fromkeys((0, 1, 2), MODELS))
+    monkeypatch.setattr(tables, "SHORT_RUNS", tmp_path)
+    for run in ("0", "1", "2"):
         (tmp_path / run).symlink_to(MODELS)
     for name, make in tables.TABLES.items():
-        make(tmp_path / name)
-    for name in ("held_out", "factors", "real_starts"):
+        make(tmp_path / f"{name}.csv")
+    for name in ("held_out.csv", "factors.csv", "real_starts.csv"):
         names[name] = {next(iter(row.values())) for row in read_rows(tmp_path / name)}
-    assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality"]
-    chosen = [seeds.pop(name) for name in ("tuning_guided", "tuning_classifier_free")]
-    assert not set(chosen) & set(seeds.values())
+    assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality.csv"]
+    assert seeds.pop("tuning.csv") not in seeds.values()
     images = made[-1](torch.tensor([3]), [0])  # of the last table
     assert images.shape == (1, 1, 28, 28)
     for page in pages.PAGES:
         for found in pages.TABLE.finditer(page.read_text()):
             shown = {line.split("|")[1].strip() for line in found["rows"].splitlines()}
-            assert shown <= names[found["file"].removesuffix(".csv")]
+            assert shown <= names[found["file"]]
+
+
+def test_settings_are_chosen_by_the_rule():
+    """The lowest Fréchet distance, but accuracy first; the defaults are the choice for run 0."""
+
+    def rows(*scores):
+        table = [{"images": "real images", "accuracy": "0.995", "frechet": "0.1"}]
+        for name, (accuracy, high, frechet) in zip("abc", scores):
+            row = {"accuracy": accuracy, "accuracy_high": high, "frechet": frechet}
+            table.append({"images": f"guided, {name}, run 1"} | row)
+        return [*table, table[-1] | {"images": "guided, d, run 2", "frechet": "0.0"}]
+
+    fine = rows(("0.99", "0.996", "0.3"), ("0.99", "0.995", "0.2"), ("0.98", "0.99", "0.15"))
+    worse = rows(("0.97", "0.98", "0.2"), ("0.98", "0.99", "0.3"), ("0.96", "0.97", "0.1"))
+    assert tables.chosen(fine, "guided", 1) == "b" and tables.chosen(worse, "guided", 1) == "b"
+    measured = read_rows(ROOT / "results" / "tuning.csv")
+    defaults = inspect.signature(inference.growing_scale).parameters
+    pair = "{w.default} (1 + {g.default} SNR)".format(**defaults)
+    assert tables.chosen(measured, "guided", 0) == pair
+    assert tables.chosen(measured, "classifier-free", 0) == f"s = {SCALE}"
 
 
 def test_a_gradient_that_removes_nothing_and_one_that_removes_the_prediction(

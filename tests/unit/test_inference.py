@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 FLAGS = {  # flags -> s at t = 999 and at 249, where the SNR is 1.1
-    "": (1, 14.2),
+    "": (1.5, 14.7),
     "--guidance-scale 5": (5, 5),
 }
 
