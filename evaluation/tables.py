@@ -132,13 +132,16 @@ def quality(path):
 
 
 def short_runs(path):
-    """All networks of three short training runs, each with 3,800 U-Net steps."""
+    """All networks of three short training runs, each with 3,800 U-Net steps.
+
+    The scales are not tuned for these networks.
+    """
     rows = {}
     for run in (0, 1, 2):
         networks = Networks(SHORT_RUNS / str(run))
         implied = implied_gradient(networks.conditional)
-        rows[f"guided, run {run}"] = networks.growing()
-        rows[f"classifier-free, run {run}"] = networks.free()
+        rows[f"guided, run {run}"] = networks.growing(1, 12)
+        rows[f"classifier-free, run {run}"] = networks.free(1.1)
         rows[f"ours, s = 1, run {run}"] = networks.guided(1)
         rows[f"implied, s = 1, run {run}"] = guided(networks.ddpm, implied, 1)
     measure(sampled(networks.ddpm, rows, **FAST), path=path)
@@ -289,6 +292,7 @@ def in_batches(function, x_t, t, y, batch_size=100):
 def scales(path):
     networks = Networks()
     rows = {f"1 + {g} SNR": networks.growing(1, g) for g in (12, 6, 24, 48)}
+    rows["1.5 (1 + 8 SNR)"] = networks.growing()
     rows |= {f"s = {s}": networks.guided(s) for s in (1, 1.3, 1.5, 2, 3, 5, 10)}
     measure(sampled(networks.ddpm, rows, **FAST), seed=2, path=path)
 
