@@ -12,7 +12,7 @@ import torch
 from course.lesson import clipped_noise, path_of, verdict
 from diffusion import DDPM, add_noise, noised_for_validation, predicted_x_0
 from evaluation import measures
-from evaluation.methods import Exact, norm
+from evaluation.methods import Exact, change_of_next, norm
 from inference import guided
 
 # --- lesson 1 ---
@@ -75,14 +75,6 @@ def loop_mistakes(ddpm, grad, s, x_T, y, times):
         "s is not used": lambda: last(guided(ddpm, grad, 1)),
         "this uses s + 1": lambda: last(guided(ddpm, grad, s + 1)),
     }
-
-
-def change_of_next(ddpm, grad, t, u, x_t, y, noise=1.0):
-    """The change of x_u by guidance at t with s = 1, from the change of x_0 and of the noise."""
-    abar = ddpm.abar
-    change_of_noise = -(1 - abar[t]).sqrt() * grad(x_t, t, y)
-    change_of_x_0 = predicted_x_0(0, change_of_noise, abar[t])
-    return add_noise(change_of_x_0, noise * change_of_noise, abar[u])
 
 
 def mean_norm(change):

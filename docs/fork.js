@@ -8,7 +8,6 @@ const $ = (id) => document.getElementById(id);
 const LINES = { alone: "--quiet", target: "--text", other: "--green", broken: "--violet", undefined: "--quiet" };
 const [THUMBNAIL, LARGEST] = [26, 44]; // pixels
 
-
 /** Places in the canvas. Step k is above its cell in the track; step 0 is the noise, to the left of it. */
 function places(height) {
   const [left, pitch] = [$("track").offsetLeft, $("track").clientWidth / STEPS];

@@ -8,7 +8,7 @@ import { drawPicture } from "./pictures.js";
 import { Noise, SCALES, STEPS, TIMES, grays } from "./sampler.js";
 import { showStep } from "./step.js";
 import { listenToTrack, showTrack } from "./track.js";
-import { completed, counts, likeliest, named, pushedSteps, sentences } from "./words.js";
+import { completed, counts, isDamaged, likeliest, named, pushedSteps, sentences, short } from "./words.js";
 
 const NOISES = 1000;
 const MOVE_MS = 150; // how long a path moves
@@ -29,7 +29,6 @@ let looking = false; // whether the visitor can see that
 let moves = 0; // of the path
 let announced = true; // whether a screen reader knows the current push
 
-const short = (number) => Number(number.toPrecision(2)).toLocaleString("en");
 const current = () => map.get(settings.a, settings.b);
 
 // --- maps ---
@@ -132,11 +131,12 @@ function showWords() {
 }
 
 /** What both networks say about the result. */
-function showMeters({ p, surprise }) {
+function showMeters(path) {
+  const { p, surprise } = path;
   const digit = likeliest(p);
   $("classifier").textContent = `“${named(digit)}, ${Math.round(100 * p[digit])}%”`;
   $("sure").style.width = `${100 * p[digit]}%`;
-  $("model").textContent = surprise > map.threshold ? "“I would hardly draw this”" : "“I could have drawn this”";
+  $("model").textContent = isDamaged(path, map) ? "“I would hardly draw this”" : "“I could have drawn this”";
   $("likely").style.width = `${Math.max(3, 100 - (50 * surprise) / map.threshold)}%`; // half at the threshold
 }
 

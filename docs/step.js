@@ -2,6 +2,7 @@
 
 import { blueAndOrange, drawPicture } from "./pictures.js";
 import { TIMES, abar, grays, predicted_x_0 } from "./sampler.js";
+import { short } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 let shown = null;
@@ -25,6 +26,6 @@ export function showStep(values = shown) {
   for (const canvas of document.querySelectorAll("[data-shows]")) drawPicture(canvas, ...pictures[canvas.dataset.shows]);
   $("step").textContent = k + 1;
   $("t").textContent = TIMES[k];
-  $("scale-now").textContent = Number(s.toPrecision(2)).toLocaleString("en");
+  $("scale-now").textContent = short(s);
   $("root-now").textContent = Math.sqrt(1 - abar_t).toFixed(2);
 }

@@ -7,6 +7,7 @@ const DECADES = 3; // of the ratio between the digits, in both directions
 
 export const likeliest = (p) => p.indexOf(Math.max(...p));
 export const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
+export const short = (number) => Number(number.toPrecision(2)).toLocaleString("en");
 const percent = (chance) => `${Math.round(100 * chance)}%`;
 
 /** The height of a state: log10 p(chosen) / p(unpushed), clipped, as a share of the largest height. */
@@ -15,16 +16,21 @@ export function heightOf(p, chosen, unpushed) {
   return Math.max(-1, Math.min(1, decades / DECADES));
 }
 
+/** Whether the diffusion model would hardly draw a result. */
+export const isDamaged = ({ surprise }, { threshold }) => surprise > threshold;
+
 /** The kind of a result, as in examples/when.py: "broken", "target", "alone" (the unpushed digit), or "other". */
-export function kindOf({ p, surprise }, { settings, unpushed, threshold }) {
-  if (surprise > threshold || Math.max(...p) < CERTAIN) return "broken";
-  const digit = likeliest(p);
+export function kindOf(path, map) {
+  const { settings, unpushed } = map;
+  if (isDamaged(path, map) || Math.max(...path.p) < CERTAIN) return "broken";
+  const digit = likeliest(path.p);
   if (digit === settings.digit) return "target";
   return digit === unpushed ? "alone" : "other";
 }
 
 /** A headline, and the reason. */
-export function sentences({ b, p, surprise, kind, heights }, { settings: { digit }, unpushed, threshold }) {
+export function sentences(path, map) {
+  const [{ b, p, kind, heights }, { settings: { digit }, unpushed }] = [path, map];
   const end = b === STEPS ? "It was pushed to the end." : `After step ${b}, the model continued alone`;
   const rest = (text) => (b === STEPS ? end : `${end}${text}.`);
   const shown = likeliest(p);
@@ -39,7 +45,7 @@ export function sentences({ b, p, surprise, kind, heights }, { settings: { digit
     case "other":
       return [`It ends as ${named(shown)}: neither ${unpushed} nor ${digit}.`, rest("")];
     case "broken":
-      if (surprise <= threshold) return ["Hard to read.", `The classifier is undecided: ${shown}, ${percent(p[shown])}.`];
+      if (!isDamaged(path, map)) return ["Hard to read.", `The classifier is undecided: ${shown}, ${percent(p[shown])}.`];
       return ["Damaged.", `The classifier says ${shown} (${percent(p[shown])}); the diffusion model would hardly draw this.`];
     default:
       return ["…", ""];
@@ -49,12 +55,13 @@ export function sentences({ b, p, surprise, kind, heights }, { settings: { digit
 export const pushedSteps = (a, b) => (b - a === 1 ? `in step ${b}` : `in steps ${a + 1} to ${b}`);
 
 /** The three tasks: which of them a path completes, and what is then said about each. */
-export function completed({ a, b, p, surprise, kind }, map) {
+export function completed(path, map) {
+  const { a, b, p, kind } = path;
   const shown = likeliest(p);
   return {
     reach: kind === "target" && `It was pushed ${pushedSteps(a, b)}.`,
     shorten: kind === "target" && b - a === map.shortest() && (b - a === 1 ? `Step ${b} alone is enough.` : `No push of ${b - a - 1 === 1 ? "one step" : `${b - a - 1} steps`} is enough.`),
-    damage: kind === "broken" && surprise > map.threshold && a >= STEPS / 2 && `The classifier says ${shown} (${percent(p[shown])}). And you?`,
+    damage: kind === "broken" && isDamaged(path, map) && a >= STEPS / 2 && `The classifier says ${shown} (${percent(p[shown])}). And you?`,
   };
 }
 

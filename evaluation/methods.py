@@ -6,7 +6,7 @@ A gradient is a function (x_t, t (int), y) -> (B, C, H, W), such as `gradient(cl
 
 import torch
 
-from diffusion import DDPM
+from diffusion import DDPM, add_noise, predicted_x_0
 
 
 class Unlabeled(DDPM):
@@ -41,6 +41,17 @@ def with_norm_of(grad, other):
 def norm(grad):
     """The norm of each gradient (B, C, H, W): (B, 1, 1, 1)."""
     return torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True)
+
+
+def change_of_next(ddpm, grad, t, u, x_t, y, noise=1.0):
+    """The change of x_u by guidance at t with s = 1, if u follows t in DDIM: (B, C, H, W).
+
+    It is the sum of the changes of x_0 and of the noise; the latter is multiplied by `noise`.
+    """
+    abar = ddpm.abar
+    change_of_noise = -(1 - abar[t]).sqrt() * grad(x_t, t, y)
+    change_of_x_0 = predicted_x_0(0, change_of_noise, abar[t])
+    return add_noise(change_of_x_0, noise * change_of_noise, abar[u])
 
 
 class Exact:

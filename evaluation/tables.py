@@ -9,12 +9,13 @@ from functools import partial
 import torch
 
 from data import load_mnist
-from diffusion import END, load_ddpm, noised_for_validation, predicted_x_0, sampling_times
+from diffusion import END, load_ddpm, noised_for_validation, sampling_times
 from evaluation import figures, pages
 from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import judge_images, load_judge
 from evaluation.measures import Z, accuracy_row, product_of_powers, with_interval
-from evaluation.methods import Exact, Unlabeled, implied_gradient, norm, with_norm_of
+from evaluation.methods import Exact, Unlabeled, change_of_next, implied_gradient, norm
+from evaluation.methods import with_norm_of
 from evaluation.table import measure
 from inference import SAMPLERS, gradient, growing_scale, guided, load_models, reverse, sample
 from inference import trajectory
@@ -319,11 +320,7 @@ def push_sizes(networks, n=100):
     ddpm, y, sizes = networks.ddpm, torch.arange(n) % 10, {}
     steps = list(trajectory(ddpm, y, range(n), sampler="ddim", steps=20))
     for (t, x_t, _), u in zip(steps, [*(t for t, _, _ in steps[1:]), END]):
-        abar_t, abar_u = ddpm.abar[t], ddpm.abar[u]
-        change_of_eps = -(1 - abar_t).sqrt() * networks.ours(x_t, t, y)  # ADM (14)
-        change_of_x_0 = predicted_x_0(0, change_of_eps, abar_t)
-        change = abar_u.sqrt() * change_of_x_0 + (1 - abar_u).sqrt() * change_of_eps  # DDIM (12)
-        sizes[t] = norm(change).mean().item()
+        sizes[t] = norm(change_of_next(ddpm, networks.ours, t, u, x_t, y)).mean().item()
     return sizes
 
 

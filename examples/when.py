@@ -180,7 +180,7 @@ def draw_fork(noise, guesses, log_p, digit, first, last):
     for window, y in zip(WINDOWS, ys):
         if window[0] == first - 1:
             axes.plot(steps, y, color=GRAY, lw=0.8, alpha=0.5)
-    axes.plot(steps, ys[0], ":", color=GRAY, lw=1.5, label="no push")
+    axes.plot(steps, ys[0], ":", color=GRAY, lw=1.5)
     axes.plot(steps, ys[pushed], color=INK, lw=2.5)
     axes.plot(steps[first - 1 : last + 1], ys[pushed, first - 1 : last + 1], color=ACCENT, lw=2.5)
     for k in steps[1:]:
