@@ -8,20 +8,19 @@ from functools import partial
 
 import torch
 
+from classifier import load_classifier
 from data import load_mnist
-from diffusion import END, load_ddpm, noised_for_validation, sampling_times
+from diffusion import END, load_ddpm, noised_for_validation
 from evaluation import figures, pages
 from evaluation.classifier_free import SCALE, classifier_free
-from evaluation.judge import judge_images, load_judge
-from evaluation.measures import Z, accuracy_row, product_of_powers, with_interval
-from evaluation.methods import Exact, Unlabeled, change_of_next, implied_gradient, norm
+from evaluation.measures import product_of_powers
+from evaluation.methods import Exact, change_of_next, implied_gradient, norm
 from evaluation.methods import with_norm_of
 from evaluation.table import measure
-from inference import SAMPLERS, gradient, growing_scale, guided, load_models, reverse, sample
-from inference import trajectory
+from inference import gradient, growing_scale, guided, load_models, sample, trajectory
 from support import cli
 from support.files import MODELS, ROOT, provenance, read_rows, write_rows
-from support.pictures import save_figure, to_uint8
+from support.pictures import save_figure
 from train_classifier import predict_noised
 
 RUNS = {0: MODELS, 1: ROOT / "runs" / "1", 2: ROOT / "runs" / "2"}  # trained by results/make.sh
@@ -132,152 +131,151 @@ def quality(path):
     measure(sampled(networks.ddpm, rows), n=4_300, split="test", seed=0, path=path)
 
 
-def short_runs(path):
-    """All networks of three short training runs, each with 3,800 U-Net steps.
-
-    The scales are not tuned for these networks.
-    """
-    rows = {}
-    for run in (0, 1, 2):
-        networks = Networks(SHORT_RUNS / str(run))
+def training_runs(path):
+    """Each training run, with the settings that were chosen for it."""
+    tuned, rows = read_rows(path.with_name("tuning.csv")), {}
+    for run, networks in training_runs_here():
+        for method, settings in candidates(networks).items():
+            rows[f"{method}, run {run}"] = settings[chosen(tuned, method, run)]
         implied = implied_gradient(networks.conditional)
-        rows[f"guided, run {run}"] = networks.growing(1, 12)
-        rows[f"classifier-free, run {run}"] = networks.free(1.1)
         rows[f"ours, s = 1, run {run}"] = networks.guided(1)
         rows[f"implied, s = 1, run {run}"] = guided(networks.ddpm, implied, 1)
     measure(sampled(networks.ddpm, rows, **FAST), path=path)
 
 
-# --- why is s = 1 not enough? ---
+def short_runs(path):
+    """Three training runs with 3,800 U-Net steps, and a scale that was not tuned for them."""
+    rows = {}
+    for run in (0, 1, 2):
+        networks = Networks(SHORT_RUNS / str(run))
+        rows[f"guided, run {run}"] = networks.growing(1, 12)
+        rows[f"classifier-free, run {run}"] = networks.free(1.1)
+    measure(sampled(networks.ddpm, rows, **FAST), path=path)
+
+
+# --- what makes a gradient good? ---
+
+
+NO_EXACT_BELOW = 499  # there, the exact gradient has memorized the training images
+OTHER_CLASSIFIERS = {  # name -> folder in runs/
+    "32 channels": "wide",
+    "fine-tuned, 300 steps": "fine_tuned_300",
+    "fine-tuned, 1,500 steps": "fine_tuned_1500",
+}
 
 
 def gradients(networks):
-    """The gradients of the ablations, by name."""
+    """The gradients that we compare, by name. Some classifiers are in runs/ (results/make.sh)."""
     ours, implied = networks.ours, implied_gradient(networks.conditional)
     exact = gradient(Exact(*load_mnist("train"), networks.ddpm.abar).log_p)
+    runs = [gradient(load_classifier(folder / "classifier.pth").log_p) for folder in RUNS.values()]
+    others = {
+        name: gradient(load_classifier(ROOT / "runs" / folder / "classifier.pth").log_p)
+        for name, folder in OTHER_CLASSIFIERS.items()
+    }
 
     def of_next_image(x_t, t, y):
         return implied(x_t, t, y).roll(-1, dims=0)
 
+    def average(x_t, t, y):
+        return sum(grad(x_t, t, y) for grad in runs) / len(runs)
+
     return {
         "ours": ours,
-        "2 x ours": lambda x_t, t, y: 2 * ours(x_t, t, y),
+        **{f"{k} x ours": times(k, ours) for k in (0.8, 1.3, 1.5, 2)},
         "ours, implied norm": with_norm_of(ours, implied),
         "ours, implied norm of the next image": with_norm_of(ours, of_next_image),
         "implied": implied,
         "implied, our norm": with_norm_of(implied, ours),
         "ours, exact norm": with_norm_of(ours, exact),
         "exact": exact,
+        "run 1": runs[1],
+        "run 2": runs[2],
+        "average of three runs": average,
+        **others,
     }
 
 
-def interventions(path, seed=2):
-    networks = Networks()
-    unlabeled = Unlabeled(networks.conditional.unet, networks.conditional.scheduler)
-    rows = {name: guided(networks.ddpm, grad, 1) for name, grad in gradients(networks).items()}
-    rows["ours, on the classifier-free U-Net"] = guided(unlabeled, networks.ours, 1)
-    rows["classifier-free, s = 1"] = networks.free(1)
-    measure(sampled(networks.ddpm, rows, **FAST), seed=seed, path=path)
+def times(k, grad):
+    """A multiple of a gradient."""
+    return lambda x_t, t, y: k * grad(x_t, t, y)
 
 
-def interventions_again(path):
-    interventions(path, seed=3)
+def interventions(path):
+    """Samples with s = 1 and each of the gradients.
 
-
-def held_out(path, n=1_000):
-    """How much of the U-Net's loss each gradient removes on validation images with their labels.
-
-    If the U-Net is exact, the true gradient of log p(y | x_t, t) removes the most, because
-    E[eps | x_t, y] = E[eps | x_t] - sqrt(1 - abar_t) grad log p(y | x_t, t).
+    Prediction, written down before the new gradients were sampled: over all gradients, accuracy has
+    a higher rank correlation with the component along the true gradient (`held_out`, t = 499) than
+    with the error that the gradient removes there.
     """
-    networks, (x_0, y) = Networks(), load_mnist("validation")
-    x_0, y, ddpm = x_0[:n], y[:n], networks.ddpm
-    rows = {name: guided(ddpm, grad, 1) for name, grad in gradients(networks).items()}
-    rows["classifier-free, s = 1"] = networks.free(1)
-    table = [{"gradient": name, "n": n} for name in rows]
-    for t in (699, 499, 399, 299, 199, 99):
-        x_t, _, eps = noised_for_validation(ddpm.scheduler, x_0, torch.full((n,), t))
-        errors = [
-            (in_batches(eps_hat, x_t, t, y) - eps).square().mean(dim=(1, 2, 3))
-            for eps_hat in (ddpm, *rows.values())
-        ]
-        for row, after in zip(table, errors[1:]):
-            removed = (errors[0] - after) / errors[0].mean()  # (n,)
-            mean, error = removed.mean().item(), Z * removed.std().item() / n**0.5
-            row |= with_interval(f"removed_{t}", mean, mean - error, mean + error)
-        write_rows(path, table)
+    networks = Networks()
+    rows = {name: guided(networks.ddpm, grad, 1) for name, grad in gradients(networks).items()}
+    measure(sampled(networks.ddpm, rows, **FAST), n=1_000, seed=2, path=path)
 
 
-def factors(path, n=5_000):
-    """How our gradient differs from the true one, on validation images with their labels.
+def held_out(path, n=3_000):
+    """How each gradient differs from the true one, on validation images with their labels.
+
+    Adds the accuracies from the table `interventions`, and draws both against each other.
 
     With the true gradient, g = sqrt(1 - abar_t) grad is the expected error of the U-Net, r =
-    eps(x_t, t) - eps. The multiple of g that removes the most error is b = <r, g> / <g, g>, but
-    errors in g that are uncorrelated with r reduce this factor. They do not affect the corrected
-    factor, <r, z> / <g, z>, if they are uncorrelated with z (an instrumental variable, Wright
-    1928): the implied g for the label, minus the implied g for a label drawn from the classifier's
+    eps(x_t, t) - eps, because E[eps | x_t, y] = E[eps | x_t] - g. Columns, for each t:
+
+    removed: the fraction of the squared error that g removes, (<r, r> - <r - g, r - g>) / <r, r>.
+    component: <g, z> / <r, z>, the component of g along the true gradient, relative to the true
+        norm. Here, z is an instrumental variable (Wright 1928): errors in g that are uncorrelated
+        with z do not matter.
+    norm: the norm of g, relative to the true norm.
+    cosine: between g and the true gradient.
+
+    z is the implied g for the label, minus the implied g for a label drawn from the classifier's
     prediction. The difference removes the part of the implied g that does not depend on the label,
-    which may be correlated with the U-Net's own error. The root of the product of both factors is
-    the norm of the true gradient divided by ours, and the root of their ratio is the cosine.
+    which may be correlated with the U-Net's own error. For gradients that share errors with the
+    implied one, z is the exact one instead. The norm follows from the multiple of g that removes
+    the most error, b = <r, g> / <g, g>: it is sqrt(component / b), and the cosine is
+    sqrt(b component).
     """
     networks, (x_0, y) = Networks(), load_mnist("validation")
-    x_0, y, rng = x_0[:n], y[:n], torch.Generator().manual_seed(0)
-    ours, implied = networks.ours, implied_gradient(networks.conditional)
-    names = ("least squares", "corrected", "ratio of norms", "cosine")
-    table = {name: {"factor": name, "n": n} for name in names}
+    x_0, y, ddpm, rng = x_0[:n], y[:n], networks.ddpm, torch.Generator().manual_seed(0)
+    grads = gradients(networks)
+    rows = {row["images"]: row for row in read_rows(path.with_name("interventions.csv"))}
+    table = {}
+    for name in grads:
+        accuracy = {key: rows[name][key] for key in ("accuracy", "accuracy_low", "accuracy_high")}
+        table[name] = {"gradient": name, "n": n} | accuracy
 
-    for t in (899, 799, 699, 599, 499, 399, 299):
-        noised = networks.ddpm.scheduler, x_0, torch.full((n,), t)
+    for t in (699, 599, 499, 399):
+        noised = ddpm.scheduler, x_0, torch.full((n,), t)
         x_t, _, eps = noised_for_validation(*noised)
-        r = in_batches(networks.ddpm, x_t, t, y) - eps
+        r = in_batches(ddpm, x_t, t, y) - eps
         p, _ = predict_noised(networks.classifier, *noised)  # of the same x_t
         other = torch.multinomial(p, 1, generator=rng)[:, 0]
-        root = (1 - networks.ddpm.abar[t]).sqrt()
-        g, z, z_of_other = (
-            root * in_batches(grad, x_t, t, labels)
-            for grad, labels in ((ours, y), (implied, y), (implied, other))
-        )
-        rg, gg, rz, gz = (
-            (a * b).flatten(1).sum(dim=1)
-            for a, b in ((r, g), (g, g), (r, z - z_of_other), (g, z - z_of_other))
-        )
-        powers = {
-            "least squares": [(rg, 1), (gg, -1)],
-            "corrected": [(rz, 1), (gz, -1)],
-            "ratio of norms": [(rg, 0.5), (gg, -0.5), (rz, 0.5), (gz, -0.5)],
-            "cosine": [(rg, 0.5), (gg, -0.5), (rz, -0.5), (gz, 0.5)],
+        root = (1 - ddpm.abar[t]).sqrt()
+        instruments = {
+            name: in_batches(grads[name], x_t, t, y) - in_batches(grads[name], x_t, t, other)
+            for name in (["implied", "exact"] if t >= NO_EXACT_BELOW else ["implied"])
         }
-        for name in names:
-            table[name] |= product_of_powers(f"t_{t}", powers[name])
+        for name, grad in grads.items():
+            g = root * in_batches(grad, x_t, t, y)
+            rr, rg, gg = dot(r, r), dot(r, g), dot(g, g)
+            columns = {"removed": [(2 * rg - gg, 1), (rr, -1)]}
+            shares_errors = "implied" in name
+            if not shares_errors or t >= NO_EXACT_BELOW:
+                z = instruments["exact" if shares_errors else "implied"]
+                rz, gz = dot(r, z), dot(g, z)
+                columns["component"] = [(gz, 1), (rz, -1)]
+                columns["norm"] = [(gz, 0.5), (rz, -0.5), (rg, -0.5), (gg, 0.5)]
+                columns["cosine"] = [(gz, 0.5), (rz, -0.5), (rg, 0.5), (gg, -0.5)]
+            for column, powers in columns.items():
+                table[name] |= product_of_powers(f"{column}_{t}", powers)
         write_rows(path, table.values())
+    figure = figures.gradients(read_rows(path))
+    save_figure(path.with_suffix(".png"), figure, provenance())
 
 
-def real_starts(path, n=1_000):
-    """Accuracy if the sampler starts from noised validation images, guided toward their labels.
-
-    At t = 999, this is almost pure noise.
-    """
-    networks, judge, (x_0, y) = Networks(), load_judge(), load_mnist("validation")
-    x_0, y, table = x_0[:n], y[:n], []
-    for start in (999, 599, 499, 399):
-        x_t, _, _ = noised_for_validation(networks.ddpm.scheduler, x_0, torch.full((n,), start))
-        row = {"start": f"t = {start}", "n": n}
-        for s in (1, 1.3, 2):
-            torch.manual_seed(start)
-            rest_of = partial(continued, networks.ddpm, networks.guided(s))
-            images = in_batches(rest_of, x_t, start, y)
-            correct = judge_images(judge, to_uint8(images))[1] == y
-            row |= accuracy_row(f"accuracy_s_{s}", correct)
-        table.append(row)
-        write_rows(path, table)
-
-
-def continued(ddpm, eps_hat, x_t, t, y):
-    """Sample from images x_t (B, C, H, W) on, in the rest of 20 steps: (B, C, H, W)."""
-    scheduler = SAMPLERS[FAST["sampler"]](ddpm.scheduler)
-    scheduler.set_timesteps(timesteps=[u for u in sampling_times(1000, FAST["steps"]) if u <= t])
-    *_, (_, _, x_0) = reverse(lambda x_u, u: eps_hat(x_u, u, y), scheduler, x_t, rngs=None)
-    return x_0
+def dot(a, b):
+    """The inner products of images (N, C, H, W): (N,)."""
+    return (a * b).flatten(1).sum(dim=1)
 
 
 @torch.no_grad()
@@ -326,8 +324,8 @@ def push_sizes(networks, n=100):
 
 TABLES = {
     table.__name__: table
-    for table in (tuning, quality, short_runs)
-    + (interventions, interventions_again, held_out, factors, real_starts, scales, single_step)
+    for table in (tuning, quality, training_runs, short_runs)
+    + (interventions, held_out, scales, single_step)
 }
 
 

@@ -99,13 +99,17 @@ def save_labeled_grid(path, rows, column_labels, made_from):
     save_figure(path, figure, made_from, bbox_inches="tight")
 
 
-def plain_figure(width, height):
-    """A matplotlib figure in inches, and its axes without the spines at the top and right."""
+def plain_figure(width, height, columns=1):
+    """A matplotlib figure in inches, and its axes without the spines at the top and right.
+
+    With more than one column, an array of axes.
+    """
     from matplotlib.figure import Figure  # imported here, so that scripts start faster
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(ncols=columns)
+    for each in figure.axes:
+        each.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 

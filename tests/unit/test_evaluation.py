@@ -289,7 +289,7 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
 
     The rows that the pages show are among those that are measured.
     """
-    seeds, names, made = {}, {}, []
+    seeds, names, made, other_classifiers = {}, {}, [], tables.OTHER_CLASSIFIERS
 
     def measured(rows, n=2_000, split="validation", seed=1, path=None):
         assert len(rows) > 1 and (split, seed) != ("validation", 0)
@@ -297,21 +297,21 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
         made.extend(rows.values())
         seeds[path.name] = split, seed
         names[path.name] = {"real images", "real validation images", *rows}
-        score = {"accuracy": 0.9, "accuracy_high": 1, "frechet": 2}
+        score = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 1, "frechet": 2}
         write_rows(path, [{"images": name} | score for name in ("real images", *rows)])
 
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
-    for table_of_images in (tables.held_out, tables.factors, tables.real_starts):
-        monkeypatch.setattr(table_of_images, "__defaults__", (20,))
+    monkeypatch.setattr(tables.held_out, "__defaults__", (20,))
     monkeypatch.setattr(tables, "measure", measured)
     monkeypatch.setattr(tables, "RUNS", dict.fromkeys((0, 1, 2), MODELS))
+    monkeypatch.setattr(tables, "OTHER_CLASSIFIERS", {"another": MODELS})
     monkeypatch.setattr(tables, "SHORT_RUNS", tmp_path)
     for run in ("0", "1", "2"):
         (tmp_path / run).symlink_to(MODELS)
     for name, make in tables.TABLES.items():
         make(tmp_path / f"{name}.csv")
-    for name in ("held_out.csv", "factors.csv", "real_starts.csv"):
-        names[name] = {next(iter(row.values())) for row in read_rows(tmp_path / name)}
+    names["interventions.csv"] |= other_classifiers.keys()
+    names["held_out.csv"] = names["interventions.csv"]
     assert [name for name, (split, _) in seeds.items() if split == "test"] == ["quality.csv"]
     assert seeds.pop("tuning.csv") not in seeds.values()
     images = made[-1](torch.tensor([3]), [0])  # of the last table
@@ -342,35 +342,14 @@ def test_settings_are_chosen_by_the_rule():
     assert tables.chosen(measured, "classifier-free", 0) == f"s = {SCALE}"
 
 
-def test_a_gradient_that_removes_nothing_and_one_that_removes_the_prediction(
-    monkeypatch, few_images, tmp_path
-):
-    """Without its prediction, the U-Net's error is the noise itself."""
-    unguided = load_models()[0]
-    monkeypatch.setattr(tables, "load_mnist", few_images.load)
-    fakes = {
-        "zero": lambda x_t, t, y: torch.zeros_like(x_t),
-        "eps": lambda x_t, t, y: unguided(x_t, t) / (1 - unguided.abar[t]).sqrt(),
-    }
-    monkeypatch.setattr(tables, "gradients", lambda networks: fakes)
-    tables.held_out(tmp_path / "x.csv", n=50)
-    zero, eps, free = read_rows(tmp_path / "x.csv")
-    x_t, _, noise = noised_for_validation(
-        unguided.scheduler, few_images.load("validation")[0][:50], torch.full((50,), 499)
-    )
-    removed = 1 - (noise.square().mean() / (unguided(x_t, 499) - noise).square().mean()).item()
-    assert float(zero["removed_499"]) == 0
-    assert float(eps["removed_499"]) == pytest.approx(removed, rel=1e-3)
-    assert 0 < float(free["removed_499_low"]) < float(free["removed_499_high"]) < 1
+def test_a_gradient_is_compared_with_the_true_one(monkeypatch, few_images, tmp_path):
+    """Of a gradient of half the right size plus noise, the component is one half.
 
-
-def test_the_factor_does_not_depend_on_errors_of_the_gradient(monkeypatch, few_images, tmp_path):
-    """A gradient of half the right size plus noise is too small by 2, not by less.
-
-    Nor does it depend on a part of the implied gradient that is the same for all labels.
+    It does not depend on a part of the implied gradient that is the same for all labels. Without
+    its prediction, the U-Net's error is the noise itself.
     """
-    unguided, x_0 = load_models()[0], few_images.load("validation")[0][:50]
-    y, abar = few_images.load("validation")[1][:50], unguided.abar
+    unguided, (x_0, y) = load_models()[0], few_images.load("validation")
+    x_0, y, abar = x_0[:50], y[:50], unguided.abar
 
     def parts(x_t, t):  # of the U-Net's error: what the label explains, and the rest
         eps = implied_noise(x_t, x_0, abar[t])
@@ -380,26 +359,34 @@ def test_the_factor_does_not_depend_on_errors_of_the_gradient(monkeypatch, few_i
 
     def ours(x_t, t, labels):
         right, _ = parts(x_t, t)
-        return 0.5 * right + torch.randn_like(right) * right.std()
+        return 0.5 * right + torch.randn_like(right) * right.square().mean().sqrt()
 
     def implied(x_t, t, labels):
         right, rest = parts(x_t, t)
         return right * (labels == y).view(-1, 1, 1, 1) + 3 * rest
 
+    fakes = {
+        "ours": ours,
+        "implied": implied,
+        "exact": implied,
+        "everything": lambda x_t, t, labels: unguided(x_t, t) / (1 - abar[t]).sqrt(),
+    }
     torch.manual_seed(0)
+    accuracies = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+    write_rows(tmp_path / "interventions.csv", [{"images": name} | accuracies for name in fakes])
     monkeypatch.setattr(tables, "load_mnist", few_images.load)
-    monkeypatch.setattr(tables, "gradient", lambda log_p: ours)
-    monkeypatch.setattr(tables, "implied_gradient", lambda ddpm: implied)
-    tables.factors(tmp_path / "x.csv", n=50)
-    least_squares, corrected, norms, cosine = read_rows(tmp_path / "x.csv")
-    for t in (899, 699, 499):
-        value, low, high = (float(corrected[f"t_{t}{end}"]) for end in ("", "_low", "_high"))
-        assert float(least_squares[f"t_{t}"]) < 0.5
-        assert value == pytest.approx(2, abs=0.2) and low < value < high
-        b = float(least_squares[f"t_{t}"])
-        assert float(norms[f"t_{t}"]) == pytest.approx((b * value) ** 0.5, rel=1e-4)
-        assert float(cosine[f"t_{t}"]) == pytest.approx((b / value) ** 0.5, rel=1e-4)
-        assert 0.4 < float(cosine[f"t_{t}_low"]) < float(cosine[f"t_{t}_high"]) < 0.6
+    monkeypatch.setattr(tables, "in_batches", lambda function, *args: function(*args))
+    monkeypatch.setattr(tables, "gradients", lambda networks: fakes)
+    tables.held_out(tmp_path / "held_out.csv", n=50)
+    row, _, _, everything = read_rows(tmp_path / "held_out.csv")
+    for t in (699, 499, 399):
+        x_t, _, eps = noised_for_validation(unguided.scheduler, x_0, torch.full((50,), t))
+        with torch.no_grad():
+            removed = 1 - (eps.square().sum() / (unguided(x_t, t) - eps).square().sum()).item()
+        assert float(everything[f"removed_{t}"]) == pytest.approx(removed, rel=1e-3)
+        for column, expected in {"component": 0.5, "norm": 1.25**0.5, "cosine": 0.2**0.5}.items():
+            value, low, high = (float(row[f"{column}_{t}{end}"]) for end in ("", "_low", "_high"))
+            assert value == pytest.approx(expected, abs=0.04) and low < value < high
 
 
 def test_a_page_names_its_rows_and_gets_the_other_cells_from_the_csv_file(tmp_path, monkeypatch):
