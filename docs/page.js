@@ -8,7 +8,7 @@ import { drawPicture } from "./pictures.js";
 import { Noise, SCALES, STEPS, TIMES, grays } from "./sampler.js";
 import { showStep } from "./step.js";
 import { listenToTrack, showTrack } from "./track.js";
-import { completed, counts, isDamaged, likeliest, named, pushedSteps, sentences, short } from "./words.js";
+import { completed, counts, finding, isDamaged, likeliest, named, pushedSteps, sentences, short } from "./words.js";
 
 const NOISES = 1000;
 const MOVE_MS = 150; // how long a path moves
@@ -27,7 +27,9 @@ let heights = []; // of the path as it is drawn now
 let looked = 10; // the step into which the page looks
 let looking = false; // whether the visitor can see that
 let moves = 0; // of the path
-let announced = true; // whether a screen reader knows the current push
+let resting = true; // whether no handle is being moved
+let told = null; // the path that a screen reader knows
+let before = null; // the push that the page has replaced by one of its own
 
 const current = () => map.get(settings.a, settings.b);
 
@@ -81,7 +83,7 @@ function receive(path) {
   if (known.b === 0) showSettings(); // now the unpushed digit is known
   if (known === current() || known.b === 0) show();
   else if (known.a === settings.a) draw();
-  if (current()?.kind) showTasks(current()); // with more results, it can be certain which push is the shortest
+  tell(); // with more results, it can be certain which push is the shortest
   showCounts();
 }
 
@@ -125,7 +127,7 @@ function showWords() {
   $("fork").setAttribute("aria-label", `The path from noise to a digit, pushed ${pushedSteps(a, b)}. ${headline}`);
   if (path?.kind) {
     showMeters(path);
-    if (!announced) announce();
+    tell();
   }
   document.querySelector("main").className = path?.kind ?? (path?.p ? "unjudged" : "waiting");
 }
@@ -152,6 +154,9 @@ function showTasks(path) {
 function showCounts() {
   for (const [kind, number] of Object.entries(counts(map))) $(`count-${kind}`).textContent = number;
   const [done, total] = [map.pushes(({ kind }) => kind).length, map.windows.length - 1];
+  $("total").textContent = total;
+  $("first").textContent = map.first + 1;
+  $("finding").textContent = finding(map);
   $("progress").textContent = done < total ? `${done} of ${total} pushes computed …` : "";
 }
 
@@ -193,12 +198,18 @@ function showResult() {
 
 const say = (text) => ($("status").textContent = text);
 
-/** When the handles are released, or the result is known: tell a screen reader about the push, and check the tasks. */
-function announce() {
-  announced = Boolean(current()?.kind);
-  if (!announced) return;
-  $("announcement").textContent = `${$("headline").textContent} ${$("reason").textContent}`;
-  showTasks(current());
+/** When the handles rest and the result is known: check the tasks, and tell a screen reader about the push. */
+function tell() {
+  const path = current();
+  if (!resting || !path?.kind) return;
+  showTasks(path);
+  if (told !== path) $("announcement").textContent = `${$("headline").textContent} ${$("reason").textContent}`;
+  told = path;
+}
+
+function release() {
+  resting = true;
+  tell();
 }
 
 // --- inside one step ---
@@ -230,8 +241,18 @@ function choose(a, b) {
 /** Change settings that need another map. */
 function change(changes) {
   Object.assign(settings, changes);
-  announced = false;
   openMap();
+}
+
+/** Change settings and the push, until `changeBack`. */
+function changeForNow(changes) {
+  before ??= { a: settings.a, b: settings.b };
+  change(changes);
+}
+
+function changeBack(changes) {
+  change({ ...changes, ...before });
+  before = null;
 }
 
 function forgetDrawing() {
@@ -241,11 +262,12 @@ function forgetDrawing() {
 }
 
 function listen() {
-  listenToTrack(choose, announce);
-  listenToMap((a, b) => {
+  const move = (a, b) => {
+    resting = false;
     choose(a, b);
-    announce();
-  });
+  };
+  listenToTrack(move, release);
+  listenToMap(choose);
   $("digits").addEventListener("change", (event) => {
     change({ digit: Number(event.target.value) });
     remember();
@@ -263,8 +285,9 @@ function listen() {
   $("strength").addEventListener("change", remember);
   for (const button of all("[data-strength]")) {
     button.addEventListener("click", () => {
-      const { strength, from, until } = button.dataset;
-      change({ strength: Number(strength), a: Number(from ?? settings.a), b: Number(until ?? settings.b) });
+      const [strength, from, until] = ["strength", "from", "until"].map((name) => Number(button.dataset[name]));
+      if (from) changeForNow({ strength, a: from, b: until });
+      else changeBack({ strength });
       remember();
     });
   }
@@ -278,11 +301,11 @@ function listen() {
   }).observe($("code"));
   listenToDrawing(() => {
     drawn = isEmpty() ? null : drawing.slice();
-    change({ a: 12, b: STEPS });
+    changeForNow({ a: 12, b: STEPS });
   });
   $("clear").addEventListener("click", () => {
     forgetDrawing();
-    change({});
+    changeBack({});
   });
   addEventListener("popstate", () => {
     forgetDrawing();

@@ -30,7 +30,7 @@ export class PushMap {
 
   /** Add what is known of a path. `unpushed` is the digit that appears without a push. */
   add({ unpushed, ...path }) {
-    this.unpushed = unpushed;
+    this.unpushed ??= unpushed;
     const known = Object.assign(this.get(path.a, path.b) ?? {}, path);
     if (known.surprise !== undefined) known.kind = kindOf(known, this);
     this.paths.set(`${known.a},${known.b}`, known);

@@ -65,6 +65,15 @@ export function completed(path, map) {
   };
 }
 
+/** What all pushes of a map show together; nothing as long as some are not known. */
+export function finding(map) {
+  const targets = map.pushes(({ kind }) => kind === "target");
+  if (!map.isComplete() || targets.length === 0) return "";
+  const { digit } = map.settings;
+  const [earliest, latest] = [Math.min(...targets.map(({ b }) => b)), Math.max(...targets.map(({ a }) => a + 1))];
+  return `No push that ends before step ${earliest} makes it ${named(digit)}, and none that begins after step ${latest}.`;
+}
+
 /** How many pushes have each kind of result. */
 export function counts(map) {
   const number = (kind) => map.pushes((path) => path.kind === kind).length;

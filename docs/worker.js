@@ -45,10 +45,16 @@ class Paths {
     }
   }
 
-  /** The digit that appears without a push. */
+  /** The digit that appears without a push. Its path is sent as it grows, at height 0 as long as the digit is not known. */
   async findUnpushed() {
+    const path = { id: this.id, a: 0, b: 0, guesses: Array(this.start), heights: Array(this.start) };
     for await (const [k, state] of this.states(0, 0)) {
       if (k === STEPS) this.unpushed = likeliest(guided.chances(state, k));
+      else if (this.urgent[1] === 0) {
+        path.guesses.push(guided.guess(state, k));
+        path.heights.push(0);
+        postMessage(path);
+      }
     }
   }
 

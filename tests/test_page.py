@@ -337,7 +337,8 @@ def test_handles_band_and_map_choose_the_push(page):
 
 
 def test_the_three_tasks_can_be_completed(page):
-    """On the map that is shipped. Nothing below moves."""
+    """On the map that is shipped. Nothing below moves, and nothing is completed while dragging."""
+    page.goto("index.html")
     page.reload()
     page.wait_for_function("() => !document.getElementById('status').textContent")
     kinds = page.evaluate("""async () => {
@@ -347,11 +348,21 @@ def test_the_three_tasks_can_be_completed(page):
     place = page.locator("#lower").bounding_box()
     target = [(last - first, first, last) for first, last, kind in kinds if kind == "target"]
     broken = [(first, last) for first, last, kind in kinds if kind == "broken"]
-    done = []
+    earliest, latest = min(last for _, _, last in target), max(first for _, first, _ in target)
+    assert page.inner_text("#finding") == (
+        f"No push that ends before step {earliest} makes it a {when.DIGIT}, "
+        f"and none that begins after step {latest}."
+    )
+    track = page.locator("#track").bounding_box()
+    page.mouse.move(track["x"] + (max(target)[2] - 0.5) * track["width"] / 20, track["y"] + 20)
+    page.mouse.down()
+    assert page.inner_text("#headline") == f"It ends as a {when.DIGIT}."
+    done = [page.locator("#tasks .done").count()]
+    page.mouse.up()
     for first, last in (max(target)[1:], min(target)[1:], max(broken)):
         choose(page, first, last)
         done.append(page.locator("#tasks .done").count())
-    assert done == [1, 2, 3] and page.locator("#lower").bounding_box() == place
+    assert done == [0, 1, 2, 3] and page.locator("#lower").bounding_box() == place
 
 
 def test_the_sentence_says_what_the_path_shows(page):
@@ -431,15 +442,17 @@ def test_the_unpushed_digit_cannot_be_chosen(open_page):
 
 
 def test_a_drawing_takes_the_place_of_the_noise(page):
+    choose(page, 2, 5)
     page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad")
     box.hover(position={"x": 106, "y": 40})
     page.mouse.down()
     box.hover(position={"x": 106, "y": 170})
     page.mouse.up()
-    assert push(page) == (13, 20)
+    assert push(page) == (13, 20) and page.inner_text("#total") == "36"
     page.wait_for_function("() => document.querySelector('.unpushed').textContent === 'a 1'")
     page.click("#clear")
+    assert push(page) == (2, 5) and page.inner_text("#total") == "210"
     page.wait_for_function("() => document.querySelector('.unpushed').textContent !== 'a 1'")
     page.evaluate("scrollTo(0, 0)")
 
