@@ -11,7 +11,7 @@ import { listenToTrack, showTrack } from "./track.js";
 import { completed, counts, finding, isDamaged, likeliest, named, pushedSteps, sentences, short } from "./words.js";
 
 const NOISES = 1000;
-const MOVE_MS = 150; // how long a path moves
+const [GROW_MS, MOVE_MS] = [800, 150]; // how long a path grows, on a new map, and how long it moves to another one
 const CACHED = 12; // maps
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -160,13 +160,15 @@ function showCounts() {
   $("progress").textContent = done < total ? `${done} of ${total} pushes computed …` : "";
 }
 
-/** Move the drawn path to the current one; when it has arrived, show its result. */
+/** Move the drawn path to the current one, or let it grow; when it has arrived, show its result. */
 function movePath() {
   const [from, to, began, move] = [heights, current()?.heights ?? [], performance.now(), (moves += 1)];
   const frame = () => {
     if (move !== moves) return; // there is a newer one
-    const left = CALM.matches ? 0 : Math.max(0, 1 - (performance.now() - began) / MOVE_MS);
-    heights = to.map((value, k) => value + ((from[k] ?? value) - value) * left ** 2);
+    const grows = from.length === 0;
+    const left = CALM.matches ? 0 : Math.max(0, 1 - (performance.now() - began) / (grows ? GROW_MS : MOVE_MS));
+    if (grows) heights = to.slice(0, Math.round(to.length * (1 - left)));
+    else heights = to.map((value, k) => value + ((from[k] ?? value) - value) * left ** 2);
     draw();
     if (left > 0) requestAnimationFrame(frame);
     else showResult();

@@ -24,6 +24,7 @@ from support.pictures import save_figure
 from train_classifier import predict_noised
 
 RUNS = {0: MODELS, 1: ROOT / "runs" / "1", 2: ROOT / "runs" / "2"}  # trained by results/make.sh
+LAST = "classifier_free.pth"  # of the networks in a folder
 SHORT_RUNS = ROOT / "runs" / "short"
 
 
@@ -113,8 +114,9 @@ def chosen(rows, method, run):
 
 
 def training_runs_here():
-    """The training runs whose networks are on this machine: pairs (run, networks)."""
-    return [(run, Networks(folder)) for run, folder in RUNS.items() if folder.exists()]
+    """The training runs that are complete on this machine: pairs (run, networks)."""
+    complete = {run: folder for run, folder in RUNS.items() if (folder / LAST).exists()}
+    return [(run, Networks(folder)) for run, folder in complete.items()]
 
 
 # --- how good are the samples? ---

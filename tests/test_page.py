@@ -263,6 +263,7 @@ def test_the_first_picture_needs_neither_networks_nor_much_data(browser, address
     page, sizes = browser.new_page(base_url=address), []
     page.on("response", lambda response: sizes.append(len(response.body())))
     page.goto("index.html", wait_until="networkidle")
+    page.wait_for_selector("#result:not(.moving)")
     assert (pixels(page, "#fork").max(axis=2) < 100).mean() > 0.005
     assert (pixels(page, "#result").max(axis=2) < 100).mean() > 0.05
     assert page.inner_text("#headline").startswith("Not enough: it ends as a")
