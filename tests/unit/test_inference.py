@@ -80,15 +80,18 @@ def test_single_images_of_several_digits_are_one_row(run, tmp_path):
 
 def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, monkeypatch):
     """The NPZ file and the animation contain the samples of the last scale."""
-    saved = []
+    saved, networks = [], inference.load_models()
+    networks[1].dataset = networks[1].dataset | {"classes": list("abcdefghij")}
     monkeypatch.setattr(pictures, "save_labeled_grid", lambda *args: saved.extend(args))
-    flags = ["--digits", 7, 4, "--num-samples", 2, "--guidance-scale", 0, 2, "--sampler", "ddim"]
+    monkeypatch.setattr(inference, "load_models", lambda *args: networks)
+    flags = ["--digits", "h", 4, "--num-samples", 2, "--guidance-scale", 0, 2, "--sampler", "ddim"]
     images, labels = run(*flags, "--gif", tmp_path / "o.gif")
     rows = saved[1]
-    assert list(rows) == ["s = 0", "s = 2"] and saved[2] == ["7", "4"]
+    assert list(rows) == ["s = 0", "s = 2"] and saved[2] == ["h", "e"]
+    assert json.loads(saved[3])["settings"]["scales"] == list(rows)
 
     y, seeds = torch.tensor([7, 7, 4, 4]), image_seeds(0, labels)
-    ddpm, classifier = inference.load_models()
+    ddpm, classifier = networks
     grad = gradient(classifier.log_p)
     eps_hat = guided(ddpm, grad, 2)
     settings = {"sampler": "ddim", "steps": 4}
@@ -130,6 +133,14 @@ def test_a_long_animation_has_few_frames_and_starts_and_ends_with_the_samples(tm
     for number in (0, film.n_frames - 1):
         film.seek(number)
         assert film.convert("L").getpixel((60, 60)) == pictures.INK_GRAY
+
+
+def test_gray_images_are_clipped_and_animations_keep_many_colors():
+    shown = pictures.ink_on_paper(torch.tensor([-3.0, 3.0]).view(1, 1, 1, 2))
+    assert shown.flatten().tolist() == [pictures.PAPER, pictures.INK_GRAY]
+    colors = torch.linspace(-1, 1, 3 * 28 * 28).view(1, 3, 28, 28)
+    frame = pictures.animation_frame("t = 0", colors, colors, None, 1)
+    assert len(frame.convert("RGB").getcolors()) > 200
 
 
 def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():

@@ -120,8 +120,9 @@ def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type):
     assert averaged == [network.weight.item()] and network.weight.item() != pytest.approx(a)
 
 
+@pytest.mark.parametrize("max_t", [0, 500])
 @pytest.mark.usefixtures("by_sgd")
-def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
+def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path, max_t):
     """One step of gradient descent by hand."""
 
     class OfMeanAndT(nn.Linear):
@@ -132,12 +133,12 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path):
 
     network = OfMeanAndT(2, 2)
     torch.manual_seed(1)
-    x_t, t, _, _, y = next(batches_by_hand(1, lambda: torch.randint(501, (16,))))
+    x_t, t, _, _, y = next(batches_by_hand(1, lambda: torch.randint(max_t + 1, (16,))))
     loss = F.cross_entropy(network(x_t, t), y)
     grads = torch.autograd.grad(loss, list(network.parameters()))
     expected = [p - 0.1 * grad for p, grad in zip(network.parameters(), grads)]  # not clipped
     torch.manual_seed(1)
-    run = started(train_classifier, network, SCHEDULER, tmp_path, Run.record, 500, steps=1)
+    run = started(train_classifier, network, SCHEDULER, tmp_path, Run.record, max_t, steps=1)
     assert run.losses[0].item() == pytest.approx(loss.item())
     for parameter, wanted in zip(network.parameters(), expected):
         torch.testing.assert_close(parameter, wanted)
@@ -334,7 +335,10 @@ def test_pictures_of_the_shipped_models_go_to_the_repository(tmp_path):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatch, capsys):
-    """It is interrupted in the last step, in its second epoch, and resumes after the fourth."""
+    """It is interrupted in the last step, in its second epoch, and resumes after the fourth.
+
+    The seconds include those before the interruption.
+    """
     monkeypatch.setattr(training, "SAVE_EVERY", 4)
     record = Run.record
 
@@ -350,6 +354,8 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     assert end.value.code == 130 and capsys.readouterr().err.endswith(": interrupted\n")
     assert not (tmp_path / f"{name}.pth").exists() and state.exists()
 
+    torch.save(torch.load(state) | {"seconds": 1000}, state)
+
     histories, finish = [], Run.save_checkpoint
     monkeypatch.setattr(
         Run, "save_checkpoint", lambda r, **kw: histories.append(r.history) or finish(r, **kw)
@@ -358,7 +364,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     resumed, once = train(name, tmp_path, "--resume"), torch.load(tiny / f"{name}.pth")
     for key, value in once.pop("state_dict").items():
         assert torch.equal(resumed["state_dict"][key], value), key
-    assert resumed["training"].pop("seconds") > 0 and once["training"].pop("seconds") > 0
+    assert resumed["training"].pop("seconds") > 1000 > once["training"].pop("seconds") > 0
     assert resumed["training"] == once["training"]  # also the mean loss and the validation
     assert [entry["step"] for entry in histories[0]] == [3, 6]
     assert not list(tmp_path.glob("*state*")) and not list(tmp_path.glob(".*"))
