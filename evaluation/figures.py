@@ -1,7 +1,6 @@
 """The figures of the report, drawn from rows of its tables."""
 
-import torch
-
+from evaluation.measures import rank_correlation
 from support.pictures import ACCENT, INK, plain_figure
 
 RUN_STYLES = "o-", "s--", "^:"  # of training runs 0, 1, 2
@@ -32,7 +31,7 @@ def tuning(curves, real):
 def gradients(rows, t=499):
     """Accuracy against the removed error, and against the component along the true gradient.
 
-    rows: the table `held_out`.
+    rows: the table `held_out`. The multiples of ours are connected.
     """
     figure, both = plain_figure(10, 4.5, columns=2)
     panels = {
@@ -40,18 +39,22 @@ def gradients(rows, t=499):
         "component": "component along the true gradient",
     }
     for axes, (column, label) in zip(both, panels.items()):
-        measured = [row for row in rows if f"{column}_{t}" in row]
-        for row in measured:
-            x, y = float(row[f"{column}_{t}"]), 100 * float(row["accuracy"])
-            axes.plot(x, y, "o", color=ACCENT if row["gradient"] == "ours" else INK, ms=4)
-            axes.annotate(row["gradient"], (x, y), (4, 2), textcoords="offset points", fontsize=7)
-        rank = rank_correlation(measured, f"{column}_{t}", "accuracy")
-        axes.set(xlabel=f"{label}, t = {t}", ylabel="accuracy with s = 1 (%)")
-        axes.set_title(f"rank correlation {rank:.2f}", fontsize=10)
+        points = {
+            row["gradient"]: (float(row[f"{column}_{t}"]), 100 * float(row["accuracy"]))
+            for row in rows
+        }
+        multiples = sorted(points[name] for name in points if f" {name}".endswith(" ours"))
+        axes.plot(*zip(*multiples), "-", color=ACCENT, lw=1)
+        width = max(points.values())[0] - min(points.values())[0]
+        for name, (x, y) in points.items():
+            axes.plot(x, y, "o", color=ACCENT if (x, y) in multiples else INK, ms=4)
+            close = [0 < u - x < width / 12 and abs(v - y) < 1.3 for u, v in points.values()]
+            left = any(close) and len(name) < 12
+            place = {"xytext": (-4, 2), "ha": "right"} if left else {"xytext": (4, 2)}
+            axes.annotate(name, (x, y), textcoords="offset points", fontsize=7, **place)
+        others = [row for row in rows if "x ours" not in row["gradient"]]
+        ranks = [rank_correlation(some, f"{column}_{t}", "accuracy") for some in (rows, others)]
+        axes.set(xlabel=f"{label}, t = {t}", ylabel="accuracy with s = 1 (%)", xmargin=0.1)
+        title = "rank correlation {:.2f}, without the multiples of ours {:.2f}".format(*ranks)
+        axes.set_title(title, fontsize=10)
     return figure
-
-
-def rank_correlation(rows, *columns):
-    """Spearman's correlation of two columns: a number."""
-    values = torch.tensor([[float(row[column]) for row in rows] for column in columns])
-    return torch.corrcoef(values.argsort(dim=1).argsort(dim=1).float())[0, 1].item()

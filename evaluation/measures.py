@@ -156,6 +156,12 @@ def product_of_powers(name, powers):
     return with_interval(name, value, value - error, value + error)
 
 
+def rank_correlation(rows, *columns):
+    """Spearman's correlation of two columns of a table, without ties: a number."""
+    values = torch.tensor([[float(row[column]) for row in rows] for column in columns])
+    return torch.corrcoef(values.argsort(dim=1).argsort(dim=1).float())[0, 1].item()
+
+
 def frechet_distance(real, fake):
     """The Fréchet distance (Heusel et al. 2017) between features (N, D) and (M, D).
 

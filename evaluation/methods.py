@@ -38,6 +38,16 @@ def with_norm_of(grad, other):
     return rescaled
 
 
+def with_mean_norm_of(grad, other):
+    """One gradient, multiplied so that the mean norm over the batch is that of another."""
+
+    def rescaled(x_t, t, y):
+        first, second = grad(x_t, t, y), other(x_t, t, y)
+        return first * norm(second).mean() / norm(first).mean().clamp(min=1e-12)
+
+    return rescaled
+
+
 def norm(grad):
     """The norm of each gradient (B, C, H, W): (B, 1, 1, 1)."""
     return torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True)

@@ -13,9 +13,9 @@ from data import load_mnist
 from diffusion import END, load_ddpm, noised_for_validation
 from evaluation import figures, pages
 from evaluation.classifier_free import SCALE, classifier_free
-from evaluation.measures import product_of_powers
+from evaluation.measures import product_of_powers, rank_correlation
 from evaluation.methods import Exact, change_of_next, implied_gradient, norm
-from evaluation.methods import with_norm_of
+from evaluation.methods import with_mean_norm_of, with_norm_of
 from evaluation.table import measure
 from inference import gradient, growing_scale, guided, load_models, sample, trajectory
 from support import cli
@@ -133,18 +133,6 @@ def quality(path):
     measure(sampled(networks.ddpm, rows), n=4_300, split="test", seed=0, path=path)
 
 
-def training_runs(path):
-    """Each training run, with the settings that were chosen for it."""
-    tuned, rows = read_rows(path.with_name("tuning.csv")), {}
-    for run, networks in training_runs_here():
-        for method, settings in candidates(networks).items():
-            rows[f"{method}, run {run}"] = settings[chosen(tuned, method, run)]
-        implied = implied_gradient(networks.conditional)
-        rows[f"ours, s = 1, run {run}"] = networks.guided(1)
-        rows[f"implied, s = 1, run {run}"] = guided(networks.ddpm, implied, 1)
-    measure(sampled(networks.ddpm, rows, **FAST), path=path)
-
-
 def short_runs(path):
     """Three training runs with 3,800 U-Net steps, and a scale that was not tuned for them."""
     rows = {}
@@ -187,6 +175,7 @@ def gradients(networks):
         **{f"{k} x ours": times(k, ours) for k in (0.8, 1.3, 1.5, 2)},
         "ours, implied norm": with_norm_of(ours, implied),
         "ours, implied norm of the next image": with_norm_of(ours, of_next_image),
+        "ours, mean implied norm": with_mean_norm_of(ours, implied),  # added after the others
         "implied": implied,
         "implied, our norm": with_norm_of(implied, ours),
         "ours, exact norm": with_norm_of(ours, exact),
@@ -224,29 +213,27 @@ def held_out(path, n=3_000):
     eps(x_t, t) - eps, because E[eps | x_t, y] = E[eps | x_t] - g. Columns, for each t:
 
     removed: the fraction of the squared error that g removes, (<r, r> - <r - g, r - g>) / <r, r>.
-    component: <g, z> / <r, z>, the component of g along the true gradient, relative to the true
+    norm: the norm of g, divided by that of our g.
+    component: <g, z> / <r, z>, the component of g along the true gradient, divided by the true
         norm. Here, z is an instrumental variable (Wright 1928): errors in g that are uncorrelated
         with z do not matter.
-    norm: the norm of g, relative to the true norm.
-    cosine: between g and the true gradient.
+    by_exact: the same with another z.
 
     z is the implied g for the label, minus the implied g for a label drawn from the classifier's
     prediction. The difference removes the part of the implied g that does not depend on the label,
-    which may be correlated with the U-Net's own error. For gradients that share errors with the
-    implied one, z is the exact one instead. The norm follows from the multiple of g that removes
-    the most error, b = <r, g> / <g, g>: it is sqrt(component / b), and the cosine is
-    sqrt(b component).
+    which may be correlated with the U-Net's own error. For gradients that contain the implied one,
+    and in by_exact, it is made from the exact g.
     """
     networks, (x_0, y) = Networks(), load_mnist("validation")
     x_0, y, ddpm, rng = x_0[:n], y[:n], networks.ddpm, torch.Generator().manual_seed(0)
     grads = gradients(networks)
     rows = {row["images"]: row for row in read_rows(path.with_name("interventions.csv"))}
-    table = {}
+    table, times = {}, (699, 599, 499, 399)
     for name in grads:
         accuracy = {key: rows[name][key] for key in ("accuracy", "accuracy_low", "accuracy_high")}
         table[name] = {"gradient": name, "n": n} | accuracy
 
-    for t in (699, 599, 499, 399):
+    for t in times:
         noised = ddpm.scheduler, x_0, torch.full((n,), t)
         x_t, _, eps = noised_for_validation(*noised)
         r = in_batches(ddpm, x_t, t, y) - eps
@@ -257,22 +244,33 @@ def held_out(path, n=3_000):
             name: in_batches(grads[name], x_t, t, y) - in_batches(grads[name], x_t, t, other)
             for name in (["implied", "exact"] if t >= NO_EXACT_BELOW else ["implied"])
         }
+        ours = root * in_batches(grads["ours"], x_t, t, y)
         for name, grad in grads.items():
             g = root * in_batches(grad, x_t, t, y)
             rr, rg, gg = dot(r, r), dot(r, g), dot(g, g)
             columns = {"removed": [(2 * rg - gg, 1), (rr, -1)]}
-            shares_errors = "implied" in name
-            if not shares_errors or t >= NO_EXACT_BELOW:
-                z = instruments["exact" if shares_errors else "implied"]
-                rz, gz = dot(r, z), dot(g, z)
-                columns["component"] = [(gz, 1), (rz, -1)]
-                columns["norm"] = [(gz, 0.5), (rz, -0.5), (rg, -0.5), (gg, 0.5)]
-                columns["cosine"] = [(gz, 0.5), (rz, -0.5), (rg, 0.5), (gg, -0.5)]
+            columns["norm"] = [(gg, 0.5), (dot(ours, ours), -0.5)]
+            by = {
+                instrument: [(dot(g, z), 1), (dot(r, z), -1)]
+                for instrument, z in instruments.items()
+                if instrument not in name
+            }
+            if by:
+                columns["component"] = next(iter(by.values()))
+            if "exact" in by:
+                columns["by_exact"] = by["exact"]
             for column, powers in columns.items():
                 table[name] |= product_of_powers(f"{column}_{t}", powers)
         write_rows(path, table.values())
-    figure = figures.gradients(read_rows(path))
-    save_figure(path.with_suffix(".png"), figure, provenance())
+    rows = read_rows(path)
+    save_figure(path.with_suffix(".png"), figures.gradients(rows), provenance())
+    for t in times:
+        some = [row for row in rows if f"component_{t}" in row]
+        shown = [
+            f"{key} {rank_correlation(some, f'{key}_{t}', 'accuracy'):.2f}"
+            for key in ("removed", "component", "norm")
+        ]
+        print(f"t = {t}, rank correlations of {len(some)} gradients: {', '.join(shown)}")
 
 
 def dot(a, b):
@@ -326,8 +324,7 @@ def push_sizes(networks, n=100):
 
 TABLES = {
     table.__name__: table
-    for table in (tuning, quality, training_runs, short_runs)
-    + (interventions, held_out, scales, single_step)
+    for table in (tuning, quality, short_runs) + (interventions, held_out, scales, single_step)
 }
 
 

@@ -40,8 +40,7 @@ pictures() { # guided_output.png, the other pictures in results/, docs/weights.*
 }
 
 tables() { # the CSV files in results/, and the tables of both pages: about three hours
-  python -m evaluation.tables tuning quality training_runs short_runs \
-    interventions held_out scales single_step
+  python -m evaluation.tables tuning quality short_runs interventions held_out scales single_step
 }
 
 for part in "$@"; do "$part"; done

@@ -345,8 +345,8 @@ def test_settings_are_chosen_by_the_rule():
 def test_a_gradient_is_compared_with_the_true_one(monkeypatch, few_images, tmp_path):
     """Of a gradient of half the right size plus noise, the component is one half.
 
-    It does not depend on a part of the implied gradient that is the same for all labels. Without
-    its prediction, the U-Net's error is the noise itself.
+    It does not depend on a part of the implied gradient that is the same for all labels. A gradient
+    that is the U-Net's own error removes all of it.
     """
     unguided, (x_0, y) = load_models()[0], few_images.load("validation")
     x_0, y, abar = x_0[:50], y[:50], unguided.abar
@@ -369,7 +369,7 @@ def test_a_gradient_is_compared_with_the_true_one(monkeypatch, few_images, tmp_p
         "ours": ours,
         "implied": implied,
         "exact": implied,
-        "everything": lambda x_t, t, labels: unguided(x_t, t) / (1 - abar[t]).sqrt(),
+        "everything": lambda x_t, t, labels: sum(parts(x_t, t)),
     }
     torch.manual_seed(0)
     accuracies = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
@@ -380,13 +380,15 @@ def test_a_gradient_is_compared_with_the_true_one(monkeypatch, few_images, tmp_p
     tables.held_out(tmp_path / "held_out.csv", n=50)
     row, _, _, everything = read_rows(tmp_path / "held_out.csv")
     for t in (699, 499, 399):
-        x_t, _, eps = noised_for_validation(unguided.scheduler, x_0, torch.full((50,), t))
-        with torch.no_grad():
-            removed = 1 - (eps.square().sum() / (unguided(x_t, t) - eps).square().sum()).item()
-        assert float(everything[f"removed_{t}"]) == pytest.approx(removed, rel=1e-3)
-        for column, expected in {"component": 0.5, "norm": 1.25**0.5, "cosine": 0.2**0.5}.items():
+        x_t, _, _ = noised_for_validation(unguided.scheduler, x_0, torch.full((50,), t))
+        right, rest = (part.square().sum().item() for part in parts(x_t, t))
+        assert float(everything[f"removed_{t}"]) == pytest.approx(1, abs=1e-4)
+        assert float(row[f"removed_{t}"]) == pytest.approx(-right / (right + rest) / 4, abs=0.05)
+        ratio = (right + rest) ** 0.5 / (1.25 * right) ** 0.5
+        assert float(everything[f"norm_{t}"]) == pytest.approx(ratio, abs=0.04)
+        for column in ("component", "by_exact") if t > 399 else ("component",):
             value, low, high = (float(row[f"{column}_{t}{end}"]) for end in ("", "_low", "_high"))
-            assert value == pytest.approx(expected, abs=0.04) and low < value < high
+            assert value == pytest.approx(0.5, abs=0.04) and low < value < high
 
 
 def test_a_page_names_its_rows_and_gets_the_other_cells_from_the_csv_file(tmp_path, monkeypatch):

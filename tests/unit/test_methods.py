@@ -9,7 +9,8 @@ from diffusers import DDPMScheduler
 
 from diffusion import END, SCHEDULE, predicted_x_0, sampling_times
 from evaluation.classifier_free import classifier_free
-from evaluation.methods import Exact, Unlabeled, implied_gradient, with_norm_of
+from evaluation.methods import Exact, Unlabeled, implied_gradient, norm, with_mean_norm_of
+from evaluation.methods import with_norm_of
 from examples.samplers import step
 from inference import gradient, guided
 
@@ -64,7 +65,7 @@ def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_the_norm_of_a_gradient_is_replaced_per_image():
+def test_the_norm_of_a_gradient_is_replaced_per_image_or_on_average():
     x_t, t, ours = torch.randn(3, *IMAGE_SHAPE), 600, gradient(log_p)
     x_t[2] = 0.1  # its gradient has another norm
     grad, factor = grad_by_hand(x_t, t), torch.tensor([5.0, 0.0, 5.0]).view(3, 1, 1, 1)
@@ -75,6 +76,9 @@ def test_the_norm_of_a_gradient_is_replaced_per_image():
     found = with_norm_of(ours, other)(x_t, t, Y)
     torch.testing.assert_close(found, factor * grad, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(with_norm_of(other, ours)(x_t, t, Y), -grad * (factor > 0))
+    mean_factor = norm(factor * grad).mean() / norm(grad).mean()
+    found = with_mean_norm_of(ours, other)(x_t, t, Y)
+    torch.testing.assert_close(found, mean_factor * grad, atol=1e-3, rtol=1e-3)
 
 
 def test_a_classifier_free_network_with_its_implied_gradient_is_conditional():
