@@ -18,7 +18,7 @@ import train_classifier
 import train_ddpm
 from classifier import Classifier
 from diffusion import SCHEDULE, make_unet, noised_for_validation, training_target
-from evaluation import classifier_free, judge
+from evaluation import classifier_free, fine_tuned, judge
 from inference import gradient, growing_scale, guided, load_models, sample
 from support import training
 from support.files import MODELS, output_folder, read_rows, save_checkpoint
@@ -460,3 +460,19 @@ def test_a_cosine_schedule_and_v_prediction_need_no_code_changes(tmp_path, monke
     assert not torch.equal(images, sample(ddpm, None, [0], steps=3))
     target = training_target(ddpm.scheduler, IMAGES[:1], 1 - IMAGES[:1], torch.tensor([5]))
     assert not torch.equal(target, 1 - IMAGES[:1])
+
+
+def test_fine_tuning_adds_the_error_of_the_guided_noise(monkeypatch):
+    """As a fraction of the error without guidance."""
+    ddpm, classifier = load_models()
+    x_0, y, t = IMAGES[:16, :1], LABELS[:16], torch.full((16,), 500)
+    torch.manual_seed(0)
+    eps = torch.randn_like(x_0)
+    x_t = ddpm.scheduler.add_noise(x_0, eps, t)
+    guided_eps = guided(ddpm, gradient(classifier.log_p), 1)(x_t, 500, y)
+    removed = 1 - (guided_eps - eps).square().mean() / (ddpm(x_t, 500) - eps).square().mean()
+    expected = 1 - removed + F.cross_entropy(classifier(x_t, t), y)
+    monkeypatch.setattr(fine_tuned.torch, "randint", lambda *args: t)
+    torch.manual_seed(0)
+    loss = fine_tuned.guided_loss(ddpm, classifier, x_0, y)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)  # without clipping
