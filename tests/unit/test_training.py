@@ -465,14 +465,14 @@ def test_a_cosine_schedule_and_v_prediction_need_no_code_changes(tmp_path, monke
 def test_fine_tuning_adds_the_error_of_the_guided_noise(monkeypatch):
     """As a fraction of the error without guidance."""
     ddpm, classifier = load_models()
-    x_0, y, t = IMAGES[:16, :1], LABELS[:16], torch.full((16,), 500)
+    x_0, y, t = IMAGES[:16, :1], LABELS[:16], torch.full((16,), 300)
     torch.manual_seed(0)
     eps = torch.randn_like(x_0)
     x_t = ddpm.scheduler.add_noise(x_0, eps, t)
-    guided_eps = guided(ddpm, gradient(classifier.log_p), 1)(x_t, 500, y)
-    removed = 1 - (guided_eps - eps).square().mean() / (ddpm(x_t, 500) - eps).square().mean()
+    guided_eps = guided(ddpm, gradient(classifier.log_p), 1)(x_t, 300, y)
+    removed = 1 - (guided_eps - eps).square().mean() / (ddpm(x_t, 300) - eps).square().mean()
     expected = 1 - removed + F.cross_entropy(classifier(x_t, t), y)
     monkeypatch.setattr(fine_tuned.torch, "randint", lambda *args: t)
     torch.manual_seed(0)
     loss = fine_tuned.guided_loss(ddpm, classifier, x_0, y)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)  # without clipping
+    assert loss.item() == pytest.approx(expected.item(), rel=3e-3)  # without clipping
