@@ -27,13 +27,13 @@ def guided_loss(ddpm, classifier, x_0, y):
     eps = torch.randn_like(x_0)
     x_t = ddpm.scheduler.add_noise(x_0, eps, t).requires_grad_()
     logits = classifier(x_t, t)
-    log_p_y = logits.log_softmax(dim=1).gather(1, y[:, None]).sum()
-    [grad] = torch.autograd.grad(log_p_y, x_t, create_graph=True)
+    log_p_y = -F.cross_entropy(logits, y, reduction="none")  # (B,)
+    [grad] = torch.autograd.grad(log_p_y.sum(), x_t, create_graph=True)
     with torch.no_grad():
         r = ddpm.eps(x_t, t) - eps
     root = (1 - ddpm.abar[t]).sqrt().view(-1, 1, 1, 1)
     error = (r - root * grad).square().mean() / r.square().mean()  # ADM (14)
-    return error + F.cross_entropy(logits, y)
+    return error - log_p_y.mean()
 
 
 @cli.one_line_errors

@@ -28,29 +28,24 @@ def implied_gradient(ddpm):
     return grad
 
 
-def with_norm_of(grad, other):
-    """The direction of one gradient with the norm of another; 0 where the first is 0."""
-
-    def rescaled(x_t, t, y):
-        first, second = grad(x_t, t, y), other(x_t, t, y)
-        return first * norm(second) / norm(first).clamp(min=1e-12)
-
-    return rescaled
-
-
-def with_mean_norm_of(grad, other):
-    """One gradient, multiplied so that the mean norm over the batch is that of another."""
-
-    def rescaled(x_t, t, y):
-        first, second = grad(x_t, t, y), other(x_t, t, y)
-        return first * norm(second).mean() / norm(first).mean().clamp(min=1e-12)
-
-    return rescaled
-
-
 def norm(grad):
     """The norm of each gradient (B, C, H, W): (B, 1, 1, 1)."""
     return torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True)
+
+
+def mean_norm(grad):
+    """The mean norm of the gradients (B, C, H, W): a tensor with one number."""
+    return norm(grad).mean()
+
+
+def with_norm_of(grad, other, size=norm):
+    """One gradient, multiplied so that its `size` is that of another; 0 where the first is 0."""
+
+    def rescaled(x_t, t, y):
+        first, second = grad(x_t, t, y), other(x_t, t, y)
+        return first * size(second) / size(first).clamp(min=1e-12)
+
+    return rescaled
 
 
 def change_of_next(ddpm, grad, t, u, x_t, y, noise=1.0):

@@ -14,8 +14,8 @@ from diffusion import END, load_ddpm, noised_for_validation
 from evaluation import figures, pages
 from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.measures import product_of_powers, rank_correlation
-from evaluation.methods import Exact, change_of_next, implied_gradient, norm
-from evaluation.methods import with_mean_norm_of, with_norm_of
+from evaluation.methods import Exact, change_of_next, implied_gradient, mean_norm, norm
+from evaluation.methods import with_norm_of
 from evaluation.table import measure
 from inference import gradient, growing_scale, guided, load_models, sample, trajectory
 from support import cli
@@ -175,7 +175,7 @@ def gradients(networks):
         **{f"{k} x ours": times(k, ours) for k in (0.8, 1.3, 1.5, 2)},
         "ours, implied norm": with_norm_of(ours, implied),
         "ours, implied norm of the next image": with_norm_of(ours, of_next_image),
-        "ours, mean implied norm": with_mean_norm_of(ours, implied),  # added after the others
+        "ours, mean implied norm": with_norm_of(ours, implied, mean_norm),  # added after the others
         "implied": implied,
         "implied, our norm": with_norm_of(implied, ours),
         "ours, exact norm": with_norm_of(ours, exact),
@@ -240,16 +240,16 @@ def held_out(path, n=3_000):
         p, _ = predict_noised(networks.classifier, *noised)  # of the same x_t
         other = torch.multinomial(p, 1, generator=rng)[:, 0]
         root = (1 - ddpm.abar[t]).sqrt()
+        all_g = {name: root * in_batches(grad, x_t, t, y) for name, grad in grads.items()}
         instruments = {
-            name: in_batches(grads[name], x_t, t, y) - in_batches(grads[name], x_t, t, other)
+            name: all_g[name] - root * in_batches(grads[name], x_t, t, other)
             for name in (["implied", "exact"] if t >= NO_EXACT_BELOW else ["implied"])
         }
-        ours = root * in_batches(grads["ours"], x_t, t, y)
-        for name, grad in grads.items():
-            g = root * in_batches(grad, x_t, t, y)
-            rr, rg, gg = dot(r, r), dot(r, g), dot(g, g)
-            columns = {"removed": [(2 * rg - gg, 1), (rr, -1)]}
-            columns["norm"] = [(gg, 0.5), (dot(ours, ours), -0.5)]
+        rr, gg_of_ours = dot(r, r), dot(all_g["ours"], all_g["ours"])
+        for name, g in all_g.items():
+            gg = dot(g, g)
+            columns = {"removed": [(2 * dot(r, g) - gg, 1), (rr, -1)]}
+            columns["norm"] = [(gg, 0.5), (gg_of_ours, -0.5)]
             by = {
                 instrument: [(dot(g, z), 1), (dot(r, z), -1)]
                 for instrument, z in instruments.items()

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 
 from diffusion import END, SCHEDULE, predicted_x_0, sampling_times
 from evaluation.classifier_free import classifier_free
-from evaluation.methods import Exact, Unlabeled, implied_gradient, norm, with_mean_norm_of
+from evaluation.methods import Exact, Unlabeled, implied_gradient, mean_norm, norm
 from evaluation.methods import with_norm_of
 from examples.samplers import step
 from inference import gradient, guided
@@ -77,7 +77,7 @@ def test_the_norm_of_a_gradient_is_replaced_per_image_or_on_average():
     torch.testing.assert_close(found, factor * grad, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(with_norm_of(other, ours)(x_t, t, Y), -grad * (factor > 0))
     mean_factor = norm(factor * grad).mean() / norm(grad).mean()
-    found = with_mean_norm_of(ours, other)(x_t, t, Y)
+    found = with_norm_of(ours, other, mean_norm)(x_t, t, Y)
     torch.testing.assert_close(found, mean_factor * grad, atol=1e-3, rtol=1e-3)
 
 
