@@ -3,13 +3,14 @@
 from evaluation.measures import rank_correlation
 from support.pictures import ACCENT, INK, plain_figure
 
-RUN_STYLES = "o-", "s--", "^:"  # of training runs 0, 1, 2
+MARKERS, LINES = "os^", ("-", "--", ":")  # of training runs 0, 1, 2
 
 
 def tuning(curves, real):
-    """Accuracy against Fréchet distance, one curve per method and training run.
+    """Accuracy against Fréchet distance, for each method and training run.
 
-    curves: (method, run) -> rows; real: the row of real images.
+    curves: (method, run) -> rows; real: the row of real images. Only classifier-free guidance is
+    drawn as curves: it has one parameter, and classifier guidance has two.
     """
 
     def point(row):
@@ -18,10 +19,10 @@ def tuning(curves, real):
     figure, axes = plain_figure(6, 4)
     for (method, run), rows in curves.items():
         if rows:
-            color = ACCENT if method == "guided" else INK
+            style = {"color": ACCENT, "ls": ""} if method == "guided" else {"color": INK}
             points = sorted(map(point, rows), key=lambda p: p[1])
-            label = f"{method}, run {run}"
-            axes.plot(*zip(*points), RUN_STYLES[run], color=color, ms=4, lw=1, label=label)
+            style = {"ls": LINES[run], "lw": 1, "marker": MARKERS[run], "ms": 4} | style
+            axes.plot(*zip(*points), **style, label=f"{method}, run {run}")
     axes.plot(*point(real), "*", color=INK, ms=10, label="real images")
     axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)")
     axes.legend(frameon=False)

@@ -157,9 +157,11 @@ def product_of_powers(name, powers):
 
 
 def rank_correlation(rows, *columns):
-    """Spearman's correlation of two columns of a table, without ties: a number."""
+    """Spearman's correlation of two columns of a table: a number. Equal values share a rank."""
     values = torch.tensor([[float(row[column]) for row in rows] for column in columns])
-    return torch.corrcoef(values.argsort(dim=1).argsort(dim=1).float())[0, 1].item()
+    below = (values[:, None, :] < values[:, :, None]).sum(dim=2)  # (2, N)
+    equal = (values[:, None, :] == values[:, :, None]).sum(dim=2)
+    return torch.corrcoef(below + equal / 2)[0, 1].item()
 
 
 def frechet_distance(real, fake):

@@ -11,17 +11,14 @@ networks() { # models/, sample_ddpm_output.png, the training curves: about two h
   python -m evaluation.classifier_free
 }
 
-runs() { # networks for the report that are not included: about four hours
+runs() { # networks for the report that are not included: about three hours
   for seed in 1 2; do
     python train_classifier.py --seed "$seed" --models "runs/$seed"
     python train_ddpm.py --seed "$seed" --models "runs/$seed"
     python -m evaluation.classifier_free --seed "$seed" --models "runs/$seed"
   done
-  for seed in 0 1 2; do
-    python train_classifier.py --seed "$seed" --models "runs/short/$seed"
-    python train_ddpm.py --seed "$seed" --steps 3800 --models "runs/short/$seed"
-    python -m evaluation.classifier_free --seed "$seed" --steps 3800 --models "runs/short/$seed"
-  done
+  python train_classifier.py --models runs/short
+  python train_ddpm.py --steps 3800 --models runs/short
   python train_classifier.py --channels 32 --models runs/wide
   python -m evaluation.fine_tuned --steps 300 --models runs/fine_tuned_300
   python -m evaluation.fine_tuned --steps 1500 --models runs/fine_tuned_1500
@@ -40,7 +37,7 @@ pictures() { # guided_output.png, the other pictures in results/, docs/weights.*
 }
 
 tables() { # the CSV files in results/, and the tables of both pages: about three hours
-  python -m evaluation.tables tuning quality short_runs interventions held_out scales single_step
+  python -m evaluation.tables tuning quality short_run interventions held_out scales single_step
 }
 
 for part in "$@"; do "$part"; done

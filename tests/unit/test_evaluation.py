@@ -292,7 +292,7 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
     seeds, names, made, other_classifiers = {}, {}, [], tables.OTHER_CLASSIFIERS
 
     def measured(rows, n=2_000, split="validation", seed=1, path=None):
-        assert len(rows) > 1 and (split, seed) != ("validation", 0)
+        assert (split, seed) != ("validation", 0)
         assert all(callable(row) for row in rows.values())
         made.extend(rows.values())
         seeds[path.name] = split, seed
@@ -305,9 +305,7 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
     monkeypatch.setattr(tables, "measure", measured)
     monkeypatch.setattr(tables, "RUNS", dict.fromkeys((0, 1, 2), MODELS))
     monkeypatch.setattr(tables, "OTHER_CLASSIFIERS", {"another": MODELS})
-    monkeypatch.setattr(tables, "SHORT_RUNS", tmp_path)
-    for run in ("0", "1", "2"):
-        (tmp_path / run).symlink_to(MODELS)
+    monkeypatch.setattr(tables, "SHORT_RUN", MODELS)
     for name, make in tables.TABLES.items():
         make(tmp_path / f"{name}.csv")
     names["interventions.csv"] |= other_classifiers.keys()

@@ -17,6 +17,7 @@ from evaluation.measures import (
     nearest_distances,
     over_halves,
     proportion,
+    rank_correlation,
     wilson_interval,
 )
 from support.cli import UserError
@@ -72,6 +73,13 @@ def test_the_interval_of_a_proportion_matches_scipy():
         theirs = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
         assert wilson_interval(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-5)
     assert proportion(torch.arange(2_000) < 1_940) == "0.970 [0.962, 0.977] of 2,000"
+
+
+def test_the_rank_correlation_matches_scipy_even_with_equal_values():
+    rows = [{"a": str(i % 7), "b": str((3 * i + i // 4) % 11)} for i in range(20)]
+    a, b = zip(*((float(row["a"]), float(row["b"])) for row in rows))
+    theirs = scipy.stats.spearmanr(a, b).statistic
+    assert rank_correlation(rows, "a", "b") == pytest.approx(theirs, abs=1e-6)
 
 
 def test_intervals_match_the_spread_over_fresh_samples(monkeypatch):
