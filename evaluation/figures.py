@@ -19,9 +19,9 @@ def tuning(curves, real):
     figure, axes = plain_figure(6, 4)
     for (method, run), rows in curves.items():
         if rows:
-            style = {"color": ACCENT, "ls": ""} if method == "guided" else {"color": INK}
+            color, line = (ACCENT, "") if method == "guided" else (INK, LINES[run])
             points = sorted(map(point, rows), key=lambda p: p[1])
-            style = {"ls": LINES[run], "lw": 1, "marker": MARKERS[run], "ms": 4} | style
+            style = {"color": color, "ls": line, "lw": 1, "marker": MARKERS[run], "ms": 4}
             axes.plot(*zip(*points), **style, label=f"{method}, run {run}")
     axes.plot(*point(real), "*", color=INK, ms=10, label="real images")
     axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)")
@@ -44,11 +44,11 @@ def gradients(rows, t=499):
             row["gradient"]: (float(row[f"{column}_{t}"]), 100 * float(row["accuracy"]))
             for row in rows
         }
-        multiples = sorted(points[name] for name in points if f" {name}".endswith(" ours"))
-        axes.plot(*zip(*multiples), "-", color=ACCENT, lw=1)
+        multiples = [name for name in points if name == "ours" or name.endswith(" x ours")]
+        axes.plot(*zip(*sorted(points[name] for name in multiples)), "-", color=ACCENT, lw=1)
         width = max(points.values())[0] - min(points.values())[0]
         for name, (x, y) in points.items():
-            axes.plot(x, y, "o", color=ACCENT if (x, y) in multiples else INK, ms=4)
+            axes.plot(x, y, "o", color=ACCENT if name in multiples else INK, ms=4)
             close = [0 < u - x < width / 12 and abs(v - y) < 1.3 for u, v in points.values()]
             left = any(close) and len(name) < 12
             place = {"xytext": (-4, 2), "ha": "right"} if left else {"xytext": (4, 2)}

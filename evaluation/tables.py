@@ -4,7 +4,7 @@ python -m evaluation.tables quality scales    # write results/quality.csv, resul
 python -m evaluation.tables                   # only update the tables in the READMEs
 """
 
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
@@ -32,9 +32,13 @@ class Networks:
     """The networks in a folder, and the predicted noise that most tables need."""
 
     def __init__(self, folder=MODELS):
-        self.ddpm, self.classifier = load_models(folder)
-        self.conditional = load_ddpm(folder / "classifier_free.pth")
+        self.folder, (self.ddpm, self.classifier) = folder, load_models(folder)
         self.ours = gradient(self.classifier.log_p)
+
+    @cached_property
+    def conditional(self):
+        """The classifier-free network, which not every folder has."""
+        return load_ddpm(self.folder / LAST)
 
     def guided(self, scale):
         """Classifier guidance."""
@@ -135,9 +139,9 @@ def quality(path):
 
 def short_run(path):
     """Networks from the short training run that README.md shows."""
-    ddpm, classifier = load_models(SHORT_RUN)
-    eps_hat = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
-    measure(sampled(ddpm, {"guided": eps_hat}, **FAST), seed=2, path=path)
+    networks = Networks(SHORT_RUN)
+    rows = {"guided": networks.growing()}
+    measure(sampled(networks.ddpm, rows, **FAST), seed=2, path=path)
 
 
 # --- what makes a gradient good? ---

@@ -292,6 +292,7 @@ def test_every_table_of_the_report_can_be_made(monkeypatch, few_images, tmp_path
     seeds, names, made, other_classifiers = {}, {}, [], tables.OTHER_CLASSIFIERS
 
     def measured(rows, n=2_000, split="validation", seed=1, path=None):
+        assert len(rows) > 1 or path.name == "short_run.csv"
         assert (split, seed) != ("validation", 0)
         assert all(callable(row) for row in rows.values())
         made.extend(rows.values())
