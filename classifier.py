@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-from diffusion import trained_scheduler
 from support.files import load_checkpoint
 
 CHANNELS = 16
@@ -90,11 +89,5 @@ class FiLMBlock(nn.Module):
 
 
 def load_classifier(path, device="cpu", network_class=Classifier):
-    """Load a classifier from a checkpoint, in eval mode.
-
-    Its attributes `scheduler` (the DDPMScheduler it was trained with) and `dataset` describe its
-    training. Raises UserError if the checkpoint is missing, corrupted, or incompatible.
-    """
-    classifier = load_checkpoint(path, network_class, device)
-    classifier.scheduler = trained_scheduler(classifier)
-    return classifier
+    """Load a classifier from a checkpoint, in eval mode; see `load_checkpoint`."""
+    return load_checkpoint(path, network_class, device)

@@ -11,8 +11,10 @@ from PIL import Image, ImageOps
 from torchvision import datasets
 from torchvision.transforms import Compose, PILToTensor, Resize
 
-from support.cli import UserError, number
+from support import UserError
+from support.cli import number
 from support.files import ROOT
+from support.pictures import from_uint8
 from support.streams import generator
 
 DATA = ROOT / "data"
@@ -69,11 +71,6 @@ class Dataset:
         return from_uint8(images), labels
 
 
-def from_uint8(images):
-    """uint8 images as floats in [-1, 1]."""
-    return images.float().div(127.5).sub(1)
-
-
 def read_torchvision(name):
     """The splits and class names of a torchvision dataset of 28x28 grayscale images."""
     dataset_class = TORCHVISION[name]
@@ -108,7 +105,8 @@ def read_folder(folder, size):
     try:
         pictures = Folder(folder, transform, loader=load_image)
     except OSError as error:
-        raise UserError(f"cannot read the folder {folder}: {error}") from error
+        known = f"expected {', '.join(TORCHVISION)}, or a folder of images"
+        raise UserError(f"cannot read {folder}: {error}; {known}") from error
     images = [image for image, _ in pictures]
     for (path, _), image in zip(pictures.samples, images):
         if image.shape != images[0].shape:

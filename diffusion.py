@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
-from support.cli import UserError
+from support import UserError
 from support.files import load_checkpoint
 from support.streams import generator
 
@@ -116,7 +116,7 @@ class DDPM:
 
 
 def load_ddpm(path, device="cpu", network_class=UNet2DModel):
-    """Load a `DDPM` from a checkpoint; `ddpm.unet.dataset` describes its training data.
+    """Load a `DDPM` from a checkpoint; `ddpm.unet.dataset_info` describes its training data.
 
     Raises UserError if the checkpoint is missing, corrupted, or incompatible.
     """

@@ -6,7 +6,8 @@
 
 Minimizes the cross-entropy on noisy images x_t, DDPM (4), with t uniform over all timesteps. At
 high noise levels no classifier can be accurate, but it can be calibrated: validation reports the
-mean confidence next to the accuracy, and the two should agree.
+mean confidence next to the accuracy, and the two should agree. The checkpoint also has both for
+four ranges of t.
 
 Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both to DIR.
 """
@@ -23,7 +24,7 @@ from diffusion import SCHEDULE, noised_for_validation
 from support import cli
 from support.files import output_folder, provenance
 from support.pictures import ACCENT, INK, plain_figure, save_figure
-from support.training import Run, add_training_flags, settings_of
+from support.training import Run, add_training_flags, fused, settings_of
 
 STEPS = 6_000
 BATCH_SIZE = 128
@@ -47,7 +48,7 @@ def train(classifier, scheduler, run, validate, max_t=None):
     device, lr = next(classifier.parameters()).device, run.settings["lr"]
     max_t = scheduler.config.num_train_timesteps - 1 if max_t is None else max_t
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True
+        classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=fused(device)
     )
     warmup = min(WARMUP_STEPS, run.steps // 2)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, run.steps)
@@ -67,7 +68,7 @@ def train(classifier, scheduler, run, validate, max_t=None):
         optimizer.step()
         lr_scheduler.step()
 
-        run.losses.append(loss.detach().clone())  # a copy, which does not pin freed memory
+        run.log(loss)
         if run.validates:
             classifier.eval()
             validate(run)
@@ -142,7 +143,7 @@ def main(argv=None, network_class=Classifier):
     torch.manual_seed(args.seed)
     sizes = {"num_classes": len(dataset.info["classes"]), "image_shape": dataset.info["shape"]}
     classifier = network_class(args.channels, **sizes).to(args.device)
-    settings, checkpoint = settings_of(args), args.models / "classifier.pth"
+    settings, checkpoint = settings_of(args, "channels", "max_t"), args.models / "classifier.pth"
     run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings)
 
     def validate(run):
@@ -153,6 +154,7 @@ def main(argv=None, network_class=Classifier):
     run.save_checkpoint()
     plotted = plot_accuracy(classifier, scheduler, images, labels)
     save_figure(figure, plotted, provenance(classifier, **run.settings))
+    run.finish()
     print(f"saved {checkpoint} and {figure} after {run.elapsed():.0f} s")
 
 

@@ -8,24 +8,23 @@ Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239), with one change: half 
 drawn from the middle, t = 150 to 549, where the digit takes shape. Keeps an exponential moving
 average (EMA) of the weights.
 
-Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.csv and .png, and, after
-every validation but the last, unguided samples to previews/. With --models DIR, all are in DIR.
+Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and, after every
+validation but the last, unguided samples to previews/. With --models DIR, all are in DIR.
 """
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
 
 from data import Dataset, add_data_flags
-from diffusion import CHANNELS, DDPM, SCHEDULE, make_unet, noised_for_validation, training_target
-from inference import sample
-from support import cli
-from support.files import output_folder, provenance, read_rows, write_rows
+from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
+from support import UserError, cli
+from support.files import output_folder, provenance
 from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
-from support.training import Run, add_training_flags, settings_of
+from support.training import Run, add_training_flags, fused, settings_of
 
 STEPS = 11_000
 BATCH_SIZE = 64
@@ -37,11 +36,7 @@ EMA_DECAY = 0.998
 NUM_VALIDATION_IMAGES = 1_000
 MIDDLE = 0.15, 0.55  # fractions of all timesteps
 SAMPLING_STEPS = 50
-LABELS = {
-    "training": "training",
-    "validation": "validation, all t",
-    "middle": "validation, middle t",
-}
+VALIDATIONS = ("validation", "o", "validation, all t"), ("middle", "^", "validation, middle t")
 NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
@@ -73,10 +68,13 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
         scheduler: a DDPMScheduler, which adds the noise.
         run: a `Run`, with the data, the number of steps, and the learning rate.
         validate: called as validate(run), while the U-Net holds the averaged weights, in eval mode.
-        loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
+        loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator. The
+            U-Net must still predict the scheduler's target, which `main` validates and samples.
     """
     lr, warmup = run.settings["lr"], min(WARMUP_STEPS, run.steps // 2)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=fused(unet.device)
+    )
     lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, run.steps)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
     run.start(unet, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema)
@@ -92,7 +90,7 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
         lr_scheduler.step()
         ema.step(unet.parameters())
 
-        run.losses.append(loss.detach().clone())  # a copy, which does not pin freed memory
+        run.log(loss)
         if run.validates:
             ema.store(unet.parameters())
             ema.copy_to(unet.parameters())
@@ -120,26 +118,36 @@ def validation_losses(unet, scheduler, x_0, batch_size=250):
     return losses.mean().item(), losses[middle].mean().item()
 
 
-def save_losses(path, run):
-    """Save the loss against the step as a CSV file: 100 to 199 means, and every validation."""
-    size = max(1, len(run.losses) // 100)  # steps per mean
-    means = [part.mean().item() for part in torch.stack(run.losses).cpu().split(size)]
-    rows = {min(size * k, run.steps): {"training": mean} for k, mean in enumerate(means, start=1)}
-    for entry in run.history:
-        losses = {name: entry[name] for name in ("validation", "middle")}
-        rows[entry["step"]] = rows.get(entry["step"], {}) | losses
-    write_rows(path, [{"step": step} | rows[step] for step in sorted(rows)])
+@torch.no_grad()
+def unguided_samples(unet):
+    """Samples from diffusers' DDPMPipeline, which calls unet(x_t, t) with t of shape ().
+
+    Returns (NUM_SAMPLES, C, H, W) in [-1, 1]; image k starts from the noise of seed k, as in
+    `inference.sample`. Raises UserError if they are not finite.
+    """
+    scheduler = DDPMScheduler(**SCHEDULE)  # the pipeline changes its timesteps
+    pipeline = DDPMPipeline(unet, scheduler)
+    pipeline.set_progress_bar_config(desc="sampling", disable=None, leave=False)
+    rngs = [torch.Generator().manual_seed(k) for k in range(NUM_SAMPLES)]
+    steps = min(SAMPLING_STEPS, scheduler.config.num_train_timesteps)
+    images = pipeline(NUM_SAMPLES, rngs, steps, output_type="np").images  # (N, H, W, C) in [0, 1]
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    if not images.isfinite().all():
+        raise UserError("the samples are not finite; lower --lr")
+    return 2 * images - 1
 
 
-def plot_losses(path):
-    """The training and validation losses in a CSV file against the step: a matplotlib figure."""
-    rows = read_rows(path)
+def plot_losses(run):
+    """The training loss, as means over 1% of the steps, and the validation losses: a figure."""
+    size = max(1, run.steps // 100)  # steps per mean
+    parts = torch.stack(run.losses).cpu().split(size)
+    ends = [min(size * k, run.steps) for k in range(1, len(parts) + 1)]
     figure, axes = plain_figure(6, 3.5)
-    styles = {"training": "-", "validation": "o", "middle": "^"}
-    for name, style in styles.items():
-        points = [(int(row["step"]), float(row[name])) for row in rows if name in row]
-        color = INK if name == "training" else ACCENT
-        axes.plot(*zip(*points), style, color=color, lw=1, label=LABELS[name])
+    axes.plot(ends, [part.mean() for part in parts], color=INK, lw=1, label="training")
+    steps = [entry["step"] for entry in run.history]
+    for name, marker, label in VALIDATIONS:
+        losses = [entry[name] for entry in run.history]
+        axes.plot(steps, losses, marker, color=ACCENT, label=label)
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.legend(frameon=False)
     return figure
@@ -160,7 +168,7 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
     add_unet_flags(parser, STEPS)
     args = parser.parse_args(argv)
     top = output_folder(args.models)
-    samples, losses = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.csv"
+    samples, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
     scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
     dataset = Dataset(args.dataset, args.size)
     print(dataset, flush=True)
@@ -168,7 +176,7 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
 
     torch.manual_seed(args.seed)
     unet = make_network(dataset.info["shape"], args.channels).to(args.device)
-    settings, checkpoint = settings_of(args), args.models / "ddpm_unet.pth"
+    settings, checkpoint = settings_of(args, "channels"), args.models / "ddpm_unet.pth"
     run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings)
 
     def validate(run):
@@ -178,17 +186,14 @@ def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
             save_samples(top / "previews" / f"step_{run.step:06d}.png", step=run.step)
 
     def save_samples(path, *networks, **settings):
-        steps = min(SAMPLING_STEPS, scheduler.config.num_train_timesteps)
-        images = sample(DDPM(unet, scheduler), None, range(NUM_SAMPLES), steps=steps)
-        images = as_displayed(images, dataset.info)
+        images = as_displayed(unguided_samples(unet), dataset.info)
         save_grid(path, images, COLUMNS, provenance(*networks, **settings))
 
     train(unet, scheduler, run, validate, loss_of)
     run.save_checkpoint()
     save_samples(samples, unet)
-    save_losses(losses, run)
-    figure = losses.with_suffix(".png")
-    save_figure(figure, plot_losses(losses), provenance(unet, **run.settings))
+    save_figure(figure, plot_losses(run), provenance(unet, **run.settings))
+    run.finish()
     print(f"saved {checkpoint}, {samples} and {figure} after {run.elapsed():.0f} s")
 
 

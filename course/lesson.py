@@ -1,63 +1,191 @@
 """Helpers for the lessons: pictures, and checks of answers."""
 
+import copy
 import functools
 import io
-import math
 import traceback
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import Image as Picture
+import torch.nn.functional as F
 from diffusers import DDPMScheduler
+from IPython.display import Image as Picture
 from IPython.display import display
 from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
-import data
-from diffusion import END, SCHEDULE, implied_noise, predicted_x_0, sampling_times
+from data import load_mnist
+from diffusion import END, SCHEDULE, implied_noise, predicted_x_0
 from examples.shared import read
 from inference import SAMPLERS, reverse
-from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, gradient_in_colors
-from support.pictures import grid_image, write_gif
+from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, grid_image, write_gif
 
 BACKGROUND = (PAPER / 255,) * 3
 FRAME_MS = 300
 CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
-TIMES = [*sampling_times(1000, 20), END]  # 999, 949, ... 49, and the end
-load_mnist = functools.cache(data.load_mnist)
+SCHEDULER = DDPMScheduler(**SCHEDULE)
+ABAR = F.pad(SCHEDULER.alphas_cumprod, (0, 1), value=1.0)  # ABAR[END] is 1
+TOLERANCE = 1e-4
 
 
+@functools.cache
 def real(digit):
     """An MNIST digit that no network was trained on: (1, 1, 28, 28) in [-1, 1]."""
     images, labels = load_mnist("validation")
     return images[labels == digit][:1]
 
 
-def path_of(eps_hat, x_t, y, times=TIMES):
-    """Sample from x_t (B, 1, 28, 28) by DDIM, in 20 steps by default: a list of (t, x_t, x_0)."""
-    scheduler = SAMPLERS["ddim"](DDPMScheduler(**SCHEDULE))
-    scheduler.set_timesteps(timesteps=[t for t in times if t != END])
-    return list(reverse(lambda x, t: eps_hat(x, t, y).detach(), scheduler, x_t, rngs=None))
+def path_of(predict, x_t, y, times):
+    """Sample from the noise x_t by DDIM: a list of (t, x_t, x_0). `times` ends with END."""
+    scheduler = SAMPLERS["ddim"](SCHEDULER)
+    scheduler.set_timesteps(timesteps=times[:-1])
+    return list(reverse(predict, scheduler, x_t, y, rngs=None))
+
+
+def clipped_noise(x_t, eps, abar_t):
+    """The noise in x_t after clipping the x_0 predicted from eps to [-1, 1]."""
+    return implied_noise(x_t, predicted_x_0(x_t, eps, abar_t).clamp(-1, 1), abar_t)
 
 
 # --- checks of answers ---
 
 
+def checked_path(function, inputs, guidance, times, bugs=None):
+    """Check a sampler at every step, and print the first quantity that differs.
+
+    Args:
+        function: the student's (x_t, y, s, ...) -> a list of (t, x_t, x_0).
+        inputs: its arguments.
+        guidance: our function s -> `predict`.
+        times: the timesteps, and END.
+        bugs: description -> the function `predict` that has this bug.
+
+    Returns the student's path, or None if it is not a path, and whether it is correct.
+    """
+    path = path_from(function, inputs, times)
+    if path is None:
+        return None, False
+    problem = diagnosis(path, function, inputs, guidance, times, bugs or {})
+    result = f"not yet. {problem}" if problem else "correct."
+    print(f"{function.__name__} with s = {inputs[2]:g}: {result}")
+    return path, not problem
+
+
+def diagnosis(path, function, inputs, guidance, times, bugs):
+    """Describe the first quantity in a path that differs; "" if there is none."""
+    x_T, y, s, *others = inputs
+    found = first_difference(path, y, guidance(s))
+    if not found:
+        return ""
+    quantity, t, x_t, yours, ours = found
+    near = min(TOLERANCE, 0.05 * (yours - ours).abs().max())  # much closer to the bug than to ours
+    for bug, predict in bugs.items():
+        if (yours - predict(x_t, t, y)).abs().max() < near:
+            return f"It looks like this bug: {bug}."
+    unguided = path_from(function, (x_T, y, 0.0, *others), times)
+    if unguided is None:
+        return "It fails with s = 0."
+    if torch.equal(unguided[-1][2], path[-1][2]):
+        return "With s = 0 it returns the same: the gradient, or s, is not used."
+    found_unguided = first_difference(unguided, y, guidance(0.0))
+    if found_unguided:
+        quantity, t, _, yours, ours = found_unguided
+        known, where = "Start with s = 0, where `eps_hat` is `eps`.", f"at t = {t}"
+    else:
+        eps = guidance(0.0)(x_t, t, y)
+        yours, ours = yours - eps, ours - eps
+        known, where = "With s = 0 it is correct.", f"at t = {t}; after subtracting `eps`"
+    return f"{known} The first difference is in {quantity}, {where}: {difference(yours, ours)}."
+
+
+def first_difference(path, y, predict):
+    """The first quantity that differs from ours: (name, t, x_t, yours, ours), or None.
+
+    A step of the path is determined by two noises, which we compute from its images: the noise
+    removed from x_t to get x_0, and the noise added to x_0 to get the next x_t.
+    """
+    end = END, path[-1][2], None
+    for (t, x_t, x_0), (u, x_u, _) in pairwise([*path, end]):
+        eps_hat = predict(x_t, t, y)
+        removed = implied_noise(x_t, x_0, ABAR[t])
+        added = removed if u == END else implied_noise(x_u, x_0, ABAR[u])
+        if difference(removed, eps_hat):
+            both = difference(added, eps_hat)
+            name = "`eps_hat`" if both else "the noise removed to get `x_0`"
+            return name, t, x_t, removed, eps_hat
+        if difference(added, eps_hat):
+            return "the noise added to get the next `x_t`", t, x_t, added, eps_hat
+    return None
+
+
+def difference(yours, ours):
+    """Describe how a tensor differs from ours; "" if every element agrees."""
+    if malformed(yours, ours):
+        return malformed(yours, ours)
+    yours, ours = yours.double(), ours.double()
+    wrong = (yours - ours).abs() > TOLERANCE * ours.abs().max().clamp(min=1)
+    if not wrong.any():
+        return ""
+    if ours.dim() == 0:
+        return f"the ratio to ours is {yours / ours:.3f}"
+    ratio = yours.norm() / ours.norm()
+    cosine = F.cosine_similarity(yours.flatten(), ours.flatten(), dim=0)
+    count = f"{wrong.sum():,} of {wrong.numel():,} values differ by up to"
+    largest = (yours - ours).abs().max()
+    return f"norm ratio {ratio:.3f}, cosine {cosine:.3f}, {count} {largest:.2g}"
+
+
+def malformed(yours, ours):
+    """Describe what makes a tensor impossible to compare with ours; "" if nothing does."""
+    if yours.shape != ours.shape:
+        return f"expected shape {tuple(ours.shape)}, got {tuple(yours.shape)}"
+    if yours.is_complex() or not yours.isfinite().all():
+        return "expected finite real numbers"
+    return ""
+
+
+def path_from(function, inputs, times):
+    """What a student's sampler returns; None, with a message, if it is not a path."""
+    path, x_T = answer(function, *inputs), inputs[0]
+    if path is None:
+        return None
+    if not (isinstance(path, list) and all(map(is_step, path))):
+        print(f"{function.__name__}: expected a list of tuples (t, x_t, x_0): an int, two tensors.")
+        return None
+    path = [(t, x_t.detach(), x_0.detach()) for t, x_t, x_0 in path]
+    if [t for t, _, _ in path] != times[:-1]:
+        print(f"{function.__name__}: expected t = {times[0]}, {times[1]}, ... {times[-2]}.")
+        return None
+    for t, x_t, x_0 in path:
+        for name, image in {"x_t": x_t, "x_0": x_0}.items():
+            if malformed(image, x_T):
+                print(f"{function.__name__}: {name} at t = {t}: {malformed(image, x_T)}.")
+                return None
+    if (path[0][1] != x_T).any():
+        print(f"{function.__name__}: the first x_t must be the noise; store x_t before its step.")
+        return None
+    return path
+
+
+def is_step(entry):
+    """Whether an entry of a path is (t, x_t, x_0)."""
+    if not (isinstance(entry, tuple) and len(entry) == 3):
+        return False
+    return isinstance(entry[0], int) and all(map(torch.is_tensor, entry[1:]))
+
+
 def answer(function, *inputs):
     """What a student's function returns; None, with a message, if it is empty or fails."""
-    name = getattr(function, "__name__", "your function")
-    copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
+    name, copies = function.__name__, copy.deepcopy(inputs)
     try:
         result = function(*copies)
     except Exception as error:  # your code can raise anything
-        lines = traceback.extract_tb(error.__traceback__)
-        own = [line for line in lines if line.name == name]
+        own = [line for line in traceback.extract_tb(error.__traceback__) if line.name == name]
         where = f" in `{own[-1].line}`" if own else ""
-        uses_ellipsis = isinstance(error, TypeError) and "ellipsis" in str(error)
-        if uses_ellipsis or isinstance(error, NameError):  # a blank that was not filled in
-            print(f"{name} is not finished{where}: {error}")
-        else:
-            print(f"{name} raises {type(error).__name__}{where}: {error}")
+        print(f"{name} raises {type(error).__name__}{where}: {error}")
+        if "does not require grad" in str(error):
+            print("Call `requires_grad_()` on the image before it goes through the classifier.")
         return None
     if result is None or result is ...:
         print(f"{name} returns nothing: it is still empty, or `return` is missing.")
@@ -69,90 +197,26 @@ def answer(function, *inputs):
     return result
 
 
-def verdict(name, yours, ours, mistakes=(), tolerance=1e-3):
-    """Print whether an answer is correct and, if not, which common mistake it matches.
-
-    Returns whether it is correct.
-
-    Args:
-        yours, ours: tensors, or anything that can be converted to one; `yours` is None if empty.
-        mistakes: description -> a function that returns the result of this mistake.
-    """
+def verdict(name, yours, ours):
+    """Print whether an answer equals ours, and return it. `yours` is None if there is none."""
     if yours is None:
-        print(f"{name}: nothing to compare yet.")
         return False
     try:
-        yours, ours = torch.as_tensor(yours).detach(), torch.as_tensor(ours)
+        problem = difference(torch.as_tensor(yours).detach(), ours)
     except (TypeError, ValueError, RuntimeError):
-        print(f"{name}: expected a tensor {tuple(ours.shape)}, got {type(yours).__name__}.")
-        return False
-    if yours.shape != ours.shape:
-        print(f"{name}: expected shape {tuple(ours.shape)}, got {tuple(yours.shape)}.")
-        return False
-    if yours.is_complex() or not yours.isfinite().all():
-        print(f"{name}: not yet; expected real, finite numbers.")
-        return False
-    error = largest_difference(yours, ours)
-    if error < tolerance:
-        print(f"{name}: correct.")
-        return True
-    for mistake, make in dict(mistakes).items():
-        if largest_difference(yours, torch.as_tensor(make())) < tolerance:
-            print(f"{name}: not yet. It looks like this mistake: {mistake}.")
-            return False
-    print(f"{name}: not yet; it is off by up to {error:.2g}. This is not a mistake we recognize.")
-    return False
-
-
-def largest_difference(a, b):
-    """The largest absolute difference of two tensors; infinite if one of them is not finite."""
-    if not (a.isfinite().all() and b.isfinite().all()):
-        return math.inf
-    return (a.double() - b.double()).abs().max().item()
-
-
-def checked_path(name, yours, ours, mistakes=()):
-    """Check a path, a list of (t, x_t, x_0). Return yours if it is a path, otherwise ours."""
-    if yours is None:
-        verdict(name, None, None)
-        return ours
-    if not (isinstance(yours, list) and yours and all(map(is_step, yours))):
-        print(f"{name}: expected a list of all (t, x_t, x_0).")
-        return ours
-    if [t for t, _, _ in yours] != [t for t, _, _ in ours]:
-        print(f"{name}: expected t = 999, 949, ... 49, the timestep before each step.")
-        return ours
-    mistakes = {"x_t and x_0 are swapped in the list": lambda: ours[-1][1], **dict(mistakes)}
-    if verdict(name, yours[-1][2], ours[-1][2], mistakes):
-        mine, every = (torch.stack([x_t for _, x_t, _ in path]) for path in (yours, ours))
-        after = torch.cat([every[1:], ours[-1][2][None]])
-        late = {"x_t is stored after the step instead of before": lambda: after}
-        if not verdict("the x_t in your list", mine, every, late, tolerance=0.01):
-            return ours
-    return yours
-
-
-def is_step(part):
-    """Whether an entry of a path is (t, x_t, x_0)."""
-    return isinstance(part, tuple) and len(part) == 3 and all(map(torch.is_tensor, part[1:]))
-
-
-def clipped_noise(x_t, eps, abar_t):
-    """The noise in x_t after clipping the x_0 predicted from eps to [-1, 1]."""
-    return implied_noise(x_t, predicted_x_0(x_t, eps, abar_t).clamp(-1, 1), abar_t)
+        problem = f"expected a tensor, got {type(yours).__name__}"
+    print(f"{name}: not yet; {problem}." if problem else f"{name}: correct.")
+    return not problem
 
 
 # --- pictures ---
 
 
-def show(rows, columns=(), target=None, read=read):
+def show(rows, columns=(), target=None):
     """Draw rows of images, name -> (N, 1, H, H) in [-1, 1]; `columns` are labels above.
 
     With target digits (N,), a red frame marks the images that `read` classifies as another digit.
     """
-    rows = {name: images.detach() for name, images in rows.items() if images is not None}
-    if not rows:
-        return
     width, _, _, size = next(iter(rows.values())).shape
     figure = plt.figure(figsize=(0.72 * width, 0.72 * len(rows)), dpi=100, facecolor=BACKGROUND)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -174,31 +238,12 @@ def show(rows, columns=(), target=None, read=read):
     plt.show()
 
 
-def show_gradients(rows, columns):
-    """Draw rows of gradients, name -> (N, 1, 28, 28): orange adds ink, blue removes it."""
-    colors = {name: gradient_in_colors(grad) for name, grad in rows.items()}
-    figure, axes = plt.subplots(
-        len(rows), len(columns), figsize=(1.4 * len(columns), 1.4 * len(rows)), squeeze=False,
-        layout="constrained", facecolor=BACKGROUND,
-    )  # fmt: skip
-    for line, (name, images) in zip(axes, colors.items()):
-        line[0].set_ylabel(name, color=INK)
-        for axis, image in zip(line, images):
-            axis.imshow(image.permute(1, 2, 0), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_color("0.8")
-    for axis, label in zip(axes[0], columns):
-        axis.set_title(label, fontsize=11, color=INK)
-    plt.show()
-
-
 def film(path, gradient, y):
     """Play a path, a list of (t, x_t, x_0), with the gradient at each x_t."""
     frames = []
     for t, x_t, x_0 in path[::3]:
-        grad = gradient(x_t, t, y)
-        frames.append(animation_frame(f"t = {t}", x_t, x_0.detach(), grad, len(x_t)))
-    end = path[-1][2].detach()
+        frames.append(animation_frame(f"t = {t}", x_t, x_0, gradient(x_t, t, y), len(x_t)))
+    _, _, end = path[-1]
     animate([*frames, animation_frame("done", end, end, torch.zeros_like(end), len(end))])
 
 
@@ -209,17 +254,14 @@ def animate(frames):
     display(Picture(file.getvalue(), format="png"))  # GitHub shows a GIF only under this name
 
 
-def plot_steps(title, values, **others):
-    """Plot values, one per timestep (t -> value), and horizontal lines (label -> value)."""
-    figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained", facecolor=BACKGROUND)
-    axes.set_facecolor(BACKGROUND)
+def plot_steps(title, values, unguided):
+    """Plot values, one per timestep (t -> value), and the unguided value as a horizontal line."""
+    axes = panels(1, size=(6, 2.6))
     axes.plot(list(values), list(values.values()), "o-", color=INK)
-    for (label, value), style in zip(others.items(), ("--", ":", "-.")):
-        axes.axhline(value, color="0.5", linestyle=style)
-        axes.text(0, value, label, va="bottom", ha="right", color="0.4")
+    axes.axhline(unguided, color="0.5", linestyle="--")
+    axes.text(0, unguided, "unguided", va="bottom", ha="right", color="0.4")
     axes.set(xlim=(1020, -20), xlabel="t: less noise to the right", title=title)
     axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
     plt.show()
 
 
@@ -242,17 +284,11 @@ def read_photo(path):
     return -(pil_to_tensor(photo)[None] / 127.5 - 1)
 
 
-def panels(columns, rows=1, size=(3.0, 2.6), **settings):
-    """Axes without frames, as returned by `plt.subplots`."""
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * size[0], rows * size[1]),
-        layout="constrained",
-        facecolor=BACKGROUND,
-        dpi=90,
-        **settings,
-    )
+def panels(columns, rows=1, size=(3.0, 2.6)):
+    """Axes without frames, as returned by `plt.subplots`; `size` is that of one panel."""
+    size = columns * size[0], rows * size[1]
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", dpi=90)
+    figure.set_facecolor(BACKGROUND)
     for axis in figure.axes:
         axis.set_facecolor(BACKGROUND)
         axis.spines[["top", "right"]].set_visible(False)

@@ -2,9 +2,9 @@
 
     python -m course.make_blanks
 
-The metadata of a code cell lists its blanks: hint -> lines, which are replaced by the hint and
-`...`. They follow the cell as a collapsed solution. Text cells with the tag "result" or "answer"
-start with what the cell above shows; this part is collapsed, too.
+The metadata of a code cell has its blank: hint -> lines, which are replaced by the hint and `...`.
+They follow the cell as a collapsed solution. Text cells with the tag "result" say what the cell
+above shows; they are collapsed, too.
 """
 
 import re
@@ -15,9 +15,8 @@ import nbformat
 from support.files import ROOT, atomic_write
 
 LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#|attachment:)")
-RESULT = re.compile(r"\A(.+?)\s*(?=\n\n## |\n\n\*\*|\Z)\n*", re.DOTALL)
-FOLD = "<details><summary>{}</summary>\n\n{}\n\n</details>\n\n"
-LESSONS = sorted((ROOT / "course").glob("[1-5]_*.ipynb"))
+FOLD = "<details><summary>{}</summary>\n\n{}\n\n</details>"
+LESSONS = sorted((ROOT / "course").glob("[12]_*.ipynb"))
 
 
 def student_copy(notebook):
@@ -26,19 +25,15 @@ def student_copy(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             source = relinked(cell.source)
-            if {"result", "answer"} & set(cell.metadata.get("tags", [])):
-                source = RESULT.sub(lambda found: FOLD.format("What you see", found[1]), source)
-            copy.cells.append(nbformat.v4.new_markdown_cell(source.rstrip(), id=cell.id))
+            if "result" in cell.metadata.get("tags", []):
+                source = FOLD.format("What you see", source)
+            copy.cells.append(nbformat.v4.new_markdown_cell(source, id=cell.id))
             continue
-        source, blanks = cell.source, cell.metadata.get("blanks", {})
-        for hint, lines in blanks.items():
-            source = source.replace(lines, emptied(hint, lines))
-        copy.cells.append(nbformat.v4.new_code_cell(source, id=cell.id))
-        if blanks:
-            order = sorted(blanks, key=lambda hint: cell.source.index(blanks[hint]))
-            lines = [textwrap.dedent(blanks[hint].strip("\n")) for hint in order]
-            code = "\n\n".join(f"# {hint}\n{part}" for hint, part in zip(order, lines))
-            solution = FOLD.format("Solution", f"```python\n{code}\n```").rstrip()
+        code = nbformat.v4.new_code_cell(cell.source, id=cell.id)
+        copy.cells.append(code)
+        for hint, lines in cell.metadata.get("blanks", {}).items():
+            code.source = code.source.replace(lines, emptied(hint, lines))
+            solution = FOLD.format("Solution", f"```python\n{textwrap.dedent(lines)}\n```")
             copy.cells.append(nbformat.v4.new_markdown_cell(solution, id=f"{cell.id}-solution"))
     return copy
 
@@ -53,7 +48,7 @@ def emptied(hint, lines):
 
 def relinked(text):
     """Links from course/blanks/ to the same files; copies link to copies."""
-    return re.sub(r"\]\(\.\./(?=[1-5]_)", "](", LINK.sub(r"\1../", text))
+    return re.sub(r"\]\(\.\./(?=[12]_)", "](", LINK.sub(r"\1../", text))
 
 
 def main():

@@ -124,7 +124,7 @@ export class Guided {
 
 /** Guidance scales s_t: the default one, and a constant one. */
 export const SCALES = {
-  growing: (t) => 1.5 * (1 + 8 * snr(abar(t))),
+  growing: (t) => 1.5 + 12 * snr(abar(t)),
   constant: () => 50,
 };
 

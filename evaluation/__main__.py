@@ -11,24 +11,20 @@ feature space. The other half has its own row for comparison, as do the validati
 --split test. In the CSV file, changes are relative to the first sampled row.
 
 Choose settings with the default split and seed; report results with `--split test --seed 0`. To
-measure your own guide, sampler, scale, or network, call `measure` in evaluation/table.py.
+measure your own guide, sampler, scale, or network, call `measure` in evaluation/measure.py.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data import Dataset, add_data_flags
-from diffusion import load_ddpm
-from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import load_judge
-from evaluation.table import measure
-from inference import SAMPLER, SAMPLERS, STEPS, gradient, growing_scale, guided, load_models
-from inference import sample
-from support import cli
-from support.cli import UserError
+from evaluation.measure import SEED, measure, name_of
+from evaluation.report import Networks, text_of
+from inference import SAMPLER, SAMPLERS, STEPS
+from support import UserError, cli
 from support.files import MODELS
 
 METHODS = ("guided", "unguided", "classifier_free")
@@ -37,13 +33,8 @@ METHODS = ("guided", "unguided", "classifier_free")
 def parse_args(argv):
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
-    add(
-        "--method",
-        nargs="*",
-        choices=METHODS,
-        default=["guided"],
-        help="methods to evaluate, one row each",
-    )
+    method_help = "methods to evaluate, one row each"
+    add("--method", nargs="*", choices=METHODS, default=["guided"], help=method_help)
     scale_help = "constant scales, one row each (default: each method's own)"
     add("--guidance-scale", nargs="+", type=cli.number(float, 0), metavar="S", help=scale_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
@@ -51,41 +42,39 @@ def parse_args(argv):
     samples_help = ".npz files in openai/guided-diffusion's format, one row each"
     add("--samples", nargs="+", type=Path, default=[], metavar="FILE", help=samples_help)
     add("--n", type=cli.number(int, 100), default=2_000, help="samples per row")
-    add(
-        "--split",
-        choices=("validation", "test"),
-        default="validation",
-        help="split of the real images",
-    )
-    add("--csv", type=cli.file(".csv"), help="file for the table")
+    splits = "validation", "test"
+    add("--split", choices=splits, default=splits[0], help="split of the real images")
+    add("--csv", type=cli.output(".csv"), help="file for the table")
     models_help = "folder of the checkpoints; without a judge.pth, the included judge is used"
     add("--models", type=Path, default=MODELS, help=models_help)
-    cli.add_run_flags(parser, seed=1)
+    cli.add_run_flags(parser, seed=SEED)
     add_data_flags(parser)
     return parser.parse_args(argv)
 
 
-def make_rows(args):
-    """The sampled rows that the flags select, for `measure`."""
-    rows, names = {}, set(args.method)
-    settings = {"sampler": args.sampler, "steps": args.steps}
-    if names & {"guided", "unguided"}:
-        ddpm, classifier = load_models(args.models, args.device)
-        grad = gradient(classifier.log_p)
-    if "classifier_free" in names:
-        conditional = load_ddpm(args.models / "classifier_free.pth", args.device)
+def make_rows(args, dataset):
+    """The sampled rows that the flags select, for `measure`; names say what is not the default."""
+    run = 0 if args.models.resolve() == MODELS else args.models
+    networks = Networks(run, args.sampler, args.steps, args.device)
+    if networks.classifier.dataset_info != dataset.info:
+        trained_on = name_of(networks.classifier.dataset_info)
+        raise UserError(
+            f"the networks in {args.models} are for {trained_on}, but --dataset is {args.dataset}"
+        )
+    others = {
+        args.sampler: SAMPLER,
+        f"{args.steps} steps": f"{STEPS} steps",
+        f"seed {args.seed}": f"seed {SEED}",
+        str(args.models.resolve()): str(MODELS),
+    }
+    suffix = "".join(f", {text}" for text, default in others.items() if text != default)
+    rows = {}
     for name in args.method:
-        if name == "unguided":
-            rows[name] = partial(sample, ddpm, **settings)
-            continue
-        for scale in args.guidance_scale or [None]:
-            label = name if scale is None else f"{name}, s = {scale:g}"
-            if name == "guided":
-                eps_hat = guided(ddpm, grad, growing_scale(ddpm) if scale is None else scale)
-                rows[label] = partial(sample, ddpm, eps_hat=eps_hat, **settings)
-            else:
-                eps_hat = classifier_free(conditional, SCALE if scale is None else scale)
-                rows[label] = partial(sample, conditional, eps_hat=eps_hat, **settings)
+        make, scales = getattr(networks, name), args.guidance_scale
+        if name == "unguided" or not scales:
+            rows[name + suffix] = make()
+        else:
+            rows |= {f"{name}, {text_of(scale)}{suffix}": make(scale) for scale in scales}
     return rows
 
 
@@ -94,18 +83,16 @@ def read_samples(path, shape):
 
     Raises UserError if the file cannot be read or its images do not have the shape (C, H, W).
     """
+    channels, height, width = shape
     try:
         arrays = np.load(path)
-        images = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2).contiguous()
+        images = torch.from_numpy(arrays["arr_0"])
         labels = torch.from_numpy(arrays["arr_1"]).long() if "arr_1" in arrays else None
     except Exception as error:  # NumPy raises many exception types
         raise UserError(f"cannot read {path}: {error}") from error
-    if images.dtype != torch.uint8 or list(images.shape[1:]) != shape:
-        channels, height, width = shape
+    if images.dtype != torch.uint8 or images.shape[1:] != (height, width, channels):
         raise UserError(f"{path}: arr_0 must be uint8 (N, {height}, {width}, {channels})")
-    if labels is not None and len(labels) != len(images):
-        raise UserError(f"{path}: got {len(labels)} labels for {len(images)} images")
-    return images, labels
+    return images.permute(0, 3, 1, 2).contiguous(), labels
 
 
 @cli.one_line_errors
@@ -115,7 +102,7 @@ def main(argv=None):
     print(dataset, flush=True)
     judge = args.models / "judge.pth"
     judge = load_judge(judge if judge.exists() else MODELS / "judge.pth", args.device)
-    rows = make_rows(args)
+    rows = make_rows(args, dataset) if args.method else {}
     for path in args.samples:
         rows[str(path)] = read_samples(path, dataset.info["shape"])
     table = measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv)

@@ -24,12 +24,12 @@ SCALE = 1.5  # chosen in results/tuning.csv
 
 
 def classifier_free(ddpm, scale=SCALE):
-    """Classifier-free guidance: a function eps_hat(x_t, t, y) for `sample`.
+    """Classifier-free guidance: a function (x_t, t, y) -> the guided noise, for `sample`.
 
     Equation (6) of the paper with w = s - 1:
     eps(x_t, t, none) + s (eps(x_t, t, y) - eps(x_t, t, none)), where the last label of the U-Net
     means "none". s = 0 is unguided and s = 1 conditional; both take one U-Net call per step. The
-    mixture is clipped.
+    predicted x_0 is clipped afterward.
 
     Args:
         ddpm: a `DDPM` whose U-Net takes labels.
@@ -37,19 +37,26 @@ def classifier_free(ddpm, scale=SCALE):
     """
     none = ddpm.unet.config.num_class_embeds - 1
 
-    def mixture(x_t, t, y):
+    def predict(x_t, t, y):
         s = scale(t) if callable(scale) else scale
-        if s == 1:
-            return ddpm.eps(x_t, t, y)
-        eps = ddpm.eps(x_t, t, torch.full_like(y, none))
-        return eps if s == 0 else eps + s * (ddpm.eps(x_t, t, y) - eps)
+        eps = 0 if s == 1 else ddpm.eps(x_t, t, torch.full_like(y, none))
+        if s != 0:
+            eps = eps + s * (ddpm.eps(x_t, t, y) - eps)
+        x_0 = ddpm.clip(predicted_x_0(x_t, eps, ddpm.abar[t]))
+        return implied_noise(x_t, x_0, ddpm.abar[t])
 
-    def eps_hat(x_t, t, y):
-        abar_t = ddpm.abar[t]
-        x_0 = ddpm.clip(predicted_x_0(x_t, mixture(x_t, t, y), abar_t))
-        return implied_noise(x_t, x_0, abar_t)
+    return predict
 
-    return eps_hat
+
+def implied_gradient(ddpm):
+    """The gradient of log p(y | x_t, t) that a classifier-free `DDPM` implies, by Bayes' rule."""
+
+    @torch.no_grad()
+    def grad(x_t, t, y):
+        none = torch.full_like(y, ddpm.unet.config.num_class_embeds - 1)
+        return (ddpm.eps(x_t, t, none) - ddpm.eps(x_t, t, y)) / (1 - ddpm.abar[t]).sqrt()
+
+    return grad
 
 
 def classifier_free_loss(unet, scheduler, x_0, y):
@@ -77,9 +84,10 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
     unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
-    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings_of(args))
+    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings_of(args, "channels"))
     train(unet, scheduler, run, Run.record, classifier_free_loss)
     run.save_checkpoint()
+    run.finish()
     print(f"saved {checkpoint} after {run.elapsed():.0f} s")
 
 

@@ -12,10 +12,11 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
 
-from data import Dataset, add_data_flags, from_uint8
+from data import Dataset, add_data_flags
 from support import cli
 from support.files import MODELS, load_checkpoint
-from support.training import Run, add_training_flags, settings_of
+from support.pictures import from_uint8
+from support.training import Run, add_training_flags, fused, settings_of
 
 STEPS = 5_148  # twelve epochs
 BATCH_SIZE = 128
@@ -89,7 +90,9 @@ def accuracy_of(judge, images, labels):
 def train(judge, dataset, run):
     """Minimize the cross-entropy on augmented images; see `train_classifier.train`."""
     device, lr = judge.linear.weight.device, run.settings["lr"]
-    optimizer = torch.optim.AdamW(judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(
+        judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=fused(device)
+    )
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, run.steps // 20, run.steps)
     run.start(judge, optimizer=optimizer, lr_scheduler=lr_scheduler)
 
@@ -102,7 +105,7 @@ def train(judge, dataset, run):
         optimizer.step()
         lr_scheduler.step()
 
-        run.losses.append(loss.detach().clone())  # a copy, which does not pin freed memory
+        run.log(loss)
         if run.validates:
             judge.eval()
             run.record(validation_accuracy=accuracy_of(judge, *dataset.splits["validation"]))
@@ -127,6 +130,7 @@ def main(argv=None):
     train(judge, dataset, run)
     test_accuracy = accuracy_of(judge, *dataset.splits["test"])
     run.save_checkpoint(test_accuracy=test_accuracy)
+    run.finish()
     print(f"saved {checkpoint} after {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
 
 

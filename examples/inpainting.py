@@ -1,6 +1,6 @@
 """Complete test digits from their upper half: the guide is the likelihood of the known pixels.
 
-    python -m examples.inpainting    # results/inpainting.png
+    python -m examples.inpainting    # output/inpainting.png
 
 Adding log p of the class is only an approximation at t > 0. The variance 1 - abar_t was chosen
 from four candidates on 40 validation digits. The pixel guide has large gradients, so its scale is
@@ -10,7 +10,7 @@ constant.
 import torch
 
 from data import load_mnist
-from evaluation.measures import proportion
+from evaluation.metrics import proportion
 from examples.shared import FAST, example, read, save_rows
 from inference import gradient, guided, sample
 
@@ -18,7 +18,7 @@ N = 200
 
 
 @example
-def main(ddpm, classifier):
+def main(ddpm, classifier, folder):
     x_0, labels = (part[:N] for part in load_mnist("test"))
 
     def pixels(x_t, t, y):
@@ -33,14 +33,14 @@ def main(ddpm, classifier):
     rows = {"test digit": x_0, "upper half": known}
     guides = {"completed": pixels, "with its label": pixels_and_class}
     for name, log_p in guides.items():
-        eps_hat = guided(ddpm, gradient(log_p), 1)
-        rows[name] = sample(ddpm, torch.arange(N), range(N), eps_hat, **FAST)
+        predict = guided(ddpm, gradient(log_p), 1)
+        rows[name] = sample(ddpm, torch.arange(N), range(N), predict, **FAST)
         print(
             f"{name}: {proportion(read(rows[name]) == labels)} are classified as the original digit"
         )
     first = {name: images[:8] for name, images in rows.items()}
     columns = labels[:8].tolist()
-    save_rows("inpainting", first, columns, ddpm.unet, classifier, guidance_scale=1)
+    save_rows(folder / "inpainting.png", first, columns, ddpm.unet, classifier, guidance_scale=1)
 
 
 if __name__ == "__main__":

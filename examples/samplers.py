@@ -1,6 +1,6 @@
 """The four samplers of inference.py, written out; a pattern for your own sampler.
 
-    sample(ddpm, y, seeds, eps_hat, steps=20, loop=partial(written_out, order=2, eta=0))
+    sample(ddpm, y, seeds, predict, steps=20, loop=partial(written_out, order=2, eta=0))
 
 A loop has the arguments of `inference.reverse` and yields (t, x_t, x_0) at each timestep; the last
 x_0 is the sample. It may call `predict` as often as it needs to.
@@ -14,7 +14,7 @@ from diffusion import END, implied_noise, predicted_x_0, snr
 from support.streams import gaussian_noise
 
 
-def written_out(predict, scheduler, x_t, rngs, order=1, eta=1, noise=gaussian_noise):
+def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=gaussian_noise):
     """Order 1 is DDIM (eta = 0) or DDPM (eta = 1); order 2 is DPM-Solver++ (2M) or its SDE version.
 
     Lu et al. 2022, arXiv 2211.01095, Algorithm 2. noise(shape, rngs) draws noise (B, *shape).
@@ -22,7 +22,7 @@ def written_out(predict, scheduler, x_t, rngs, order=1, eta=1, noise=gaussian_no
     abar = F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0)  # abar[END] is 1
     half_log_snr, previous = snr(abar).log() / 2, None
     for t, u in pairwise([*scheduler.timesteps.tolist(), END]):
-        x_0 = target = predicted_x_0(x_t, predict(x_t, t), abar[t])  # DDPM (15)
+        x_0 = target = predicted_x_0(x_t, predict(x_t, t, y), abar[t])  # DDPM (15)
         yield t, x_t, x_0
         if u == END:
             return

@@ -1,25 +1,33 @@
-"""Helpers for the examples: loading, the judge's predictions, and saving labeled rows."""
+"""Helpers for the examples: flags, the judge's predictions, and saving labeled rows."""
 
 import functools
+from pathlib import Path
 
 from evaluation.judge import judge_images, load_judge
 from inference import load_models
 from support import pictures
 from support.cli import ArgumentParser, one_line_errors
-from support.files import ROOT, provenance
+from support.files import provenance
 from support.pictures import to_uint8
 
 FAST = {"sampler": "sde-dpmsolver++", "steps": 20}  # 40% of the time of the default
 judge = functools.cache(load_judge)  # never used for guidance
 
 
+def add_output_flag(parser):
+    """Add --output, the folder for the files of an example."""
+    folder = Path("output")
+    parser.add_argument("--output", type=Path, default=folder, metavar="DIR", help="output folder")
+
+
 def example(run):
-    """Decorate `run(ddpm, classifier)`: it becomes the main(argv=None) of a script."""
+    """Decorate `run(ddpm, classifier, folder)`: it becomes the main(argv=None) of a script."""
 
     @one_line_errors
     def main(argv=None):
-        ArgumentParser(run.__globals__["__doc__"]).parse_args(argv)
-        run(*load_models())
+        parser = ArgumentParser(run.__globals__["__doc__"])
+        add_output_flag(parser)
+        run(*load_models(), parser.parse_args(argv).output)
 
     return main
 
@@ -29,15 +37,8 @@ def read(images):
     return judge_images(judge(), to_uint8(images))[1]
 
 
-def judge_log_p(images):
-    """The judge's log p of every digit (N, 10) for images (N, 1, 28, 28)."""
-    features, _ = judge_images(judge(), to_uint8(images))
-    return judge().linear(features).log_softmax(dim=1)
-
-
-def save_rows(name, rows, columns, *networks, **settings):
-    """Save results/NAME.png: rows, label -> images (N, 1, 28, 28), with column labels."""
-    path = ROOT / "results" / f"{name}.png"
+def save_rows(path, rows, columns, *networks, **settings):
+    """Save a PNG file of rows, label -> images (N, 1, 28, 28), with column labels."""
     columns = [str(label) for label in columns]
     pictures.save_labeled_grid(path, rows, columns, provenance(*networks, **settings))
-    print(path)
+    print(f"saved {path}")

@@ -1,17 +1,15 @@
-"""When can a push still change the digit? The path of one push, and a map of all of them.
+"""When can a push still change the digit? The path of one push, as on the web page.
 
-    python -m examples.when                          # results/fork.png and results/when.png
-    python -m examples.when --noise 7 --digit 3 --steps 9 12 --output trial
+    python -m examples.when                                    # output/fork.png
+    python -m examples.when --noise 7 --digit 3 --steps 9 12
 
 Each push starts from the same noise, which is guided toward the digit from one step to another, and
-unguided otherwise. fork.png shows one push, step by step: what the model would draw, unguided, from
-the image after each step, and, as the height, which digit the classifier sees in this image.
-when.png shows the results of all pushes. The web page shows the same pictures.
+unguided otherwise. The picture shows one push, step by step: what the model would draw, unguided,
+from the image after each step, and, as the height, which digit the classifier sees in this image.
 """
 
 import math
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,12 +17,12 @@ from tqdm import tqdm
 
 from diffusion import add_noise, sampling_times, timesteps
 from examples.samplers import written_out
-from examples.shared import FAST
+from examples.shared import FAST, add_output_flag
 from inference import gradient, growing_scale, guided, load_models, sample, trajectory
 from support import cli
-from support.cli import UserError
-from support.files import ROOT, provenance
-from support.pictures import ACCENT, INK, INK_GRAY, PAPER, ink_on_paper, save_figure
+from support import UserError
+from support.files import provenance
+from support.pictures import ACCENT, INK, PAPER, ink_on_paper, save_figure
 
 NOISE, DIGIT = 5, 5
 STEPS = 20
@@ -33,12 +31,7 @@ RENOISED_TIMES = (99, 199, 299, 399)
 CERTAIN = 0.8  # the least probability of a digit that the classifier recognizes
 RENOISING = 1_000_000  # index of the noise that is added to a result
 GRAY = "#7a828c"
-TINTS = {  # background colors, by the kind of result
-    "target": (248, 217, 192),
-    "alone": (228, 230, 232),
-    "other": (223, 233, 198),
-    "broken": (214, 209, 238),
-}
+TINT = tuple(channel / 255 for channel in (248, 217, 192))  # of the pushed steps
 WINDOWS = [(0, 0), *combinations(range(STEPS + 1), 2)]  # unguided first
 
 
@@ -73,12 +66,12 @@ def page_noise(number, count):
     return torch.from_numpy(pixels).float().view(count, 1, 28, 28)
 
 
-def on_page_noise(predict, scheduler, x_t, rngs):
+def on_page_noise(predict, scheduler, x_t, y, rngs):
     """SDE-DPM-Solver++ with the noise of the web page; the seeds are the indices of the noise."""
     numbers = [rng.initial_seed() for rng in rngs]
     noises = iter(torch.stack([page_noise(number, STEPS) for number in numbers], dim=1))
     x_T, fresh = next(noises), lambda shape, rngs: next(noises)
-    return written_out(predict, scheduler, x_T, rngs, order=2, eta=1, noise=fresh)
+    return written_out(predict, scheduler, x_T, y, rngs, order=2, eta=1, noise=fresh)
 
 
 @torch.no_grad()
@@ -91,8 +84,8 @@ def pushed_paths(ddpm, classifier, numbers, y):
         log_p: (N, STEPS + 1, 10), the classifier's log p of every digit for the same images.
     """
     grad = in_window(ddpm, gradient(classifier.log_p))
-    eps_hat = guided(ddpm, grad, growing_scale(ddpm))
-    steps = trajectory(ddpm, y, numbers, eps_hat, steps=STEPS, loop=on_page_noise)
+    predict = guided(ddpm, grad, growing_scale(ddpm))
+    steps = trajectory(ddpm, y, numbers, predict, steps=STEPS, loop=on_page_noise)
     guesses, logits = [], []
     for t, x_t, x_0 in tqdm(steps, total=STEPS, unit="step", disable=None):
         guesses.append(ddpm.x_0(x_t, t))
@@ -117,9 +110,9 @@ def surprise(ddpm, images):
 
 
 def most_surprise(ddpm, classifier, n=200):
-    """The `surprise` that 95% of n guided samples stay below, with the default scale."""
-    eps_hat = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
-    images = sample(ddpm, torch.arange(n) % 10, range(n), eps_hat, **FAST)
+    """The 95th percentile of the `surprise` of n guided samples, with the default scale."""
+    predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
+    images = sample(ddpm, torch.arange(n) % 10, range(n), predict, **FAST)
     return surprise(ddpm, images).quantile(0.95).item()
 
 
@@ -138,7 +131,7 @@ def heights(log_p, digit):
 
 
 def kinds(log_p, surprises, threshold, digit, alone):
-    """The kind of each result, a key of TINTS.
+    """The kind of each result: "target", "alone" (the unguided digit), "other", or "broken".
 
     It is broken if the model would not draw it, or if the classifier is undecided. On 200 results
     (tests/readable.csv), this agrees with a reader in 177.
@@ -175,8 +168,7 @@ def draw_fork(noise, guesses, log_p, digit, first, last):
             Rectangle(extent[::2], 2 * radius, 2 * radius, fill=False, ec=color, lw=width, zorder=4)
         )
 
-    tint = [channel / 255 for channel in TINTS["target"]]
-    axes.axvspan(first - 0.5, last + 0.5, color=tint, alpha=0.5, lw=0)
+    axes.axvspan(first - 0.5, last + 0.5, color=TINT, alpha=0.5, lw=0)
     for window, y in zip(WINDOWS, ys):
         if window[0] == first - 1:
             axes.plot(steps, y, color=GRAY, lw=0.8, alpha=0.5)
@@ -199,31 +191,6 @@ def draw_fork(noise, guesses, log_p, digit, first, last):
     return figure
 
 
-def draw_map(images, kinds, digit):
-    """The results of all pushes, (N, 1, 28, 28) in the order of `WINDOWS`, as a figure."""
-    from matplotlib.figure import Figure
-
-    side = 30
-    canvas = np.full((side * STEPS, side * STEPS, 3), PAPER, dtype=float)
-    for (a, b), image, kind in list(zip(WINDOWS, images, kinds))[1:]:
-        ink = (image[0, ..., None].numpy() + 1) / 2
-        tint = np.array(TINTS[kind], dtype=float)
-        tile = np.broadcast_to(tint, (side - 1, side - 1, 3)).copy()
-        tile[:28, :28] = tint + (INK_GRAY - tint) * ink
-        y, x = side * (STEPS - b), side * a
-        canvas[y : y + side - 1, x : x + side - 1] = tile
-    figure = Figure(figsize=(6.4, 6.4), layout="constrained", facecolor=(PAPER / 255,) * 3)
-    axes = figure.add_subplot()
-    axes.imshow(canvas / 255, extent=(0, STEPS, 0, STEPS), interpolation="antialiased")
-    axes.set_xticks(np.arange(STEPS) + 0.5, range(1, STEPS + 1), fontsize=7, color=INK)
-    axes.set_yticks(np.arange(STEPS) + 0.5, range(1, STEPS + 1), fontsize=7, color=INK)
-    axes.set_xlabel(f"first step that is pushed toward {digit}", color=INK)
-    axes.set_ylabel("last step", color=INK)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return figure
-
-
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
@@ -233,26 +200,19 @@ def main(argv=None):
     step = cli.number(int, 1, STEPS)
     steps_help = "first and last pushed step of the fork"
     add("--steps", type=step, nargs=2, default=(11, 11), metavar=("FIRST", "LAST"), help=steps_help)
-    add("--output", type=Path, default=ROOT / "results", help="folder for fork.png and when.png")
+    add_output_flag(parser)
     args = parser.parse_args(argv)
     first, last = args.steps
     if first > last:
         raise UserError(f"--steps must be increasing, got {first} {last}")
     ddpm, classifier = load_models()
-    guesses, log_p, surprises = push_map(ddpm, classifier, args.noise, args.digit)
-    threshold = most_surprise(ddpm, classifier)
+    guesses, log_p, _ = push_map(ddpm, classifier, args.noise, args.digit)
     [noise] = page_noise(args.noise, 1)
-    alone = log_p[0, -1].argmax().item()
-    tints = kinds(log_p[:, -1], surprises, threshold, args.digit, alone)
-    figures = {
-        "fork": draw_fork(noise, guesses, log_p, args.digit, first, last),
-        "when": draw_map(guesses[:, -1], tints, args.digit),
-    }
+    figure = draw_fork(noise, guesses, log_p, args.digit, first, last)
     settings = {"noise": args.noise, "digit": args.digit, "steps": [first, last]}
-    made_from = provenance(ddpm.unet, classifier, **settings)
-    for name, figure in figures.items():
-        save_figure(args.output / f"{name}.png", figure, made_from)
-        print(args.output / f"{name}.png")
+    path = args.output / "fork.png"
+    save_figure(path, figure, provenance(ddpm.unet, classifier, **settings))
+    print(f"saved {path}")
 
 
 if __name__ == "__main__":

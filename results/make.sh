@@ -19,9 +19,6 @@ runs() { # networks for the report that are not included: about three hours
   done
   python train_classifier.py --models runs/short
   python train_ddpm.py --steps 3800 --models runs/short
-  python train_classifier.py --channels 32 --models runs/wide
-  python -m evaluation.fine_tuned --steps 300 --models runs/fine_tuned_300
-  python -m evaluation.fine_tuned --steps 1500 --models runs/fine_tuned_1500
 }
 
 pictures() { # guided_output.png, the other pictures in results/, docs/weights.* and docs/map.*
@@ -30,14 +27,12 @@ pictures() { # guided_output.png, the other pictures in results/, docs/weights.*
     --gif results/guided.gif
   python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 \
     --output results/scales_grid.png
-  for name in ambigram inpainting my_guide stock_diffusers when; do
-    python -m "examples.$name"
-  done
+  python -m examples.when --output results
   python -m docs.export
 }
 
 tables() { # the CSV files in results/, and the tables of both pages: about three hours
-  python -m evaluation.tables tuning quality short_run interventions held_out scales single_step
+  python -m evaluation.report tuning quality short_run interventions scales single_step
 }
 
 for part in "$@"; do "$part"; done

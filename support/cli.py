@@ -10,26 +10,24 @@ from pathlib import Path
 
 import torch
 
-
-class UserError(ValueError):
-    """An error that the user can fix. Every other exception keeps its traceback."""
+from support import UserError
 
 
 def one_line_errors(main):
-    """Decorate `main(argv=None, ...)`: a UserError prints one line and exits with status 2."""
+    """Decorate a script's main: a UserError prints one line and exits with status 2."""
 
     @functools.wraps(main)
-    def wrapped(argv=None, **settings):
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    def wrapped(*args, **settings):
         try:
-            return main(argv, **settings)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda text, *_, **__: print(
+                    "warning:", text, file=sys.stderr
+                )
+                return main(*args, **settings)
         except UserError as error:
             message, status = f"error: {' '.join(str(error).split())}", 2
-        except KeyboardInterrupt:
-            message, status = "interrupted", 130
-        except BrokenPipeError:  # as in `python train_ddpm.py | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            message, status = "the output was closed", 1
+        except KeyboardInterrupt as stop:
+            message, status = f"interrupted {stop}".rstrip(), 130
         # printed here, after the progress bars have closed
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(status)
@@ -54,13 +52,16 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def number(kind, low, high=math.inf, multiple_of=1):
+def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
     """An argparse type: a finite int or float from `low` to `high`, a multiple of `multiple_of`."""
 
     def parse(text):
         value = kind(text)
-        if not (low <= value <= high and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"must be finite, from {low} to {high}, got {text}")
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+        if not low <= value <= high:
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, got {text}")
         if kind is int and value % multiple_of:
             raise argparse.ArgumentTypeError(f"must be a multiple of {multiple_of}, got {text}")
         return value
@@ -69,13 +70,17 @@ def number(kind, low, high=math.inf, multiple_of=1):
     return parse
 
 
-def file(suffix):
-    """An argparse type: the Path of an output file with this suffix."""
+def output(suffix):
+    """An argparse type: the Path of an output file with this suffix, which can be written."""
 
     def parse(text):
-        if Path(text).suffix.lower() != suffix:
+        path = Path(text)
+        if path.suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(f"must end in {suffix}, got {text!r}")
-        return Path(text)
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise argparse.ArgumentTypeError(f"cannot write {text}")
+        return path
 
     return parse
 

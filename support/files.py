@@ -6,15 +6,15 @@ import hashlib
 import io
 import json
 import os
-import shlex
 from pathlib import Path
 
 import torch
 
-from support.cli import UserError
+from support import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
+STATE = ".state.pth"  # the end of the name of a state file: see support/training.py
 # the entries of a scheduler config that determine the noise
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 SCRIPTS = {
@@ -27,16 +27,16 @@ SCRIPTS = {
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Open a temporary file for writing bytes and rename it to `path` when it is complete.
+    """Open a buffer for writing bytes; when it is complete, `path` is written in one step.
 
     Raises UserError if it cannot be written; `path` is then unchanged.
     """
-    path = Path(path)
+    path, buffer = Path(path), io.BytesIO()
+    yield buffer
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
+        temporary.write_bytes(buffer.getbuffer())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -64,19 +64,19 @@ def provenance(*networks, **settings):
 # --- checkpoints: tensors and plain values, from which a network is rebuilt ---
 
 
-def save_checkpoint(path, network, schedule, dataset, training):
+def save_checkpoint(path, network, schedule, dataset_info, training):
     """Save a network for `load_checkpoint`.
 
     Args:
         network: its `config`, a dict, holds the constructor arguments.
-        schedule: the scheduler config, or None. dataset: `Dataset.info`. training: a summary.
-            All are dicts of plain values.
+        schedule: the scheduler config, or None. dataset_info: `Dataset.info`. training: a
+            summary. All are dicts of plain values.
     """
     content = {
         "network": type(network).__name__,
         "config": config_of(network),
         "schedule": schedule,
-        "dataset": dataset,
+        "dataset": dataset_info,
         "training": training,
         "state_dict": {key: value.cpu() for key, value in network.state_dict().items()},
     }
@@ -92,8 +92,9 @@ def config_of(network):
 def load_checkpoint(path, network_class, device="cpu"):
     """Rebuild a network from its checkpoint, in eval mode, with frozen parameters.
 
-    Its attributes `schedule` and `dataset` are those passed to `save_checkpoint`; `checkpoint` and
-    `sha256` identify the file. Raises UserError if the file is missing, corrupted, or incompatible.
+    Its attributes `schedule` and `dataset_info` are those passed to `save_checkpoint`; `checkpoint`
+    and `sha256` identify the file. Raises UserError if the file is missing, corrupted, or
+    incompatible.
     """
     path, name = Path(path), network_class.__name__
     content = load_tensors(path, remedy(path))
@@ -109,12 +110,12 @@ def load_checkpoint(path, network_class, device="cpu"):
         network.load_state_dict(content["state_dict"])
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} was saved by a different version of {name}: {error}") from error
-    network.schedule, network.dataset = content["schedule"], content["dataset"]
+    network.schedule, network.dataset_info = content["schedule"], content["dataset"]
     network.checkpoint, network.sha256 = path.name, sha256(path)
     return network.eval().requires_grad_(False).to(device)
 
 
-def check_may_write(path, network, schedule, dataset):
+def check_may_write(path, network, schedule, dataset_info):
     """Check, before training, that the checkpoint fits into its folder.
 
     Raises UserError if `path` exists and is not a checkpoint of this class and schedule, or if
@@ -122,6 +123,8 @@ def check_may_write(path, network, schedule, dataset):
     """
     name, advice = type(network).__name__, "move it, or pass another folder with --models"
     for other in sorted(path.parent.glob("*.pth")):
+        if other.name.endswith(STATE):
+            continue
         try:
             content = load_tensors(other)
         except UserError:
@@ -130,7 +133,7 @@ def check_may_write(path, network, schedule, dataset):
             raise UserError(f"{path} is not a {name} checkpoint; {advice}")
         if not is_checkpoint(content):
             continue
-        if content["dataset"] != dataset:
+        if content["dataset"] != dataset_info:
             raise UserError(f"{other} was trained on a different dataset; {advice}")
         theirs, ours = content["schedule"] or {}, schedule or {}  # the judge has none
         same = [theirs.get(key) for key in NOISE] == [ours.get(key) for key in NOISE]
@@ -148,18 +151,15 @@ def remedy(path):
     """Advice about a missing or corrupted checkpoint."""
     if path.resolve().parent == MODELS:
         return "; restore it with `git checkout -- models`"
-    if path.name not in SCRIPTS:
-        return ""
-    train = f"`python {SCRIPTS[path.name]} --models {shlex.quote(str(path.parent))}`"
-    return f"; {'delete it and ' if path.exists() else ''}train it with {train}"
+    if ROOT / "runs" in path.resolve().parents:
+        return "; train it with `bash results/make.sh runs`"
+    return f"; train it with `python {SCRIPTS[path.name]}`" if path.name in SCRIPTS else ""
 
 
 def save_tensors(path, content):
-    """Atomic torch.save; serializes in memory first, for a clear error on a full disk."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
+    """Atomic torch.save."""
     with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
+        torch.save(content, file)
 
 
 def load_tensors(path, advice=""):

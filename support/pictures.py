@@ -26,12 +26,18 @@ def to_uint8(images):
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
-def as_displayed(images, dataset):
-    """Images (N, C, H, W) in [-1, 1] as uint8: MNIST and its variants as ink on paper.
+def from_uint8(images):
+    """uint8 images as floats in [-1, 1]."""
+    return images.float().div(127.5).sub(1)
 
-    Images from a folder keep their colors. `dataset` is `Dataset.info`.
+
+def as_displayed(images, dataset_info):
+    """Images (N, C, H, W) in [-1, 1] as uint8, on the CPU: MNIST and its variants as ink on paper.
+
+    Images from a folder keep their colors. `dataset_info` is `Dataset.info`.
     """
-    return to_uint8(images) if dataset["kind"] == "folder" else ink_on_paper(images)
+    images = images.cpu()
+    return to_uint8(images) if dataset_info["kind"] == "folder" else ink_on_paper(images)
 
 
 def ink_on_paper(images):
@@ -99,17 +105,13 @@ def save_labeled_grid(path, rows, column_labels, made_from):
     save_figure(path, figure, made_from, bbox_inches="tight")
 
 
-def plain_figure(width, height, columns=1):
-    """A matplotlib figure in inches, and its axes without the spines at the top and right.
-
-    With more than one column, an array of axes.
-    """
+def plain_figure(width, height):
+    """A matplotlib figure in inches, and its axes without the spines at the top and right."""
     from matplotlib.figure import Figure  # imported here, so that scripts start faster
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(ncols=columns)
-    for each in figure.axes:
-        each.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
@@ -120,20 +122,26 @@ def save_figure(path, figure, made_from, **settings):
         figure.savefig(file, **settings)
 
 
-def save_animation(path, steps, num_steps, columns, made_from):
+def save_animation(path, steps, grad, num_steps, columns, dataset_info, made_from):
     """Save a GIF of a trajectory: x_t, the predicted x_0, and the gradient.
 
     It shows at most MAX_FRAMES steps, and then the sample, which is the last x_0.
 
     Args:
-        steps: yields `num_steps` tuples: t, x_t, x_0 (N, C, H, W), and the gradient at x_t, or None
-            if it is not used.
+        steps: yields `num_steps` tuples (t, x_t, x_0), such as `trajectory`.
+        grad: (x_t, t) -> the gradient to show, or None.
     """
+
+    def frame(clock, x_t, x_0):
+        images = as_displayed(x_t, dataset_info), as_displayed(x_0, dataset_info)
+        return animation_frame(clock, *images, push, columns)
+
     every, frames = math.ceil(num_steps / MAX_FRAMES), []
-    for number, (t, x_t, x_0, grad) in enumerate(steps):
+    for number, (t, x_t, x_0) in enumerate(steps):
+        push = grad(x_t, t) if grad else None
         if number % every == 0:
-            frames.append(animation_frame(f"t = {t}", x_t, x_0, grad, columns))
-    frames.append(animation_frame("done", x_0, x_0, grad, columns))
+            frames.append(frame(f"t = {t}", x_t, x_0))
+    frames.append(frame("done", x_0, x_0))
     with atomic_write(path) as file:
         write_gif(file, frames, FRAME_MS, comment=made_from.encode())
 

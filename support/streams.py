@@ -11,7 +11,7 @@ PURPOSES = {"samples": 4, "validation": 5, "split": 7, "subset": 8, "halves": 9}
 def stream_seed(seed, purpose, *numbers):
     """Hash (seed, purpose, *numbers) to 32 bits, all that torch's CPU generator uses of a seed."""
     key = [seed, PURPOSES[purpose], *numbers]
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) % 2**32
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def generator(seed, purpose, *numbers):

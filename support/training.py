@@ -1,23 +1,28 @@
 """Training loop utilities: batches with a progress bar, losses, and resumable state."""
 
+import contextlib
 import math
+import signal
 import time
 from pathlib import Path
 
 import torch
 from tqdm import tqdm, trange
 
-from support.cli import UserError, add_run_flags, number
+from support import UserError
+from support.cli import add_run_flags, number
 from support.files import (
     MODELS,
+    STATE,
     check_may_write,
     config_of,
     load_tensors,
     save_checkpoint,
     save_tensors,
 )
+from support.pictures import from_uint8
 
-SAVE_EVERY = 200  # steps
+SAVE_SECONDS = 30  # between two saved states, and between two lines of a log
 READ_EVERY = 50  # steps; reading a loss waits for the device
 MIN_VALIDATE_EVERY = 400  # steps
 
@@ -25,16 +30,9 @@ MIN_VALIDATE_EVERY = 400  # steps
 class Run:
     """A training run that can be interrupted and resumed, on a CPU with bitwise identical results.
 
-        run = Run(checkpoint, dataset, args.resume, steps=300, batch_size=128, lr=1e-3)
-        run.start(network=network, optimizer=optimizer)
-        for x_0, y in run.batches():
-            ...  # one optimizer step
-            run.losses.append(loss.detach().clone())
-            if run.validates:
-                run.record(accuracy=...)
-        run.save_checkpoint()
-
-    All randomness, except dropout on a GPU, comes from torch's CPU generator, whose state is saved.
+    See train_classifier.py: `start`, a loop over `batches` with `log` and `record`,
+    `save_checkpoint`, and, after everything else is written, `finish`. All randomness, except
+    dropout on a GPU, comes from torch's CPU generator, whose state is saved.
 
     Attributes: `step` (from 1), `losses` (one tensor per step), `history` (one dict per
     validation: after every epoch or 400 steps, whichever is longer, and after the last step).
@@ -52,10 +50,10 @@ class Run:
     """
 
     def __init__(self, checkpoint, dataset, resume=False, schedule=None, **settings):
-        self.checkpoint, self.info, self.schedule = checkpoint, dataset.info, schedule
+        self.checkpoint, self.dataset_info, self.schedule = checkpoint, dataset.info, schedule
         self.settings = settings | ({"schedule": schedule} if schedule else {})
         self.settings["dataset"] = dataset.info
-        self.images, self.labels = dataset.load("train")
+        self.images, self.labels = dataset.splits["train"]  # uint8
         self.steps, self.batch_size = settings["steps"], settings["batch_size"]
         self.batches_per_epoch = len(self.images) // self.batch_size
         if self.batches_per_epoch == 0:
@@ -64,7 +62,8 @@ class Run:
             )
         self.validate_every = max(self.batches_per_epoch, MIN_VALIDATE_EVERY)
         self.step, self.losses, self.history, self.order = 0, [], [], None
-        self.resume, self.state_path = resume, checkpoint.with_suffix(".state.pth")
+        self.resume, self.state_path = resume, checkpoint.with_suffix(STATE)
+        self.interrupted = False
 
     def start(self, network, **parts):
         """Start the run, or resume it, and put the network in train mode.
@@ -76,10 +75,10 @@ class Run:
         Raises UserError if the checkpoint may not be written (see `check_may_write`), if the state
         file does not match, or if it exists and the run is not to be resumed.
         """
-        check_may_write(self.checkpoint, network, self.schedule, self.info)
+        check_may_write(self.checkpoint, network, self.schedule, self.dataset_info)
         config_of(network)  # fails before the training if there is none
         self.network, self.parts = network.train(), {"network": network, **parts}
-        self.begin = time.monotonic()
+        self.begin = self.saved = self.shown = time.monotonic()
         if self.resume:
             self.load()
         elif self.state_path.exists():
@@ -89,31 +88,73 @@ class Run:
             )
 
     def save_checkpoint(self, **summary):
-        """Save the network with a summary of its training, and delete the state file."""
+        """Save the network with a summary of its training."""
         last = self.history[-1] if self.history else {}
         summary = {**self.settings, "seconds": self.elapsed(), **last, **summary}
-        save_checkpoint(self.checkpoint, self.network, self.schedule, self.info, summary)
+        save_checkpoint(self.checkpoint, self.network, self.schedule, self.dataset_info, summary)
+
+    def finish(self):
+        """Delete the state file, when all results are written."""
         self.state_path.unlink(missing_ok=True)
 
     def batches(self):
-        """Yield images (B, C, H, W) in [-1, 1] and labels (B,) for each remaining step."""
-        with trange(self.step, self.steps, desc=self.checkpoint.stem, disable=None) as bar:
+        """Yield images (B, C, H, W) in [-1, 1] and labels (B,) for each remaining step.
+
+        Saves the state every 30 seconds, after the last step, and when the process gets SIGINT or
+        SIGTERM; it then raises KeyboardInterrupt.
+        """
+        bar = trange(self.step, self.steps, desc=self.checkpoint.stem, disable=None)
+        with self.signals_are_noted(), bar:
             for done in bar:
                 self.step = done + 1
                 position = done % self.batches_per_epoch * self.batch_size
                 if position == 0:  # a new epoch
                     self.order = torch.randperm(len(self.images))
                 index = self.order[position : position + self.batch_size]
-                yield self.images[index], self.labels[index]
-                if self.step % READ_EVERY == 0:
-                    bar.set_postfix(loss=f"{self.mean_loss(READ_EVERY):.4f}", refresh=False)
-                if self.step % SAVE_EVERY == 0:
-                    self.save()
+                yield from_uint8(self.images[index]), self.labels[index]
+                self.after_step(bar)
+
+    def after_step(self, bar):
+        """Show the loss, and save the state if it is time to."""
+        now = time.monotonic()
+        if self.step % READ_EVERY == 0:
+            bar.set_postfix(loss=f"{self.mean_loss(READ_EVERY):.4f}", refresh=False)
+        if bar.disable and now - self.shown > SAVE_SECONDS:  # not in a terminal
+            self.shown = now
+            self.show(loss=self.mean_loss(READ_EVERY))
+        if self.interrupted or self.step == self.steps or now - self.saved > SAVE_SECONDS:
+            self.save()
+            self.saved = now
+        if self.interrupted:
+            raise KeyboardInterrupt(f"at step {self.step}; continue with --resume")
+
+    @contextlib.contextmanager
+    def signals_are_noted(self):
+        """Note SIGINT and SIGTERM until the end of the step; a second signal stops at once."""
+
+        def note(signal_number, frame):
+            self.interrupted = True
+            restore()
+            tqdm.write("stopping after this step")
+
+        def restore():
+            for each, handler in handlers.items():
+                signal.signal(each, handler)
+
+        handlers = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            restore()
 
     @property
     def validates(self):
         """Whether to validate after this step."""
         return self.step % self.validate_every == 0 or self.step == self.steps
+
+    def log(self, loss):
+        """Add the loss of this step."""
+        self.losses.append(loss.detach().clone())  # a copy, which does not pin freed memory
 
     def mean_loss(self, steps):
         """The mean loss of the last `steps` steps. Raises UserError if it is not finite."""
@@ -124,10 +165,19 @@ class Run:
         return mean
 
     def record(self, **measures):
-        """Add metrics (numbers or dicts of numbers) to `history`, and print them."""
+        """Add metrics (numbers or dicts of numbers) to `history`, and print them.
+
+        Of a dict, only the first number is printed.
+        """
         entry = {"step": self.step, "loss": self.mean_loss(self.validate_every), **measures}
         self.history.append(entry)
-        shown = "  ".join(describe(k, v) for k, v in entry.items() if k != "step")
+        firsts = {k: next(iter(v.values())) if isinstance(v, dict) else v for k, v in entry.items()}
+        del firsts["step"]
+        self.show(**firsts)
+
+    def show(self, **numbers):
+        """Print the step, the time, and some numbers."""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         tqdm.write(f"step {self.step:6d}  {self.elapsed():5.0f} s  {shown}")
 
     def elapsed(self):
@@ -135,12 +185,13 @@ class Run:
         return time.monotonic() - self.begin
 
     def save(self):
-        """Write the state file."""
+        """Write the state file, if the recent losses are finite."""
+        self.mean_loss(READ_EVERY)
         state = {
             "settings": self.settings,
             "seconds": self.elapsed(),
             "step": self.step,
-            "losses": torch.stack(self.losses),
+            "losses": torch.stack([loss.cpu() for loss in self.losses]),
             "history": self.history,
             "order": self.order,
             "rng": torch.get_rng_state(),
@@ -153,11 +204,15 @@ class Run:
         state = load_tensors(
             self.state_path, "; there is nothing to resume; start without --resume"
         )
-        if state["settings"] != self.settings:
-            theirs = state["settings"]
-            differ = [name for name in self.settings if theirs.get(name) != self.settings[name]]
+        before, now = state["settings"], self.settings
+        changes = [
+            f"{name} was {before.get(name, 'not set')}, is now {now.get(name, 'not set')}"
+            for name in {**before, **now}
+            if before.get(name) != now.get(name)
+        ]
+        if changes:
             raise UserError(
-                f"{self.state_path} belongs to a run with different settings: {', '.join(differ)}"
+                f"{self.state_path} belongs to a run with other settings: {'; '.join(changes)}"
             )
         self.begin -= state["seconds"]
         self.step, self.history, self.order = state["step"], state["history"], state["order"]
@@ -167,11 +222,9 @@ class Run:
         torch.set_rng_state(state["rng"])
 
 
-def describe(name, value):
-    """A metric as text."""
-    if isinstance(value, dict):
-        return f"{name}  " + "  ".join(f"{key}: {number:.4f}" for key, number in value.items())
-    return f"{name} {value:.4f}"
+def fused(device):
+    """The argument `fused` of AdamW: True on devices for which every torch version has it."""
+    return True if device.type in ("cpu", "cuda") else None
 
 
 def add_training_flags(parser, steps, batch_size, lr):
@@ -181,15 +234,11 @@ def add_training_flags(parser, steps, batch_size, lr):
     add("--steps", type=number(int, 1), default=steps, help="optimizer steps")
     add("--batch-size", type=number(int, 1), default=batch_size, help="images per step")
     add("--lr", type=number(float, 0), default=lr, help="peak learning rate")
-    add(
-        "--resume",
-        action="store_true",
-        help="resume an interrupted run from its last saved state",
-    )
+    resume_help = "resume an interrupted run from its last saved state"
+    add("--resume", action="store_true", help=resume_help)
     add_run_flags(parser)
 
 
-def settings_of(args):
-    """The flags that determine the weights, apart from the dataset, as keyword arguments."""
-    others = ("models", "device", "resume", "dataset", "size")
-    return {flag: value for flag, value in vars(args).items() if flag not in others}
+def settings_of(args, *others):
+    """The flags that determine the weights, and `others`, as keyword arguments of a `Run`."""
+    return {flag: getattr(args, flag) for flag in ("steps", "batch_size", "lr", "seed", *others)}

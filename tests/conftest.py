@@ -1,4 +1,5 @@
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Start with the slow files, so that both processes end at the same time."""
-    slow = ("page", "course", "training", "errors")
+    slow = ("page", "course", "training", "house")
     items.sort(key=lambda item: [f"test_{name}.py" not in item.nodeid for name in slow])
 
 
@@ -52,7 +53,7 @@ def abar(t):
 
 def fake_ddpm(output, shape=IMAGE_SHAPE, num_class_embeds=None, **schedule):
     """A DDPM whose U-Net is a function of x_t and t (B,), and of labels if it takes any."""
-    config = {"in_channels": shape[0], "out_channels": shape[0], "sample_size": shape[1]}
+    config = {"in_channels": shape[0], "out_channels": shape[0], "sample_size": shape[1:]}
 
     def unet(*inputs):
         return SimpleNamespace(sample=output(*inputs))
@@ -101,11 +102,12 @@ def shapes(tmp_path):
 @pytest.fixture
 def fails(capsys):
     """Run main(argv), which must end in one line on stderr and status 2; returns the line."""
+    show = warnings.showwarning
 
     def run(main, *argv):
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in argv])
-        assert stop.value.code == 2
+        assert stop.value.code == 2 and warnings.showwarning is show
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and ": error: " in error, error
         return error

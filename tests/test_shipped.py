@@ -13,7 +13,7 @@ from PIL import Image
 
 import inference
 from data import load_mnist
-from evaluation import measures, pages, table
+from evaluation import measure, metrics, report
 from examples.shared import read
 from inference import gradient, growing_scale, guided, sample
 from support.files import sha256
@@ -28,8 +28,8 @@ def test_guided_samples_are_the_target_digits_and_vary_like_real_ones():
     ddpm, classifier = inference.load_models()
     y = torch.arange(10).repeat_interleave(3)
     seeds = image_seeds(0, y.tolist())
-    eps_hat = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
-    images_of_y, unguided = sample(ddpm, y, seeds, eps_hat), sample(ddpm, None, seeds)
+    predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
+    images_of_y, unguided = sample(ddpm, y, seeds, predict), sample(ddpm, None, seeds)
     assert (read(images_of_y) == y).sum() >= 29 and (read(unguided) == y).sum() <= 7
     images, labels = load_mnist("validation")
     variances = []
@@ -59,8 +59,8 @@ def test_each_picture_was_made_by_the_shipped_weights():
 
 
 def test_the_tables_of_the_pages_are_those_of_the_csv_files():
-    for page in pages.PAGES:  # else: python -m evaluation.tables
-        assert pages.with_tables(page.read_text()) == page.read_text()
+    for page in report.PAGES:  # else: python -m evaluation.report
+        assert report.with_tables(page.read_text()) == page.read_text()
 
 
 @pytest.mark.parametrize("script", ["train_classifier.py", "train_ddpm.py"])
@@ -129,13 +129,16 @@ def test_the_code_that_the_readme_quotes_is_that_of_inference():
 
 def test_the_python_of_the_guide_runs(monkeypatch, capsys):
     """Its guide, scale, noise, and loop are measured; training and downloads are not run."""
-    monkeypatch.setattr(table, "Dataset", small_mnist)
-    monkeypatch.setattr(measures, "NUM_HALVES", 2)
+    monkeypatch.setattr(measure, "Dataset", small_mnist)
+    monkeypatch.setattr(metrics, "NUM_HALVES", 2)
     blocks, names = python_of(GUIDE), {}
     for block in blocks:
-        code = compile(re.sub(r"n=\d+", "n=100", block), "README.md", "exec")
+        block = re.sub(r'(steps=|"steps": )\d+', r"\g<1>2", re.sub(r"n=\d+", "n=100", block))
+        code = compile(block, "README.md", "exec")
         if "train_ddpm.main" not in block and "from_pretrained" not in block:
             exec(code, names)
     shown = capsys.readouterr().out
     assert len(blocks) >= 4
-    assert all(f"{row}: accuracy" in shown for row in ("left", "without the root", "heun"))
+    assert all(f"{row}: accuracy" in shown for row in ("left", "without the root", "CFG++"))
+    ddpm, x_t = names["ddpm"], torch.randn(1, 1, 28, 28)
+    torch.testing.assert_close(names["Autoguided"](ddpm, ddpm, 2)(x_t, 500), ddpm(x_t, 500))

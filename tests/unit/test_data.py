@@ -13,8 +13,9 @@ import train_classifier
 import train_ddpm
 from data import DATA, SPLITS, Dataset, class_numbers
 from evaluation import __main__ as evaluate
-from evaluation import classifier_free, judge, measures
-from support.cli import UserError
+from evaluation import classifier_free, judge, metrics
+from support import UserError
+from support.files import read_rows
 
 
 def test_the_splits_match_torchvision():
@@ -60,6 +61,8 @@ def test_grayscale_images_have_one_channel_and_can_be_resized(shapes):
         Image.open(path).convert("L").convert("RGB").resize((30, 40)).save(path)
     with pytest.raises(UserError, match="40x30; they must be square"):
         Dataset(shapes)
+    with pytest.raises(UserError, match="multiple of 4"):
+        Dataset(shapes, size=30)
     assert Dataset(shapes, size=28).info["shape"] == [1, 28, 28]
 
 
@@ -98,8 +101,9 @@ def test_errors_name_the_unusable_image(shapes, tmp_path):
             Dataset(shapes)
         assert str(path) in str(error.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="one subfolder of images per class"):
-        Dataset(tmp_path / "empty")
+    for folder in ("no such name", tmp_path / "empty"):
+        with pytest.raises(UserError, match=str(folder)):
+            Dataset(folder)
 
 
 def test_classes_are_given_by_name_or_number():
@@ -114,29 +118,28 @@ def test_classes_are_given_by_name_or_number():
 
 def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     """Train, sample, and evaluate with 3 x 32 x 32 images."""
-    monkeypatch.setattr(measures, "NUM_HALVES", 2)
+    monkeypatch.setattr(metrics, "NUM_HALVES", 2)
     monkeypatch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
+    monkeypatch.setattr(train_ddpm, "NUM_SAMPLES", 4)
     models, gif, npz, csv = (tmp_path / name for name in ("models", "o.gif", "o.npz", "o.csv"))
 
     def run(script, *flags):
         script.main([str(word) for word in ("--models", models, *flags)])
 
-    data = ["--dataset", shapes, "--batch-size", 16]
-    for script in (train_ddpm, train_classifier, classifier_free):
-        run(script, *data, "--steps", 4)
-    run(judge, *data, "--steps", 40)
-    drawing = ["--steps", 2, "--npz", npz, "--gif", gif, "--num-samples", 40]
-    drawing += ["--guidance-scale", 0, 1]
-    run(inference, *drawing, "--digits", "ring", "bar", "dot")
+    for script in (train_ddpm, train_classifier, classifier_free, judge):
+        run(script, "--dataset", shapes, "--batch-size", 16, "--steps", 4)
+    drawing = ["--steps", 2, "--npz", npz, "--gif", gif, "--num-samples", 3]
+    run(inference, *drawing, "--guidance-scale", 0, 1, "--digits", "ring", "bar", "dot")
     images, labels, classes = (np.load(npz)[key] for key in ("arr_0", "arr_1", "classes"))
     assert classes.tolist() == ["bar", "dot", "ring"]
-    assert images.shape == (120, 32, 32, 3) and labels[::40].tolist() == [2, 0, 1]
+    assert images.shape == (9, 32, 32, 3) and labels.tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
     grid = np.asarray(Image.open(models / "guided_output.png"))
     assert grid.ndim == 3 and Image.open(gif).n_frames == 4
 
-    methods = ["--method", "guided", "classifier_free", "--samples", npz]
     shutil.move(shapes, tmp_path / "moved")
-    table = ["--n", 100, "--steps", 2, "--csv", csv, "--dataset", tmp_path / "moved"]
-    run(evaluate, *methods, *table)
-    counts = [line.split(",")[1] for line in csv.read_text().splitlines()]
-    assert counts == ["n", "9", "99", "99", "120"]
+    table = ["--n", 100, "--steps", 1, "--csv", csv, "--dataset", tmp_path / "moved"]
+    run(evaluate, "--method", "guided", "classifier_free", *table)
+    rows = read_rows(csv)
+    assert [row["n"] for row in rows] == ["9", "99", "99"]
+    assert "frechet" in rows[1] and "recall" not in rows[1]  # too few real images
+    assert "frechet_change" in rows[2]

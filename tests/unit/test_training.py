@@ -1,9 +1,11 @@
 """Training: what the loops minimize, and a run that is interrupted and resumed."""
 
-import json
+import itertools
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,15 +15,17 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import train_classifier
 import train_ddpm
-from classifier import Classifier
-from diffusion import SCHEDULE, make_unet, noised_for_validation, training_target
-from evaluation import classifier_free, fine_tuned, judge
+from classifier import Classifier, load_classifier
+from diffusion import SCHEDULE, load_ddpm, make_unet, noised_for_validation
+from evaluation import classifier_free, judge
 from inference import gradient, growing_scale, guided, load_models, sample
 from support import training
-from support.files import MODELS, output_folder, read_rows, save_checkpoint
+from support.files import MODELS, output_folder, save_checkpoint
+from support.pictures import from_uint8
 from support.training import Run
 
 SCRIPTS = {
@@ -34,8 +38,9 @@ SCRIPTS = {
 # --- what the loops minimize ---
 
 LABELS = torch.arange(64) % 2
-IMAGES = (LABELS - 0.5).view(-1, 1, 1, 1).expand(64, 1, 28, 28)  # gray: -.5 or .5
-GRAY = SimpleNamespace(info={"name": "gray"}, load=lambda split: (IMAGES, LABELS))
+PIXELS = (64 + 127 * LABELS).to(torch.uint8).view(-1, 1, 1, 1).expand(64, 1, 28, 28)  # gray
+IMAGES = from_uint8(PIXELS)
+GRAY = SimpleNamespace(info={"name": "gray"}, splits={"train": (PIXELS, LABELS)})
 SCHEDULER = DDPMScheduler(**SCHEDULE)
 SETTINGS = {"steps": 3, "batch_size": 16, "lr": 0.1}
 
@@ -78,8 +83,9 @@ class Multiple(nn.Linear):
 
     device, config = torch.device("cpu"), FrozenDict(num_class_embeds=3)
 
-    def __init__(self):
+    def __init__(self, weight=0.0):
         super().__init__(1, 1, bias=False)
+        self.weight.data.fill_(weight)
         self.labels_seen = []
 
     def forward(self, x_t, t, labels=None):
@@ -97,12 +103,12 @@ def test_half_of_the_timesteps_are_uniform_and_half_are_from_the_middle():
 
 
 @pytest.mark.usefixtures("by_sgd")
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type):
-    """Three steps of gradient descent by hand; v is computed by diffusers."""
-    network = Multiple()
+@pytest.mark.parametrize("prediction_type, weight", [("epsilon", -1.0), ("v_prediction", 0.0)])
+def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type, weight):
+    """Three steps of gradient descent by hand, clipped in the first case; v is diffusers' own."""
+    network = Multiple(weight)
     scheduler = DDPMScheduler(**SCHEDULE | {"prediction_type": prediction_type})
-    a, averaged = network.weight.item(), []
+    averaged = []
 
     def validate(run):
         averaged.append(network.weight.item())
@@ -113,30 +119,32 @@ def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type):
     torch.manual_seed(1)
     for step, (x_t, t, eps, x_0, _) in enumerate(batches_by_hand(3, unet_timesteps)):
         target = scheduler.get_velocity(x_0, eps, t) if prediction_type != "epsilon" else eps
-        error = a * x_t - target
+        error = weight * x_t - target
         assert run.losses[step].item() == pytest.approx(error.square().mean().item())  # L_simple
-        a -= 0.1 * (2 * error * x_t).mean().clamp(-1, 1).item()
+        weight -= 0.1 * (2 * error * x_t).mean().clamp(-1, 1).item()
     assert network.labels_seen == [None] * 3
-    assert averaged == [network.weight.item()] and network.weight.item() != pytest.approx(a)
+    assert averaged == [network.weight.item()] and network.weight.item() != pytest.approx(weight)
 
 
-@pytest.mark.parametrize("max_t", [0, 500])
+@pytest.mark.parametrize("max_t, size", [(0, 1), (500, 100)])
 @pytest.mark.usefixtures("by_sgd")
-def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path, max_t):
-    """One step of gradient descent by hand."""
+def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path, max_t, size):
+    """One step of gradient descent by hand; the larger gradient is clipped to the norm 1."""
 
     class OfMeanAndT(nn.Linear):
         config = {}
 
         def forward(self, x_t, t):
-            return super().forward(torch.stack([x_t.mean(dim=(1, 2, 3)), t / 1000], dim=1))
+            return super().forward(size * torch.stack([x_t.mean(dim=(1, 2, 3)), t / 1000], dim=1))
 
     network = OfMeanAndT(2, 2)
     torch.manual_seed(1)
     x_t, t, _, _, y = next(batches_by_hand(1, lambda: torch.randint(max_t + 1, (16,))))
     loss = F.cross_entropy(network(x_t, t), y)
     grads = torch.autograd.grad(loss, list(network.parameters()))
-    expected = [p - 0.1 * grad for p, grad in zip(network.parameters(), grads)]  # not clipped
+    norm = torch.cat([grad.flatten() for grad in grads]).norm().item()
+    assert (norm > 1) == (size > 1)
+    expected = [p - 0.1 * g / max(norm, 1) for p, g in zip(network.parameters(), grads)]
     torch.manual_seed(1)
     run = started(train_classifier, network, SCHEDULER, tmp_path, Run.record, max_t, steps=1)
     assert run.losses[0].item() == pytest.approx(loss.item())
@@ -146,7 +154,7 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path, max_t)
 
 def test_the_classifier_free_network_drops_a_tenth_of_its_labels():
     """The other labels are unchanged, and the loss is the mean squared error of the noise."""
-    network, kept = Multiple(), []
+    network, kept = Multiple(0.3), []
     for step in range(100):
         x_0, y = IMAGES[:16], LABELS[:16]
         torch.manual_seed(step)
@@ -163,16 +171,16 @@ def test_the_classifier_free_network_drops_a_tenth_of_its_labels():
 
 def test_the_judge_learns_from_augmented_images(tmp_path):
     """It tells left from right bars, which it sees rotated and shifted."""
-    images = torch.full((64, 1, 28, 28), -1.0)
-    images[LABELS == 0, :, 4:24, 4:8] = images[LABELS == 1, :, 4:24, 20:24] = 1
-    validation = (images.add(1).mul(127).byte(), LABELS)
-    bars = SimpleNamespace(info={}, load=lambda split: (images, LABELS))
-    bars.splits = {"validation": validation}
-    network, seen = judge.Judge(num_classes=2), []
+    bars = torch.zeros(64, 1, 28, 28, dtype=torch.uint8)
+    bars[LABELS == 0, :, 4:24, 4:8] = bars[LABELS == 1, :, 4:24, 20:24] = 255
+    splits = dict.fromkeys(("train", "validation"), (bars, LABELS))
+    dataset, seen = SimpleNamespace(info={}, splits=splits), []
+    network = judge.Judge(num_classes=2)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    run = Run(tmp_path / "w.pth", bars, **SETTINGS | {"lr": 1e-3, "steps": 40})
-    judge.train(network, bars, run)
-    assert judge.accuracy_of(network, *validation) == 1
+    run = Run(tmp_path / "w.pth", dataset, **SETTINGS | {"lr": 1e-3, "steps": 40})
+    judge.train(network, dataset, run)
+    assert judge.accuracy_of(network, bars, LABELS) == 1
+    images = from_uint8(bars)
     original = torch.cdist(seen[0].flatten(1), images.flatten(1)).amin(dim=1)
     assert original.mean() > 1 and 0.5 < (seen[0] + 1).sum() / (images[:16] + 1).sum() < 1.5
 
@@ -191,12 +199,11 @@ def test_the_classifier_reports_accuracy_and_confidence():
 
 def test_the_validation_losses_are_over_all_timesteps_and_over_the_middle():
     """This U-Net predicts 0, so the loss is the mean square of the noise."""
-    unet = Multiple()
-    unet.weight.data.zero_()
     _, t, eps = noised_for_validation(SCHEDULER, IMAGES)
     middle = eps[(t >= 150) & (t < 550)]
     expected = eps.square().mean().item(), middle.square().mean().item()
-    assert train_ddpm.validation_losses(unet, SCHEDULER, IMAGES, 10) == pytest.approx(expected)
+    found = train_ddpm.validation_losses(Multiple(), SCHEDULER, IMAGES, batch_size=10)
+    assert found == pytest.approx(expected)
     assert sorted(t.tolist()) == [1000 * k // 64 for k in range(64)]
 
 
@@ -216,7 +223,7 @@ def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monk
         return train_ddpm.ddpm_loss(unet, scheduler, x_0, y)
 
     monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 4)
-    numbered = SimpleNamespace(info={}, load=lambda split: (IMAGES, torch.arange(64)))
+    numbered = SimpleNamespace(info={}, splits={"train": (PIXELS, torch.arange(64))})
     run = Run(tmp_path / "w.pth", numbered, **SETTINGS | {"steps": 6})
     train_ddpm.train(unet, SCHEDULER, run, validate, loss_of)
     by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
@@ -231,51 +238,49 @@ def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monk
     assert not torch.equal(torch.cat(shown[4:]), torch.cat(shown[:2]))
 
 
-@pytest.mark.parametrize("script", [train_ddpm, train_classifier])
-def test_the_learning_rate_ends_at_0_even_in_a_short_run(tmp_path, script, monkeypatch):
-    rates, step = [], torch.optim.AdamW.step
-
-    def record(optimizer, *args):
-        rates.append(optimizer.param_groups[0]["lr"])
-        return step(optimizer, *args)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", record)
-    unet = make_unet((1, 28, 28), 8)
-    network = unet if script is train_ddpm else Classifier(8, num_classes=2)
-    started(script, network, SCHEDULER, tmp_path, Run.record, steps=20, lr=1e-3)
-    assert max(rates) == pytest.approx(1e-3) and rates[-1] < 2e-4 and len(rates) == 20
-
-
-def test_every_parameter_is_trained_by_gradients(tmp_path):
+@pytest.mark.parametrize("name", ["labeled unet", "classifier"])
+def test_a_short_run_trains_every_parameter_and_ends_at_learning_rate_0(tmp_path, name):
     """For example, every block sees t."""
-    networks = make_unet((1, 28, 28)), make_unet((1, 28, 28), 8, 3), Classifier(num_classes=2)
-    unet, free, classifier = networks
-    where = SCHEDULER, tmp_path, Run.record
-    started(train_ddpm, unet, *where, lr=1e-3)
-    started(train_ddpm, free, *where, classifier_free.classifier_free_loss, lr=1e-3)
-    started(train_classifier, classifier, *where, lr=1e-3)
-    for network in networks:
-        assert all(p.grad.any() for p in network.parameters())
+    script, network, others = train_classifier, Classifier(8, num_classes=2), []
+    if name == "labeled unet":
+        script, network = train_ddpm, make_unet((1, 28, 28), 8, 3)
+        others = [classifier_free.classifier_free_loss]
+    rates, settings = [], {"steps": 20, "batch_size": 4, "lr": 1e-3}
+    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    started(script, network, SCHEDULER, tmp_path, Run.record, *others, **settings)
+    hook.remove()
+    assert max(rates) == pytest.approx(1e-3) and rates[-1] < 2e-4 and len(rates) == 20
+    assert all(p.grad.any() for p in network.parameters())
 
 
 # --- whole runs ---
 
+FILES = {
+    "classifier": {"classifier.pth", "results/classifier_accuracy.png"},
+    "ddpm_unet": {"ddpm_unet.pth", "sample_ddpm_output.png", "previews/step_000003.png"}
+    | {"results/ddpm_loss.png"},
+    "judge": {"judge.pth"},
+    "classifier_free": {"classifier_free.pth"},
+}
+
 
 def train(name, folder, *flags):
-    """Train a network for six steps and return its checkpoint."""
-    SCRIPTS[name].main(["--models", str(folder), "--steps", "6", "--batch-size", "8", *flags])
-    return torch.load(folder / f"{name}.pth", weights_only=True)
+    """Train a network for six steps."""
+    flags = ["--models", folder, "--steps", 6, "--batch-size", 8, *flags]
+    SCRIPTS[name].main([str(word) for word in flags])
 
 
 @pytest.fixture(scope="module")
 def short(few_images):
     """An epoch has three batches of 8, after which the run is validated; sampling has two steps."""
-    few_images.splits["train"] = [part[:24] for part in few_images.splits["train"]]
+    sizes = {"train": 24, "validation": 50, "test": 50}
+    for split, (images, labels) in few_images.splits.items():
+        few_images.splits[split] = images[: sizes[split]], labels[: sizes[split]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
-        patch.setattr(train_ddpm, "NUM_VALIDATION_IMAGES", 100)
+        patch.setattr(train_ddpm, "NUM_SAMPLES", 10)
         patch.setattr(training, "MIN_VALIDATE_EVERY", 1)
-        yield
+        yield few_images
 
 
 @pytest.fixture(scope="module")
@@ -304,28 +309,21 @@ def test_the_shipped_checkpoint_was_written_by_this_code_with_its_defaults(tiny,
     assert (training["batch_size"], training["lr"]) == (sizes.BATCH_SIZE, sizes.LEARNING_RATE)
 
 
-def test_a_trial_writes_only_to_its_folder(tiny):
-    pictures = {"sample_ddpm_output.png", "results/classifier_accuracy.png"}
-    pictures |= {"results/ddpm_loss.png", "results/ddpm_loss.csv"}
-    pictures |= {"previews/step_000003.png"}
-    found = {str(path.relative_to(tiny)) for path in tiny.rglob("*") if path.is_file()}
-    assert found == pictures | {f"{name}.pth" for name in SCRIPTS}
-
-
-def test_the_losses_are_means_up_to_their_step_and_validations(tmp_path):
-    history = [{"step": step, "validation": 0.5, "middle": 0.25} for step in (100, 251)]
-    run = SimpleNamespace(losses=list(torch.arange(251.0)), steps=251, history=history)
-    train_ddpm.save_losses(tmp_path / "x.csv", run)
-    rows = {int(row.pop("step")): row for row in read_rows(tmp_path / "x.csv")}
-    assert list(rows) == [*range(2, 251, 2), 251]
-    assert rows[100] == {"training": "98.5", "validation": "0.5", "middle": "0.25"}
-    assert rows[251] == {"training": "250", "validation": "0.5", "middle": "0.25"}
-
-
-def test_the_figure_has_the_settings_of_its_run(tiny):
-    made_from = json.loads(Image.open(tiny / "results" / "ddpm_loss.png").info["provenance"])
-    trained = torch.load(tiny / "ddpm_unet.pth")["training"]
-    assert made_from["settings"].items() <= trained.items() and "steps" in made_from["settings"]
+def test_the_networks_are_validated_on_the_validation_images(tiny, short):
+    """The last validation is one of the weights that are saved."""
+    images, labels = short.load("validation")
+    classifier = load_classifier(tiny / "classifier.pth")
+    unet = load_ddpm(tiny / "ddpm_unet.pth").unet
+    accuracy, confidence = train_classifier.accuracy_by_band(classifier, SCHEDULER, images, labels)
+    validation, middle = train_ddpm.validation_losses(unet, SCHEDULER, images)
+    found = torch.load(tiny / "classifier.pth")["training"]
+    assert (found["accuracy"], found["confidence"]) == (accuracy, pytest.approx(confidence))
+    found = torch.load(tiny / "ddpm_unet.pth")["training"]
+    assert (found["validation"], found["middle"]) == pytest.approx((validation, middle))
+    found = torch.load(tiny / "judge.pth")["training"]
+    network = judge.load_judge(tiny / "judge.pth")
+    for split in ("validation", "test"):
+        assert found[f"{split}_accuracy"] == judge.accuracy_of(network, *short.splits[split])
 
 
 def test_pictures_of_the_shipped_models_go_to_the_repository(tmp_path):
@@ -333,146 +331,168 @@ def test_pictures_of_the_shipped_models_go_to_the_repository(tmp_path):
     assert output_folder(tmp_path) == tmp_path
 
 
+# --- interruptions ---
+
+INT, TERM = signal.SIGINT, signal.SIGTERM
+INTERRUPTIONS = {  # twice each: before which call of which function; signals, or a crash; the step
+    "classifier": [(Run, "log", 1, [INT], 1), (train_classifier, "save_figure", 1, [INT], 6)],
+    # during a validation, the network holds averaged weights
+    "ddpm_unet": [(Run, "record", 1, [TERM], 3), (train_ddpm, "save_figure", 1, [INT], 6)],
+    # a second signal does not wait for the end of the step
+    "judge": [(Run, "log", 4, [INT, INT], 3), (Run, "save_checkpoint", 1, [INT], 6)],
+    "classifier_free": [(Run, "log", 5, [], 4), (Run, "save_checkpoint", 1, [], 6)],
+}
+
+
+def interrupted(function, number, signals):
+    """The function, but before its call of this number, signals arrive, or the process dies."""
+    calls = itertools.count(1)
+
+    def wrapped(*args, **settings):
+        if next(calls) == number:
+            for each in signals:
+                signal.raise_signal(each)
+            if not signals:
+                raise MemoryError
+        return function(*args, **settings)
+
+    return wrapped
+
+
+@pytest.fixture
+def signals():
+    """Both signals raise KeyboardInterrupt; processes that test in parallel ignore SIGINT."""
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (INT, TERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def contents(folder):
+    """What the files in a folder hold: weights, settings without the seconds, pixels, text."""
+    found = {}
+    for path in folder.rglob("*.*"):
+        content = path.read_bytes()
+        if path.suffix == ".png":
+            content = np.asarray(Image.open(path)).tobytes()
+        elif path.suffix == ".pth":
+            content = torch.load(path)
+            content["training"].pop("seconds")
+            weights = content["state_dict"].items()
+            content["state_dict"] = {key: value.numpy().tobytes() for key, value in weights}
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatch, capsys):
-    """It is interrupted in the last step, in its second epoch, and resumes after the fourth.
+    """It is interrupted twice; its files are then those of a run that was not, and no others.
 
-    The seconds include those before the interruption.
+    In a log, lines with the loss take the place of the progress bar.
     """
-    monkeypatch.setattr(training, "SAVE_EVERY", 4)
-    record = Run.record
-
-    def interrupt(run, **metrics):
-        if run.step == 6:
-            raise KeyboardInterrupt
-        record(run, **metrics)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(Run, "record", interrupt)
-        train(name, tmp_path)
-    state = tmp_path / f"{name}.state.pth"
-    assert end.value.code == 130 and capsys.readouterr().err.endswith(": interrupted\n")
-    assert not (tmp_path / f"{name}.pth").exists() and state.exists()
-
-    torch.save(torch.load(state) | {"seconds": 1000}, state)
-
-    histories, finish = [], Run.save_checkpoint
-    monkeypatch.setattr(
-        Run, "save_checkpoint", lambda r, **kw: histories.append(r.history) or finish(r, **kw)
-    )
-    torch.manual_seed(123)
-    resumed, once = train(name, tmp_path, "--resume"), torch.load(tiny / f"{name}.pth")
-    for key, value in once.pop("state_dict").items():
-        assert torch.equal(resumed["state_dict"][key], value), key
-    assert resumed["training"].pop("seconds") > 1000 > once["training"].pop("seconds") > 0
-    assert resumed["training"] == once["training"]  # also the mean loss and the validation
-    assert [entry["step"] for entry in histories[0]] == [3, 6]
-    assert not list(tmp_path.glob("*state*")) and not list(tmp_path.glob(".*"))
-    assert capsys.readouterr().err == ""  # no progress bar: stderr is not a terminal
+    state, flags = tmp_path / f"{name}.state.pth", []
+    often = name in ("judge", "classifier_free")  # saved and logged after every step
+    for owner, function, number, signals, step in INTERRUPTIONS[name]:
+        with monkeypatch.context() as patch, pytest.raises((SystemExit, MemoryError)) as end:
+            stopped = interrupted(getattr(owner, function), number, signals)
+            patch.setattr(owner, function, stopped)
+            if often:
+                patch.setattr(training, "SAVE_SECONDS", 0)
+            train(name, tmp_path, *flags)
+        shown, error = capsys.readouterr()
+        assert not signals or (end.value.code, error.count("\n")) == (130, 1)
+        assert not often or f"step {step:6d}" in shown
+        left = torch.load(state)
+        assert left["step"] == step
+        torch.save(left | {"seconds": 1000 + left["seconds"]}, state)
+        flags = ["--resume"]
+    train(name, tmp_path, *flags)
+    assert torch.load(tmp_path / f"{name}.pth")["training"]["seconds"] > 2000
+    once, resumed = contents(tiny), contents(tmp_path)
+    assert resumed == {path: once[path] for path in FILES[name]}
+    assert set(once) == set.union(*FILES.values())
 
 
-@pytest.mark.usefixtures("short")
-def test_a_state_is_resumed_only_by_the_run_that_it_belongs_to(tmp_path, monkeypatch, fails):
-    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+@pytest.mark.usefixtures("short", "signals")
+def test_a_state_is_finite_and_resumed_only_by_the_run_that_it_belongs_to(
+    tmp_path, monkeypatch, fails
+):
+    state = tmp_path / "classifier.state.pth"
 
     def error(*flags):
-        flags = ["--batch-size", 8, *flags]
-        return fails(train_classifier.main, "--models", tmp_path, "--steps", 6, *flags)
+        flags = ["--models", tmp_path, "--steps", 6, "--batch-size", 8, *flags]
+        return fails(train_classifier.main, *flags)
 
     assert "--batch-size 25 exceeds the 24 training images" in error("--batch-size", 25)
     assert "nothing to resume" in error("--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "MIN_VALIDATE_EVERY", 400)
+        patch.setattr(Run, "log", interrupted(Run.log, 4, [INT]))
+        assert "not finite" in error("--lr", "1e9") and not state.exists()
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
     assert "not finite" in error("--lr", "1e9")
     assert "pass --resume or delete it" in error()
-    assert "different settings: lr" in error("--resume")
-    state = tmp_path / "classifier.state.pth"
+    assert "lr was 1000000000.0, is now 0.002" in error("--resume")
+    content = torch.load(state)
+    content["settings"]["gone"] = content["settings"].pop("max_t")
+    torch.save(content, state)
+    said = error("--resume", "--lr", "1e9")
+    assert "gone was 999" in said and "max_t" in said and "lr" not in said
     state.write_bytes(state.read_bytes()[:1000])
     assert "corrupted" in error("--resume", "--lr", "1e9")
 
 
+# --- other checkpoints in the folder ---
+
+
+def foreign(file, network, schedule=SCHEDULE, **info):
+    """A function that saves such a checkpoint to a folder."""
+    return lambda folder, ours: save_checkpoint(folder / file, network, schedule, ours | info, {})
+
+
+V, COSINE = {"prediction_type": "v_prediction"}, {"beta_schedule": "squaredcos_cap_v2"}
+UNET = make_unet((1, 28, 28), 8)
 FOREIGN = {
-    "not a checkpoint": lambda path, info: path.write_bytes(b"anything"),
-    "someone else's": lambda path, info: torch.save({"state_dict": {}, "epoch": 5}, path),
-    "another class": lambda path, info: save_checkpoint(path, judge.Judge(), SCHEDULE, info, {}),
-    "another schedule": lambda path, info: save_checkpoint(
-        path, Classifier(), SCHEDULE | {"prediction_type": "v_prediction"}, info, {}
-    ),
-    "another dataset": lambda path, info: save_checkpoint(
-        path, Classifier(), SCHEDULE, {**info, "name": "shapes"}, {}
-    ),
-    "a neighbor of another schedule": lambda path, info: save_checkpoint(
-        path.with_name("ddpm_unet.pth"),
-        make_unet((1, 28, 28), 8),
-        SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"},
-        info,
-        {},
-    ),
-    "a neighbor of another dataset": lambda path, info: save_checkpoint(
-        path.with_name("judge.pth"), judge.Judge(), None, {**info, "name": "shapes"}, {}
-    ),
+    "not a checkpoint": lambda folder, _: (folder / "classifier.pth").write_bytes(b"anything"),
+    "someone else's": lambda folder, _: torch.save({"epoch": 5}, folder / "classifier.pth"),
+    "another class": foreign("classifier.pth", judge.Judge()),
+    "another schedule": foreign("classifier.pth", Classifier(), SCHEDULE | V),
+    "another dataset": foreign("classifier.pth", Classifier(), name="shapes"),
+    "a neighbor of another schedule": foreign("ddpm_unet.pth", UNET, SCHEDULE | COSINE),
+    "a neighbor of another dataset": foreign("judge.pth", judge.Judge(), None, name="shapes"),
 }
 
 
-@pytest.mark.usefixtures("short")
-def test_a_neighbor_that_adds_the_same_noise_does_not_matter(tmp_path, few_images):
-    schedule = SCHEDULE | {"prediction_type": "v_prediction", "clip_sample": False}
-    unet = make_unet((1, 28, 28), 8)
-    save_checkpoint(tmp_path / "ddpm_unet.pth", unet, schedule, few_images.info, {})
+@pytest.mark.parametrize("what", FOREIGN)
+def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, short, what):
+    FOREIGN[what](tmp_path, short.info)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    flags = "--models", tmp_path, "--steps", 1, "--batch-size", 8
+    assert str(tmp_path) in fails(train_classifier.main, *flags)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_neighbor_that_adds_the_same_noise_does_not_matter(tmp_path, short):
+    foreign("ddpm_unet.pth", UNET, SCHEDULE | V | {"clip_sample": False})(tmp_path, short.info)
     train("classifier", tmp_path)
     load_models(tmp_path)
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("what", FOREIGN)
-def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, few_images, what):
-    path = tmp_path / "classifier.pth"
-    FOREIGN[what](path, few_images.info)
-    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    assert str(tmp_path) in fails(
-        train_classifier.main, "--models", tmp_path, "--steps", 1, "--batch-size", 8
-    )
-    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+def test_another_schedule_needs_no_code_changes(tmp_path, monkeypatch):
+    """As examples/README.md says: both scripts, and guided sampling, follow `SCHEDULE`.
 
-
-@pytest.mark.usefixtures("short")
-def test_a_schedule_may_have_fewer_timesteps_than_the_sampler_takes(tmp_path, monkeypatch):
-    monkeypatch.setitem(SCHEDULE, "num_train_timesteps", 3)
-    monkeypatch.setattr(train_ddpm, "SAMPLING_STEPS", 50)
-    train("ddpm_unet", tmp_path, "--channels", "8")
-    assert (tmp_path / "sample_ddpm_output.png").exists()
-
-
-@pytest.mark.usefixtures("short")
-def test_a_cosine_schedule_and_v_prediction_need_no_code_changes(tmp_path, monkeypatch):
-    """As examples/README.md says: both scripts, and guided sampling, follow `SCHEDULE`."""
-    for key, value in (("beta_schedule", "squaredcos_cap_v2"), ("prediction_type", "v_prediction")):
+    It has fewer timesteps than there are sampling steps.
+    """
+    for key, value in (V | COSINE | {"num_train_timesteps": 12}).items():
         monkeypatch.setitem(SCHEDULE, key, value)
-    monkeypatch.setitem(SCHEDULE, "num_train_timesteps", 400)
+    monkeypatch.setattr(train_ddpm, "SAMPLING_STEPS", 50)
     for name in ("classifier", "ddpm_unet"):
         train(name, tmp_path, "--channels", "8")
     ddpm, classifier = load_models(tmp_path)
-    assert (
-        ddpm.scheduler.alphas_cumprod.shape == (400,) and ddpm.scheduler.alphas_cumprod[-1] < 1e-7
-    )
-    assert ddpm.scheduler.config.prediction_type == "v_prediction"
+    assert ddpm.scheduler.config.items() >= (V | COSINE).items() and len(ddpm.abar) == 13
     assert ddpm.unet.config.block_out_channels[0] == classifier.config["channels"] == 8
-    scale = growing_scale(ddpm, high=390)
-    images = sample(ddpm, [3], [0], guided(ddpm, gradient(classifier.log_p), scale), steps=3)
+    predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm, high=11))
+    images = sample(ddpm, [3], [0], predict, steps=3)
     assert not torch.equal(images, sample(ddpm, None, [0], steps=3))
-    target = training_target(ddpm.scheduler, IMAGES[:1], 1 - IMAGES[:1], torch.tensor([5]))
-    assert not torch.equal(target, 1 - IMAGES[:1])
-
-
-def test_fine_tuning_adds_the_error_of_the_guided_noise(monkeypatch):
-    """As a fraction of the error without guidance."""
-    ddpm, classifier = load_models()
-    x_0, y, t = IMAGES[:16, :1], LABELS[:16], torch.full((16,), 300)
-    torch.manual_seed(0)
-    eps = torch.randn_like(x_0)
-    x_t = ddpm.scheduler.add_noise(x_0, eps, t)
-    guided_eps = guided(ddpm, gradient(classifier.log_p), 1)(x_t, 300, y)
-    removed = 1 - (guided_eps - eps).square().mean() / (ddpm(x_t, 300) - eps).square().mean()
-    expected = 1 - removed + F.cross_entropy(classifier(x_t, t), y)
-    monkeypatch.setattr(fine_tuned.torch, "randint", lambda *args: t)
-    torch.manual_seed(0)
-    loss = fine_tuned.guided_loss(ddpm, classifier, x_0, y)
-    assert loss.item() == pytest.approx(expected.item(), rel=3e-3)  # without clipping

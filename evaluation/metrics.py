@@ -1,22 +1,24 @@
-"""Metrics of samples, with confidence intervals, and tests of whether two settings differ."""
+"""Metrics of samples, with confidence intervals and changes between rows.
+
+To add a metric, add it to `METRICS`; it becomes a column of every table.
+"""
 
 import math
 from typing import NamedTuple
 
 import torch
 
-from data import from_uint8
 from evaluation.judge import judge_images
-from support.cli import UserError
+from support import UserError
+from support.pictures import from_uint8
 from support.streams import generator
 
-BOUNDS = {  # intervals are clipped to the range of the metric
-    "frechet": (0, math.inf),
-    "precision": (0, 1),
-    "recall": (0, 1),
-    "mean_intensity": (0, 1),
+METRICS = {  # name -> function of samples and real images (both `Readings`); upper bound
+    "frechet": (lambda samples, real: frechet_distance(real.features, samples.features), math.inf),
+    "precision": (lambda samples, real: on_manifold(samples.features, real.features), 1),
+    "recall": (lambda samples, real: on_manifold(real.features, samples.features), 1),
+    "mean_intensity": (lambda samples, real: samples.images.float().mean().item() / 255, 1),
 }
-COMPARED = ("frechet", "precision", "recall")  # metrics whose change from the first row is reported
 NUM_NEIGHBORS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 250  # estimates a standard deviation to within 4.5%
 Z = 1.96  # standard errors on each side of a 95% interval
@@ -39,20 +41,32 @@ def readings(judge, images, labels):
 
 
 class Scores:
-    """The metrics of samples against real images, both `Readings`."""
+    """The metrics of samples against real images, both `Readings`.
 
-    def __init__(self, samples, real):
+    Intervals come from random halves of both, the same at every call. Their standard deviation
+    estimates the standard error: the delete-half jackknife (Shao & Wu 1989). A bootstrap would
+    repeat images, and neighbors at distance 0 distort precision and recall.
+    """
+
+    def __init__(self, samples, real, names=tuple(METRICS)):
         self.correct = samples.prediction == samples.labels
-        self.values = measures(samples, real)
-        self.halves = over_halves(samples, real)
+        self.values = metrics_of(samples, real, names)
+        halves = []
+        for k in range(NUM_HALVES):
+            both = (random_half(whole, generator(0, "halves", k)) for whole in (samples, real))
+            halves.append(metrics_of(*both, names))
+        self.halves = {
+            name: torch.tensor([half[name] for half in halves], dtype=torch.float64)
+            for name in names
+        }
 
     def row(self):
         """All metrics with their 95% confidence intervals: name -> number."""
-        row = accuracy_row("accuracy", self.correct)
+        hits, n = int(self.correct.sum()), len(self.correct)
+        row = with_interval("accuracy", hits / n, *wilson_interval(hits, n))
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
-            lowest, highest = BOUNDS[name]
-            low, high = max(value - half_width, lowest), min(value + half_width, highest)
+            low, high = max(value - half_width, 0), min(value + half_width, METRICS[name][1])
             row |= with_interval(name, value, low, high)
         return row
 
@@ -60,55 +74,27 @@ class Scores:
         """Compare with the scores of another row that uses the same noise: name -> number.
 
         The numbers of images that only one of the two rows gets right, McNemar's p-value, and the
-        change in each metric of `COMPARED`. Intervals of changes use the same halves for both rows.
+        change in each metric. Intervals of changes use the same halves for both rows.
         """
         only_this = int((self.correct & ~first.correct).sum())
         only_first = int((first.correct & ~self.correct).sum())
         row = {"only_first_right": only_first, "only_this_right": only_this}
         row["mcnemar_p"] = mcnemar(only_this, only_first)
-        for name in COMPARED:
+        for name in self.values:
             change = self.values[name] - first.values[name]
             half_width = Z * (self.halves[name] - first.halves[name]).std().item()
             row |= with_interval(f"{name}_change", change, change - half_width, change + half_width)
         return row
 
 
+def metrics_of(samples, real, names):
+    """The metrics with these names: name -> number."""
+    return {name: METRICS[name][0](samples, real) for name in names}
+
+
 def with_interval(name, value, low, high):
     """A value and its interval as three columns."""
     return {name: value, f"{name}_low": low, f"{name}_high": high}
-
-
-def measures(samples, real):
-    """All metrics of samples against real images, both `Readings`: name -> number.
-
-    Precision and recall (Kynkäänniemi et al. 2019) are the fractions of samples on the manifold
-    of real images, and of real images on the manifold of samples. The mean pixel intensity is
-    from 0 to 1.
-    """
-    intensity = samples.images.float().mean(dim=(1, 2, 3)) / 255  # (N,)
-    return {
-        "frechet": frechet_distance(real.features, samples.features),
-        "precision": fraction_on_manifold(samples.features, real.features),
-        "recall": fraction_on_manifold(real.features, samples.features),
-        "mean_intensity": intensity.mean().item(),
-    }
-
-
-def over_halves(samples, real):
-    """`measures` of random halves, the same at every call: name -> (NUM_HALVES,).
-
-    Their standard deviation estimates the standard error of the metrics: the delete-half
-    jackknife (Shao & Wu 1989). A bootstrap would repeat images, and neighbors at distance 0 distort
-    precision and recall.
-    """
-    values = []
-    for k in range(NUM_HALVES):
-        halves = (random_half(whole, generator(0, "halves", k)) for whole in (samples, real))
-        values.append(measures(*halves))
-    return {
-        name: torch.tensor([half[name] for half in values], dtype=torch.float64)
-        for name in values[0]
-    }
 
 
 def random_half(whole, rng):
@@ -133,35 +119,10 @@ def wilson_interval(correct, n):
     return max(center - half, 0.0), min(center + half, 1.0)
 
 
-def accuracy_row(name, correct):
-    """The fraction of a boolean tensor (N,) that is true, with its interval, as columns."""
-    hits, n = int(correct.sum()), len(correct)
-    return with_interval(name, hits / n, *wilson_interval(hits, n))
-
-
 def proportion(correct):
     """The fraction of a boolean tensor (N,) that is true, with its 95% interval, as text."""
     low, high = wilson_interval(int(correct.sum()), len(correct))
     return f"{correct.float().mean():.3f} [{low:.3f}, {high:.3f}] of {len(correct):,}"
-
-
-def product_of_powers(name, powers):
-    """The product of mean(values)**power, with its interval (delta method), as columns.
-
-    powers: pairs of values (N,), one per image, and a power: a ratio has the powers 1 and -1.
-    """
-    value = math.prod(values.mean().item() ** power for values, power in powers)
-    relative = sum(power * values / values.mean() for values, power in powers)  # (N,)
-    error = abs(value) * Z * relative.std().item() / len(relative) ** 0.5
-    return with_interval(name, value, value - error, value + error)
-
-
-def rank_correlation(rows, *columns):
-    """Spearman's correlation of two columns of a table: a number. Equal values share a rank."""
-    values = torch.tensor([[float(row[column]) for row in rows] for column in columns])
-    below = (values[:, None, :] < values[:, :, None]).sum(dim=2)  # (2, N)
-    equal = (values[:, None, :] == values[:, :, None]).sum(dim=2)
-    return torch.corrcoef(below + equal / 2)[0, 1].item()
 
 
 def frechet_distance(real, fake):
@@ -179,7 +140,7 @@ def frechet_distance(real, fake):
     return (shift + s_1.trace() + s_2.trace() - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()
 
 
-def fraction_on_manifold(points, manifold):
+def on_manifold(points, manifold):
     """The fraction of points (N, D) on the manifold of points (M, D).
 
     A point is on the manifold if it is at least as close to some manifold point as that point's own

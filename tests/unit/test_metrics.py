@@ -7,20 +7,10 @@ import scipy.stats
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from evaluation import measures
-from evaluation.measures import (
-    COMPARED,
-    Readings,
-    Scores,
-    balanced_parts,
-    frechet_distance,
-    nearest_distances,
-    over_halves,
-    proportion,
-    rank_correlation,
-    wilson_interval,
-)
-from support.cli import UserError
+from evaluation import metrics
+from evaluation.metrics import METRICS, Readings, Scores, balanced_parts, frechet_distance
+from evaluation.metrics import metrics_of, nearest_distances, proportion, wilson_interval
+from support import UserError
 
 
 def readings_of(features):
@@ -75,28 +65,21 @@ def test_the_interval_of_a_proportion_matches_scipy():
     assert proportion(torch.arange(2_000) < 1_940) == "0.970 [0.962, 0.977] of 2,000"
 
 
-def test_the_rank_correlation_matches_scipy_even_with_equal_values():
-    rows = [{"a": str(i % 7), "b": str((3 * i + i // 4) % 11)} for i in range(20)]
-    a, b = zip(*((float(row["a"]), float(row["b"])) for row in rows))
-    theirs = scipy.stats.spearmanr(a, b).statistic
-    assert rank_correlation(rows, "a", "b") == pytest.approx(theirs, abs=1e-6)
-
-
 def test_intervals_match_the_spread_over_fresh_samples(monkeypatch):
     """They may be up to 50% wider. Also for changes on the same noise, which vary much less."""
-    monkeypatch.setattr(measures, "NUM_HALVES", 200)
-    values, widths = [], []
+    monkeypatch.setattr(metrics, "NUM_HALVES", 200)
+    values, widths, names = [], [], ("frechet", "precision", "recall")
     for k in range(100):
         noise, real = torch.randn(400, 5), readings_of(torch.randn(150, 5))
         draws = [readings_of(noise + 0.3), readings_of(1.2 * noise + 0.3)]
-        value, other = (measures.measures(seen, real) for seen in draws)
-        changes = [other[name] - value[name] for name in COMPARED]
-        values.append(torch.tensor([*(value[name] for name in COMPARED), *changes]))
+        value, other = (metrics_of(seen, real, names) for seen in draws)
+        changes = [other[name] - value[name] for name in names]
+        values.append(torch.tensor([*value.values(), *changes]))
         if k < 4:
             first, this = (Scores(seen, real) for seen in draws)
             row = first.row() | this.changes_from(first)
-            names = [*COMPARED, *(f"{name}_change" for name in COMPARED)]
-            widths.append([row[f"{name}_high"] - row[f"{name}_low"] for name in names])
+            columns = [*names, *(f"{name}_change" for name in names)]
+            widths.append([row[f"{name}_high"] - row[f"{name}_low"] for name in columns])
     ratio = np.mean(widths, axis=0) / (2 * 1.96 * torch.stack(values).std(dim=0).numpy())
     assert (ratio > 0.75).all() and (ratio < 1.5).all()
 
@@ -130,14 +113,14 @@ def test_balanced_parts_are_disjoint_and_class_balanced():
 
 def test_halves_are_balanced_and_the_real_ones_do_not_depend_on_the_samples(monkeypatch):
     """So that changes between rows are paired, whatever their n."""
-    monkeypatch.setattr(measures, "NUM_HALVES", 3)
+    monkeypatch.setattr(metrics, "NUM_HALVES", 3)
     seen = []
-    monkeypatch.setattr(measures, "measures", lambda *halves: seen.append(halves) or {"x": 0.0})
+    monkeypatch.setitem(METRICS, "seen", (lambda *halves: seen.append(halves) or 0.0, 1))
     real = readings_of(torch.randn(60, 4))
     for n in (30, 90):
-        over_halves(readings_of(torch.randn(n, 4)), real)
-    for (samples, of_real), (_, again) in zip(seen[:3], seen[3:]):
-        assert torch.bincount(samples.labels).tolist() == [5] * 3
+        Scores(readings_of(torch.randn(n, 4)), real, ["seen"])
+    for (samples, of_real), (_, again) in zip(seen[1:4], seen[5:]):  # after the whole ones
+        assert torch.bincount(samples.labels).tolist() == [len(samples.labels) // 3] * 3
         assert torch.bincount(of_real.labels).tolist() == [10] * 3
         assert torch.equal(of_real.features, again.features)
-    assert not torch.equal(seen[0][1].features, seen[1][1].features)
+    assert not torch.equal(seen[1][1].features, seen[2][1].features)
