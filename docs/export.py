@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from examples.when import DIGIT, NOISE, STEPS, WINDOWS, heights, most_surprise, push_map
+from examples.when import surprise
 from inference import load_models
 from support.cli import ArgumentParser, one_line_errors
 from support.files import ROOT, atomic_write
@@ -56,7 +57,8 @@ def state(a, b, k):
 
 
 def export_map(folder, ddpm, classifier):
-    guesses, log_p, surprises = push_map(ddpm, classifier)
+    guesses, log_p = push_map(ddpm, classifier)
+    surprises = surprise(ddpm, guesses[:, -1])
     rows, pictures, places, all_places = set(), [], [], heights(log_p, DIGIT)
     for push, (a, b) in enumerate(WINDOWS):
         for k in range(STEPS + 1):

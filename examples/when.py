@@ -117,10 +117,9 @@ def most_surprise(ddpm, classifier, n=200):
 
 
 def push_map(ddpm, classifier, noise=NOISE, digit=DIGIT):
-    """`pushed_paths` of all `WINDOWS`, and the `surprise` (N,) of the results."""
+    """`pushed_paths` of all `WINDOWS`."""
     y = torch.tensor([(digit, a, b) for a, b in WINDOWS])
-    guesses, log_p = pushed_paths(ddpm, classifier, [noise] * len(y), y)
-    return guesses, log_p, surprise(ddpm, guesses[:, -1])
+    return pushed_paths(ddpm, classifier, [noise] * len(y), y)
 
 
 def heights(log_p, digit):
@@ -206,7 +205,7 @@ def main(argv=None):
     if first > last:
         raise UserError(f"--steps must be increasing, got {first} {last}")
     ddpm, classifier = load_models()
-    guesses, log_p, _ = push_map(ddpm, classifier, args.noise, args.digit)
+    guesses, log_p = push_map(ddpm, classifier, args.noise, args.digit)
     [noise] = page_noise(args.noise, 1)
     figure = draw_fork(noise, guesses, log_p, args.digit, first, last)
     settings = {"noise": args.noise, "digit": args.digit, "steps": [first, last]}
