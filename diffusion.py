@@ -49,6 +49,18 @@ def snr(abar_t):
     return abar_t / (1 - abar_t)
 
 
+def exact_x_0(x_t, abar_t, images):
+    """The mean image E[x_0 | x_t] if no others than `images` (N, C, H, W) exist: (B, C, H, W).
+
+    Each image is weighted by its probability, given x_t; by DDPM (4), this is the softmax of
+    -|x_t - sqrt(abar_t) x_0|^2 / (2 (1 - abar_t)).
+    """
+    flat = images.flatten(1)
+    squares = torch.cdist(x_t.flatten(1), abar_t.sqrt() * flat).square()  # (B, N)
+    weights = (-squares / (2 * (1 - abar_t))).softmax(dim=1)
+    return (weights @ flat).view_as(x_t)
+
+
 # --- the DDPM ---
 
 

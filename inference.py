@@ -222,10 +222,7 @@ def parse_args(argv):
     add("--gif", type=cli.output(".gif"), help="GIF file for an animation of the last scale")
     add("--models", type=Path, default=MODELS, help="folder that contains the checkpoints")
     cli.add_run_flags(parser)
-    args = parser.parse_args(argv)
-    if args.guidance_scale and len(set(args.guidance_scale)) < len(args.guidance_scale):
-        parser.error("argument --guidance-scale: expected different scales")
-    return args
+    return parser.parse_args(argv)
 
 
 @cli.one_line_errors

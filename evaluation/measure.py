@@ -37,7 +37,8 @@ from support.streams import image_seeds
 
 SEED = 1  # 0 is for reported results
 SHOWN = ("error", "accuracy", "frechet", "precision", "recall", "network_calls")
-PER_CLASS = 10  # with fewer images per class, precision and recall are left out
+OF_MANY_IMAGES = ("precision", "recall", "class_frechet")
+PER_CLASS = 10  # with fewer images per class, these metrics are left out
 
 
 def measure(
@@ -61,12 +62,11 @@ def measure(
     continue, and the file keeps an earlier measurement. The columns:
 
     n, split, seed, and the keyword arguments of a partial: method, scale, and run in the report.
-    accuracy, and each of METRICS in metrics.py: with a 95% confidence interval (_low, _high).
+    METRICS in metrics.py: with a 95% confidence interval (_low, _high).
     nearest, nearest_median: the distance to the nearest training image, smallest and median.
     seconds, network_calls: per image. networks: name and SHA-256 of each checkpoint.
-    changes_from: the first sampled row, which has the same noise. Relative to it: the change in
-        each metric (_change), the numbers of images that only one of the two rows gets right, and
-        the p-value of McNemar's test.
+    changes_from: the first sampled row, which has the same noise. The change in each metric
+        (_change) is relative to it.
 
     Raises UserError if the judge was trained on a different dataset, or if the file has a row of
     the same name with other settings or another judge.
@@ -130,8 +130,8 @@ def scored(images, labels, judge, half, train_images):
     """The columns of uint8 images, and their `Scores` against half of the real images."""
     names, number = list(METRICS), min(len(images), len(half.images))
     if number < PER_CLASS * len(judge.dataset_info["classes"]):
-        names = [name for name in names if name not in ("precision", "recall")]
-        warnings.warn(f"no precision and recall with only {number} images", stacklevel=2)
+        names = [name for name in names if name not in OF_MANY_IMAGES]
+        warnings.warn(f"no {', '.join(OF_MANY_IMAGES)} with only {number} images", stacklevel=2)
     scores = Scores(readings(judge, images, labels), half, names)
     columns = scores.row()
     if labels is None:

@@ -14,7 +14,9 @@ from support.pictures import from_uint8
 from support.streams import generator
 
 METRICS = {  # name -> function of samples and real images (both `Readings`); upper bound
+    "accuracy": (lambda seen, _: (seen.prediction == seen.labels).double().mean().item(), 1),
     "frechet": (lambda samples, real: frechet_distance(real.features, samples.features), math.inf),
+    "class_frechet": (lambda samples, real: class_frechet(samples, real), math.inf),
     "precision": (lambda samples, real: on_manifold(samples.features, real.features), 1),
     "recall": (lambda samples, real: on_manifold(real.features, samples.features), 1),
     "mean_intensity": (lambda samples, real: samples.images.float().mean().item() / 255, 1),
@@ -49,8 +51,7 @@ class Scores:
     """
 
     def __init__(self, samples, real, names=tuple(METRICS)):
-        self.correct = samples.prediction == samples.labels
-        self.values = metrics_of(samples, real, names)
+        self.n, self.values = len(samples.labels), metrics_of(samples, real, names)
         halves = []
         for k in range(NUM_HALVES):
             both = (random_half(whole, generator(0, "halves", k)) for whole in (samples, real))
@@ -62,24 +63,21 @@ class Scores:
 
     def row(self):
         """All metrics with their 95% confidence intervals: name -> number."""
-        hits, n = int(self.correct.sum()), len(self.correct)
-        row = with_interval("accuracy", hits / n, *wilson_interval(hits, n))
+        row = {}
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
             low, high = max(value - half_width, 0), min(value + half_width, METRICS[name][1])
             row |= with_interval(name, value, low, high)
-        return row
+        accuracy = self.values["accuracy"]
+        interval = wilson_interval(round(accuracy * self.n), self.n)
+        return row | with_interval("accuracy", accuracy, *interval)
 
     def changes_from(self, first):
         """Compare with the scores of another row that uses the same noise: name -> number.
 
-        The numbers of images that only one of the two rows gets right, McNemar's p-value, and the
-        change in each metric. Intervals of changes use the same halves for both rows.
+        The change in each metric, with an interval from the same halves for both rows.
         """
-        only_this = int((self.correct & ~first.correct).sum())
-        only_first = int((first.correct & ~self.correct).sum())
-        row = {"only_first_right": only_first, "only_this_right": only_this}
-        row["mcnemar_p"] = mcnemar(only_this, only_first)
+        row = {}
         for name in self.values:
             change = self.values[name] - first.values[name]
             half_width = Z * (self.halves[name] - first.halves[name]).std().item()
@@ -104,25 +102,12 @@ def random_half(whole, rng):
     return Readings(*(values[by_class[::2]] for values in whole))
 
 
-def mcnemar(only_this, only_first):
-    """The p-value of McNemar's exact test (1947), given the images that only one row gets right."""
-    total = only_this + only_first
-    tail = sum(math.comb(total, k) for k in range(min(only_this, only_first) + 1)) / 2**total
-    return min(2 * tail, 1.0)
-
-
 def wilson_interval(correct, n):
     """The 95% confidence interval of a proportion (Wilson 1927): low, high."""
     p, z = correct / n, Z
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(center - half, 0.0), min(center + half, 1.0)
-
-
-def proportion(correct):
-    """The fraction of a boolean tensor (N,) that is true, with its 95% interval, as text."""
-    low, high = wilson_interval(int(correct.sum()), len(correct))
-    return f"{correct.float().mean():.3f} [{low:.3f}, {high:.3f}] of {len(correct):,}"
 
 
 def frechet_distance(real, fake):
@@ -138,6 +123,16 @@ def frechet_distance(real, fake):
     root = vectors * values.clamp(min=0).sqrt()  # L
     eigenvalues = torch.linalg.eigvalsh(root.T @ s_1 @ root)
     return (shift + s_1.trace() + s_2.trace() - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()
+
+
+def class_frechet(samples, real):
+    """The mean over the classes of the Fréchet distance between samples and real images of a class.
+
+    "Intra-FID" (Miyato & Koyama 2018). Samples that are not the target class increase it.
+    """
+    classes = [(samples.labels == k, real.labels == k) for k in real.labels.unique()]
+    distances = [frechet_distance(real.features[b], samples.features[a]) for a, b in classes]
+    return sum(distances) / len(distances)
 
 
 def on_manifold(points, manifold):

@@ -1,28 +1,37 @@
 """The report: one function per experiment, and the tables in the READMEs.
 
-    python -m evaluation.report quality scales    # results/quality.csv and results/scales.csv
-    python -m evaluation.report                   # only update the tables in the READMEs
+    python -m evaluation.report nudges scales    # results/nudges.csv and results/scales.csv
+    python -m evaluation.report                  # only update the tables in the READMEs
 
-Every experiment measures rows, which have the columns method, scale, and run.
+Every experiment but `nudges` measures samples: rows with the columns method, scale, and run.
 """
 
 import re
 from functools import cache, partial
 
 import torch
+from tqdm import tqdm
 
+from classifier import load_classifier
+from data import Dataset
 from diffusion import END, add_noise, load_ddpm, predicted_x_0
 from evaluation.classifier_free import SCALE, classifier_free, implied_gradient
+from evaluation.judge import judge_images, load_judge
 from evaluation.measure import cell, measure
+from evaluation.nudges import MEASURED, compare, exact_nudge, measured_nudges, measured_scale
+from evaluation.nudges import nudge
 from inference import SAMPLER, STEPS, gradient, growing_scale, guided, load_models, sample
 from inference import trajectory
 from support import cli
-from support.files import MODELS, ROOT, atomic_write, provenance, read_rows
-from support.pictures import ACCENT, INK, plain_figure, save_figure
+from support.files import MODELS, ROOT, atomic_write, provenance, read_rows, write_rows
+from support.pictures import ACCENT, INK, plain_figure, save_figure, save_labeled_grid
+from support.pictures import to_uint8
+from support.streams import generator, image_seeds
 
-RUNS = {0: MODELS} | {run: ROOT / "runs" / f"{run}" for run in (1, 2, "short")}  # by make.sh
+RUNS = {0: MODELS} | {run: ROOT / "runs" / f"{run}" for run in (1, 2, "short", "fashion")}
 loaded = cache(load_ddpm)
 DEFAULT_SCALE = 1.5, 12  # a and b, as in `growing_scale`
+SCALES_OF = {"least_squares": "r c", "ratio": "r", "component": "r / c"}  # see nudges.py
 PAGES = ROOT / "README.md", ROOT / "results" / "README.md"
 TABLE = re.compile(
     r"(?P<heading><!-- table (?P<file>\S+): (?P<columns>.*) -->\n\|.*\n\|.*\n)(?P<rows>(?:\|.*\n)*)"
@@ -32,18 +41,22 @@ TABLE = re.compile(
 class Networks:
     """The networks of a training run, and rows for `measure` that sample with them.
 
-    run is a key of `RUNS`, or a folder. A scale is a number, or (a, b) for a + b SNR, which grows.
+    run is a key of `RUNS`, or a folder; with `guide`, the classifier is that of another run. A
+    scale is a number, or (a, b) for a + b SNR, which grows, or a column of nudges.csv, measured.
     """
 
-    def __init__(self, run, sampler="sde-dpmsolver++", steps=20, device="cpu"):
-        self.folder, self.device = RUNS.get(run, run), device
+    def __init__(self, run, sampler="sde-dpmsolver++", steps=20, device="cpu", guide=None):
+        self.folder, self.device, self.guide = RUNS.get(run, run), device, run
         self.ddpm, self.classifier = load_models(self.folder, device)
+        if guide:
+            self.classifier = load_classifier(RUNS[guide] / "classifier.pth", device)
+            self.guide, run = guide, f"{run}, classifier {guide}"
         self.grad = gradient(self.classifier.log_p)
         self.settings = {"sampler": sampler, "steps": steps, "run": run}
 
     def row(self, method, scale, predict):
         """A row with any predicted noise. Method and scale, also as a text, become columns."""
-        scale = text_of(scale) if isinstance(scale, tuple) else scale
+        scale = text_of(scale) if isinstance(scale, tuple) or scale in SCALES_OF else scale
         return partial(drawn, self.ddpm, predict, method=method, scale=scale, **self.settings)
 
     def unguided(self):
@@ -51,6 +64,8 @@ class Networks:
 
     def guided(self, scale=DEFAULT_SCALE):
         s = growing_scale(self.ddpm, *scale) if isinstance(scale, tuple) else scale
+        if scale in SCALES_OF:
+            s = measured_scale(stored_nudges(self.guide), scale)
         return self.row("guided", scale, guided(self.ddpm, self.grad, s))
 
     def classifier_free(self, scale=SCALE):
@@ -64,7 +79,9 @@ def drawn(ddpm, predict, y, seeds, sampler, steps, **key):
 
 
 def text_of(scale):
-    """A scale, a number or a pair, as text."""
+    """A scale, a number, a pair, or a column of nudges.csv, as text."""
+    if scale in SCALES_OF:
+        return SCALES_OF[scale]
     if isinstance(scale, tuple):
         return "{} + {} SNR".format(*scale)
     return f"s = {scale}".removesuffix(".0")
@@ -78,27 +95,24 @@ def tuning(path):
     rows = {}
     for run in (0, 1, 2):
         networks = Networks(run)
-        for scale in (1, 12), (1, 6), (1, 24), (1.3, 15.6), (1.5, 12), (1.5, 18):
+        for scale in (1.5, 12), (1, 6), (1, 12), (1, 24), (1.3, 15.6), (1.5, 18):
             rows[f"guided, {text_of(scale)}, run {run}"] = networks.guided(scale)
-        for scale in 1.1, 1, 1.25, 1.5, 1.75, 2:
+        for scale in 1, 1.1, 1.25, 1.5, 1.75, 2:
             rows[f"classifier-free, {text_of(scale)}, run {run}"] = networks.classifier_free(scale)
     table = measure(rows, seed=4, path=path)
     save_figure(path.with_suffix(".png"), tuning_figure(table), provenance())
 
 
 def tuning_figure(table):
-    """Accuracy against Fréchet distance, for each method and training run.
-
-    Only classifier-free guidance, which has one parameter, is drawn as curves.
-    """
+    """Accuracy against Fréchet distance: a curve for each method and training run."""
     figure, axes = plain_figure(6, 4)
     for method, color in (("guided", ACCENT), ("classifier-free", INK)):
-        for run, marker, line in zip((0, 1, 2), "os^", ("-", "--", ":")):
+        for run, line in zip((0, 1, 2), ("-", "--", ":")):
             rows = [r for r in table.values() if (r.get("method"), r.get("run")) == (method, run)]
             points = sorted((100 * row["accuracy"], row["frechet"]) for row in rows)
             accuracy, frechet = zip(*points)
-            style = {"color": color, "ls": line if color == INK else "", "lw": 1, "ms": 4}
-            axes.plot(frechet, accuracy, marker=marker, label=f"{method}, run {run}", **style)
+            style = {"color": color, "ls": line, "lw": 1, "ms": 3}
+            axes.plot(frechet, accuracy, "o", label=f"{method}, run {run}", **style)
     real = table["real images"]
     axes.plot(real["frechet"], 100 * real["accuracy"], "*", color=INK, ms=10, label="real images")
     axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)")
@@ -109,12 +123,8 @@ def tuning_figure(table):
 def quality(path):
     """How good are the samples? The only experiment with test images."""
     networks = Networks(0, SAMPLER, STEPS)
-    rows = {
-        "guided": networks.guided(),
-        "guided, constant scale of 1": networks.guided(1),
-        "classifier-free": networks.classifier_free(),
-        "unguided": networks.unguided(),
-    }
+    rows = {"guided": networks.guided(), "guided, constant scale of 1": networks.guided(1)}
+    rows["unguided"] = networks.unguided()
     measure(rows, n=4_300, split="test", seed=0, path=path)
 
 
@@ -123,55 +133,87 @@ def short_run(path):
     measure({"guided": Networks("short").guided()}, seed=2, path=path)
 
 
-def interventions(path):
-    """What makes a gradient good? Samples with s = 1 and other gradients."""
-    networks = Networks(0)
-    ours, implied = networks.grad, implied_gradient(loaded(MODELS / "classifier_free.pth"))
-    grads = {
-        "ours": ours,
-        "2 x ours": lambda *inputs: 2 * ours(*inputs),
-        "ours, implied norm": with_norm_of(ours, implied),
-        "implied": implied,
-        "implied, our norm": with_norm_of(implied, ours),
-        "ours, mean implied norm": with_norm_of(ours, implied, per_image=False),
+def nudges(path):
+    """How far does the gradient shift the predicted image, and how far should it?"""
+    networks, mnist, labeled = Networks(0), Dataset(), loaded(MODELS / "classifier_free.pth")
+    half = Dataset()
+    half.splits["train"] = [part[::2] for part in half.splits["train"]]
+    others = {run: load_classifier(RUNS[run] / "classifier.pth") for run in (1, 2, "fashion")}
+
+    def case(network, grad, dataset=mnist, **settings):
+        return network, measured_nudges(networks.ddpm, grad, dataset, **settings)
+
+    cases = {  # name -> network, t and columns
+        "wrong labels": case(networks.classifier, networks.grad),
+        "right labels": case(networks.classifier, networks.grad, right=True),
+        "paths that end wrong": (networks.classifier, on_paths_that_end_wrong(networks, mnist)),
+        "network with labels": case(labeled.unet, implied_gradient(labeled)),
+        "classifier 1": case(others[1], gradient(others[1].log_p)),
+        "classifier 2": case(others[2], gradient(others[2].log_p)),
+        "fashion": case(
+            others["fashion"], gradient(others["fashion"].log_p), Dataset("fashion-mnist")
+        ),
+        "half of the images": case(networks.classifier, networks.grad, half),
     }
-    rows = {name: networks.row(name, 1, guided(networks.ddpm, g, 1)) for name, g in grads.items()}
-    measure(rows, n=1_000, seed=2, path=path)
+    rows = []
+    for name, (network, columns) in tqdm(cases.items(), desc="nudges", disable=None):
+        key = {"network": network.checkpoint, "sha256 of network": network.sha256}
+        rows += [{"images": f"{t}, {name}", "t": t, **row, **key} for t, row in columns]
+        write_rows(path, rows)
 
 
-def with_norm_of(grad, other, per_image=True):
-    """A gradient with the norm of another, of each image or the mean of a batch."""
+def on_paths_that_end_wrong(networks, dataset, n=1_000):
+    """Compare the nudges on the sampling paths with s = 1 whose sample the judge misclassifies."""
+    ddpm, grad, y = networks.ddpm, networks.grad, torch.arange(n) % 10
+    inputs = ddpm, y, image_seeds(3, y.tolist()), guided(ddpm, grad, 1)
+    steps = list(trajectory(*inputs, sampler="sde-dpmsolver++", steps=20))
+    wrong = judge_images(load_judge(), to_uint8(steps[-1][2]))[1] != y
+    images, labels = dataset.load("train")
+    for t, x_t, _ in steps[:MEASURED]:
+        x_t, target = x_t[wrong], y[wrong]
+        exact = exact_nudge(ddpm, x_t, t, target, images, labels)
+        yield t, compare(nudge(ddpm, grad, x_t, t, target), exact)
 
-    def rescaled(x_t, t, y):
-        grads = grad(x_t, t, y), other(x_t, t, y)
-        ours, theirs = (torch.linalg.vector_norm(g, dim=(1, 2, 3), keepdim=True) for g in grads)
-        if not per_image:
-            ours, theirs = ours.mean(), theirs.mean()
-        return grads[0] * theirs / ours.clamp(min=1e-12)
 
-    return rescaled
+@cache
+def stored_nudges(guide):
+    """The rows of nudges.csv, for wrong labels, that a scale is measured with: t -> columns."""
+    name = {0: "wrong labels", "fashion": "fashion"}.get(guide, f"classifier {guide}")
+    rows = read_rows(ROOT / "results" / "nudges.csv")
+    return {int(row["t"]): row for row in rows if row["images"] == f"{row['t']}, {name}"}
 
 
 def scales(path):
-    """Which scale? Growing and constant ones."""
-    networks, constant = Networks(0), (1, 1.3, 1.5, 2, 3, 5, 10)
-    growing = [(1, 12), (1, 6), (1, 24), (1, 48), (1.5, 12)]
-    rows = {text_of(scale): networks.guided(scale) for scale in (*growing, *constant)}
-    measure(rows, n=2_000, seed=2, path=path)
+    """Which scale? The default one, constant ones, and those measured by `nudges`."""
+    networks = Networks(0)
+    rows = {text_of(s): networks.guided(s) for s in (DEFAULT_SCALE, 1, 1.5, 2, 3, 5, *SCALES_OF)}
+    for guide in 1, 2:
+        others = Networks(0, guide=guide)
+        for scale in DEFAULT_SCALE, "ratio", "component":
+            rows[f"{text_of(scale)}, classifier {guide}"] = others.guided(scale)
+    measure(rows, seed=2, path=path)
+
+
+def transfer(path):
+    """Do the scales work for other images? Fashion-MNIST, after the short training run."""
+    networks, dataset = Networks("fashion"), Dataset("fashion-mnist")
+    scales = DEFAULT_SCALE, 1, 1.5, 2, 2.5, 3, 5, "ratio", "component"
+    rows = {text_of(scale): networks.guided(scale) for scale in scales}
+    judge = load_judge(networks.folder / "judge.pth")
+    measure(rows, seed=2, dataset=dataset, judge=judge, path=path)
 
 
 def single_step(path):
-    """When does guidance matter? One of 20 steps is guided: s = 50, or a push of equal size."""
+    """When does guidance matter? One of 20 steps is guided, with pushes of equal size."""
     networks = Networks(0, "ddim")
 
     def only_at(t, s):
         predict = guided(networks.ddpm, networks.grad, lambda u: s if u == t else 0)
         return networks.row("guided", f"{s:.4g} at t = {t}", predict)
 
-    equal = {t: s for t, s in scales_of_equal_size(networks).items() if t % 100 == 99}
+    equal = scales_of_equal_size(networks)
     rows = {"s = 1 at all steps": networks.guided(1), "unguided": networks.unguided()}
-    rows |= {f"t = {t}": only_at(t, 50) for t in equal}
-    rows |= {f"t = {t}, equal size": only_at(t, s) for t, s in equal.items()}
+    rows |= {f"t = {t}, equal size": only_at(t, s) for t, s in equal.items() if t % 100 == 99}
     measure(rows, n=1_000, seed=2, path=path)
 
 
@@ -190,8 +232,21 @@ def scales_of_equal_size(networks, n=100):
     return {t: 50 * sizes[699] / size for t, size in sizes.items()}
 
 
-EXPERIMENTS = {f.__name__: f for f in (tuning, quality, short_run)}
-EXPERIMENTS |= {f.__name__: f for f in (interventions, scales, single_step)}
+def real_or_generated(path):
+    """Draw a real validation image and a guided sample of each digit, one above the other."""
+    networks, y = Networks(0, SAMPLER, STEPS), torch.arange(10)
+    samples = networks.guided()(y, image_seeds(6, y.tolist()))
+    real, labels = Dataset().load("validation")
+    real = torch.stack([real[labels == k][0] for k in y])
+    above = torch.randint(2, (10,), generator=generator(7, "subset")).bool()
+    mask, generated = above.view(-1, 1, 1, 1), "".join("A" if a else "B" for a in above)
+    rows = {"A": torch.where(mask, samples, real), "B": torch.where(mask, real, samples)}
+    made_from = provenance(networks.ddpm.unet, networks.classifier, generated=generated)
+    save_labeled_grid(path.with_suffix(".png"), rows, [f"{k}" for k in y], made_from)
+
+
+EXPERIMENTS = {f.__name__: f for f in (nudges, scales, transfer, tuning)}
+EXPERIMENTS |= {f.__name__: f for f in (quality, short_run, single_step, real_or_generated)}
 
 
 # --- the tables in the READMEs ---

@@ -14,9 +14,12 @@ from pathlib import Path
 import torch
 from diffusers import DDPMPipeline
 
-from diffusion import DDPM
-from examples.shared import FAST, example, save_rows
+from diffusion import DDPM, load_ddpm
+from examples.shared import FAST, add_output_flag
 from inference import gradient, guided, sample
+from support import cli
+from support.files import MODELS, provenance
+from support.pictures import save_labeled_grid
 
 CARD = Path(__file__).with_name("model_card.md")
 N = 10
@@ -28,9 +31,12 @@ def mean_intensity(images):
     return (images.mean(dim=(1, 2, 3)) + 1) / 2
 
 
-@example
-def main(ddpm, classifier, folder):
-    digits = folder / "digits"
+@cli.one_line_errors
+def main(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    add_output_flag(parser)
+    folder = parser.parse_args(argv).output
+    ddpm, digits = load_ddpm(MODELS / "ddpm_unet.pth"), folder / "digits"
     DDPMPipeline(ddpm.unet, ddpm.scheduler).save_pretrained(digits)
     shutil.copy(CARD, digits / "README.md")
     pipeline = DDPMPipeline.from_pretrained(digits, low_cpu_mem_usage=False)  # or any other
@@ -46,7 +52,7 @@ def main(ddpm, classifier, folder):
         rows[name] = sample(theirs, torch.full((N,), target), range(N), predict, **FAST)
     for name, images in rows.items():
         print(f"{name}: mean intensity {mean_intensity(images).mean():.3f}")
-    save_rows(folder / "stock.png", rows, [""] * N, ddpm.unet)
+    save_labeled_grid(folder / "stock.png", rows, [""] * N, provenance(ddpm.unet))
 
 
 if __name__ == "__main__":

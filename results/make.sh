@@ -11,7 +11,7 @@ networks() { # models/, sample_ddpm_output.png, the training curves: about two h
   python -m evaluation.classifier_free
 }
 
-runs() { # networks for the report that are not included: about three hours
+runs() { # networks for the report that are not included: about four hours
   for seed in 1 2; do
     python train_classifier.py --seed "$seed" --models "runs/$seed"
     python train_ddpm.py --seed "$seed" --models "runs/$seed"
@@ -19,6 +19,9 @@ runs() { # networks for the report that are not included: about three hours
   done
   python train_classifier.py --models runs/short
   python train_ddpm.py --steps 3800 --models runs/short
+  python train_classifier.py --dataset fashion-mnist --models runs/fashion
+  python train_ddpm.py --dataset fashion-mnist --steps 3800 --models runs/fashion
+  python -m evaluation.judge --dataset fashion-mnist --models runs/fashion
 }
 
 pictures() { # guided_output.png, the other pictures in results/, docs/weights.* and docs/map.*
@@ -27,12 +30,13 @@ pictures() { # guided_output.png, the other pictures in results/, docs/weights.*
     --gif results/guided.gif
   python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 \
     --output results/scales_grid.png
+  python -m evaluation.report real_or_generated
   python -m examples.when --output results
   python -m docs.export
 }
 
 tables() { # the CSV files in results/, and the tables of both pages: about three hours
-  python -m evaluation.report tuning quality short_run interventions scales single_step
+  python -m evaluation.report nudges scales transfer tuning quality short_run single_step
 }
 
 for part in "$@"; do "$part"; done

@@ -151,8 +151,6 @@ def remedy(path):
     """Advice about a missing or corrupted checkpoint."""
     if path.resolve().parent == MODELS:
         return "; restore it with `git checkout -- models`"
-    if ROOT / "runs" in path.resolve().parents:
-        return "; train it with `bash results/make.sh runs`"
     return f"; train it with `python {SCRIPTS[path.name]}`" if path.name in SCRIPTS else ""
 
 

@@ -11,7 +11,7 @@ from torchvision.utils import make_grid
 from support.files import atomic_write
 
 PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
-INK, ACCENT = "#222222", "#c8500a"  # colors of figures
+INK, ACCENT, BLUE_INK = "#222222", "#c8500a", "#0064ad"  # colors of figures
 ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
 MAX_FRAMES, COLORS = 13, 64  # per animation; color images use 256 colors
 FRAME_MS, LAST_FRAME_MS = 160, 3_000

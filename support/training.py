@@ -1,8 +1,6 @@
 """Training loop utilities: batches with a progress bar, losses, and resumable state."""
 
-import contextlib
 import math
-import signal
 import time
 from pathlib import Path
 
@@ -63,7 +61,6 @@ class Run:
         self.validate_every = max(self.batches_per_epoch, MIN_VALIDATE_EVERY)
         self.step, self.losses, self.history, self.order = 0, [], [], None
         self.resume, self.state_path = resume, checkpoint.with_suffix(STATE)
-        self.interrupted = False
 
     def start(self, network, **parts):
         """Start the run, or resume it, and put the network in train mode.
@@ -100,11 +97,10 @@ class Run:
     def batches(self):
         """Yield images (B, C, H, W) in [-1, 1] and labels (B,) for each remaining step.
 
-        Saves the state every 30 seconds, after the last step, and when the process gets SIGINT or
-        SIGTERM; it then raises KeyboardInterrupt.
+        Saves the state every 30 seconds and after the last step.
         """
         bar = trange(self.step, self.steps, desc=self.checkpoint.stem, disable=None)
-        with self.signals_are_noted(), bar:
+        with bar:
             for done in bar:
                 self.step = done + 1
                 position = done % self.batches_per_epoch * self.batch_size
@@ -122,30 +118,9 @@ class Run:
         if bar.disable and now - self.shown > SAVE_SECONDS:  # not in a terminal
             self.shown = now
             self.show(loss=self.mean_loss(READ_EVERY))
-        if self.interrupted or self.step == self.steps or now - self.saved > SAVE_SECONDS:
+        if self.step == self.steps or now - self.saved > SAVE_SECONDS:
             self.save()
             self.saved = now
-        if self.interrupted:
-            raise KeyboardInterrupt(f"at step {self.step}; continue with --resume")
-
-    @contextlib.contextmanager
-    def signals_are_noted(self):
-        """Note SIGINT and SIGTERM until the end of the step; a second signal stops at once."""
-
-        def note(signal_number, frame):
-            self.interrupted = True
-            restore()
-            tqdm.write("stopping after this step")
-
-        def restore():
-            for each, handler in handlers.items():
-                signal.signal(each, handler)
-
-        handlers = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            restore()
 
     @property
     def validates(self):

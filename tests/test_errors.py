@@ -21,7 +21,6 @@ BAD_FLAGS = {
     "1 to 1000": "--steps 1001",
     "at least 1": "--steps 0",
     "finite": "--guidance-scale 1 inf",
-    "different": "--guidance-scale 1 2 1.0",
     "unknown class '3,4'": "--digits 3,4",
     "must end in .png": "--output README.md",
 }

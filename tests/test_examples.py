@@ -2,64 +2,43 @@
 
 import csv
 import json
+import re
 from unittest.mock import Mock
 
 import numpy as np
-import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, small_mnist
 from PIL import Image
 
 import inference
-from evaluation import metrics
-from examples import inpainting, stock_diffusers, when
-from examples.shared import save_rows
+from examples import measure_scale, stock_diffusers, when
 from inference import gradient, growing_scale, guided, load_models, sample, trajectory
 
 
 DPM = "diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor"
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run an example for n images in few steps: the rows of each picture."""
-    monkeypatch.setattr(metrics, "NUM_HALVES", 2)
-
-    def main(example, n, steps=4):
-        drawn = {}
-
-        def save(path, rows, *others, **settings):
-            drawn[path.name] = rows.values()
-            save_rows(path, rows, *others, **settings)
-
-        def faster(*args, **settings):
-            return sample(*args, **settings | {"steps": steps})
-
-        for name, value in {"N": n, "sample": faster, "save_rows": save}.items():
-            monkeypatch.setattr(example, name, value, raising=False)
-        example.main(["--output", str(tmp_path)])
-        return drawn
-
-    return main
+def test_the_measured_scale_grows_like_the_default_one(monkeypatch, capsys):
+    monkeypatch.setattr(measure_scale, "Dataset", lambda *_: small_mnist())
+    measure_scale.main([])
+    shown = re.findall(r"^(r.*): growing_scale\(ddpm, (.*), (.*)\)", capsys.readouterr().out, re.M)
+    assert [name for name, _, _ in shown] == ["r", "r / c"]
+    (a, b), (a_component, b_component) = ([float(x) for x in numbers] for _, *numbers in shown)
+    assert 0.5 < a < 1.5 and 0.5 < a_component < 1.5 and 3 < b < 12 < b_component < 40
 
 
-def test_inpainting_keeps_the_known_half_and_draws_the_rest(run, tmp_path):
-    digit, known, *completed = run(inpainting, 4, steps=20)["inpainting.png"]
-    for images in completed:  # the known half is kept, up to a little blur, and the rest is drawn
-        upper, lower = (images - digit).abs().mean(dim=(0, 1, 3)).view(2, 14).mean(dim=1)
-        assert upper < 0.3 * lower and images[:, :, 14:].max() > 0.5
-    made_from = Image.open(tmp_path / "inpainting.png").info["provenance"]
-    assert json.loads(made_from)["settings"] == {"guidance_scale": 1}
-
-
-def test_the_ddpm_can_be_exported_to_diffusers_and_guided_there(run, tmp_path):
-    unguided, thin, thick = run(stock_diffusers, 8, steps=20)["stock.png"]
+def test_the_ddpm_can_be_exported_to_diffusers_and_guided_there(monkeypatch, tmp_path):
+    save = Mock()
+    monkeypatch.setattr(stock_diffusers, "N", 8)
+    monkeypatch.setattr(stock_diffusers, "save_labeled_grid", save)
+    stock_diffusers.main(["--output", str(tmp_path)])
+    drawn = save.call_args.args[1]
     assert "# An unconditional DDPM" in (tmp_path / "digits" / "README.md").read_text()
     ddpm, _ = load_models()
     ours = sample(ddpm, None, range(8), sampler="sde-dpmsolver++", steps=20)
-    assert torch.equal(unguided, ours)
-    for images, target in ((thin, 0.07), (thick, 0.2)):
-        assert (stock_diffusers.mean_intensity(images) - target).abs().mean() < 0.03
+    assert torch.equal(drawn["unguided"], ours)
+    for name, target in {"thin": 0.07, "thick": 0.2}.items():
+        assert (stock_diffusers.mean_intensity(drawn[name]) - target).abs().mean() < 0.03
 
 
 def test_a_push_window_guides_in_its_steps_only(monkeypatch):

@@ -1,14 +1,17 @@
 """Gradients: ADM's Algorithm 1 compared with equation (14), and the ablations of the report."""
 
+import math
 from itertools import pairwise
+from types import SimpleNamespace
 
+import pytest
 import torch
 from conftest import ABAR, IMAGE_SHAPE, abar, fake_ddpm
 from diffusers import DDPMScheduler
 
-from diffusion import END, SCHEDULE, predicted_x_0, sampling_times
+from diffusion import END, SCHEDULE, exact_x_0, predicted_x_0, sampling_times, snr
 from evaluation.classifier_free import classifier_free, implied_gradient
-from evaluation.report import with_norm_of
+from evaluation.nudges import compare, exact_nudge, fitted_scale, measured_scale
 from examples.samplers import step
 from inference import gradient, guided
 
@@ -63,21 +66,38 @@ def test_the_gradient_at_the_predicted_x_0_goes_through_the_unet():
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_the_norm_of_a_gradient_is_replaced_per_image_or_on_average():
-    x_t, t, ours = torch.randn(3, *IMAGE_SHAPE), 600, gradient(log_p)
-    x_t[2] = 0.1  # its gradient has another norm
-    grad, factor = grad_by_hand(x_t, t), torch.tensor([5.0, 0.0, 5.0]).view(3, 1, 1, 1)
+def test_the_exact_nudge_is_the_difference_of_two_averages_over_the_images():
+    """Of one image with label 0 and two with label 1, weighted by their probability given x_t."""
+    images, labels = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1), torch.tensor([0, 1, 1])
+    x_t, y = torch.tensor([0.3, 0.3]).view(2, 1, 1, 1), torch.tensor([1, 0])
+    ddpm = SimpleNamespace(abar=torch.tensor([0.25]))
+    p = [math.exp(-((0.3 - 0.5 * x_0) ** 2) / 1.5) for x_0 in (-1, 0, 1)]
+    mean = (p[2] - p[0]) / sum(p)
+    torch.testing.assert_close(exact_x_0(x_t, ddpm.abar[0], images).flatten(), mean * torch.ones(2))
+    expected = torch.tensor([p[2] / (p[1] + p[2]) - mean, -1 - mean])
+    found = exact_nudge(ddpm, x_t, 0, y, images, labels)
+    torch.testing.assert_close(found.flatten(), expected)
 
-    def other(x, t, y):
-        return -factor * grad
 
-    found = with_norm_of(ours, other)(x_t, t, Y)
-    torch.testing.assert_close(found, factor * grad, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(with_norm_of(other, ours)(x_t, t, Y), -grad * (factor > 0))
-    norms = grad.flatten(1).norm(dim=1)
-    mean_factor = 5 * norms[[0, 2]].sum() / norms.sum()
-    found = with_norm_of(ours, other, per_image=False)(x_t, t, Y)
-    torch.testing.assert_close(found, mean_factor * grad, atol=1e-3, rtol=1e-3)
+def test_a_scale_is_measured_from_norms_and_cosines():
+    """The nudge is half as long as the exact one, with a cosine of 0.6."""
+    exact = torch.randn(100, *IMAGE_SHAPE)
+    other = torch.randn_like(exact).flatten(1)
+    e = exact.flatten(1)
+    other -= (other * e).sum(dim=1, keepdim=True) / e.square().sum(dim=1, keepdim=True) * e
+    other *= e.norm(dim=1, keepdim=True) / other.norm(dim=1, keepdim=True)
+    row = compare((0.5 * (0.6 * e + 0.8 * other)).view_as(exact), exact)
+    assert row["ratio"] == pytest.approx(2) and row["cosine"] == pytest.approx(0.6)
+    assert row["least_squares"] == pytest.approx(1.2) == row["best_factor"]
+    assert row["component"] == pytest.approx(2 / 0.6)
+    assert row["nudge_low"] < row["nudge"] < row["nudge_high"]
+    ddpm = fake_ddpm(lambda x_t, t: x_t)
+    rows = {t: {"component": 1.25 + 7 * snr(abar(t))} for t in range(299, 1000, 50)}
+    assert fitted_scale(ddpm, rows | {199: {"component": 1e3}}, "component") == pytest.approx(
+        [1.25, 7], rel=1e-3
+    )
+    s = measured_scale({199: {"ratio": "4"}, 299: {"ratio": "2"}}, "ratio")
+    assert [s(t) for t in (999, 299, 249, 19)] == [2, 2, 3, 4]
 
 
 def test_a_classifier_free_network_with_its_implied_gradient_is_conditional():

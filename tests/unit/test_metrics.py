@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from evaluation import metrics
 from evaluation.metrics import METRICS, Readings, Scores, balanced_parts, frechet_distance
-from evaluation.metrics import metrics_of, nearest_distances, proportion, wilson_interval
+from evaluation.metrics import metrics_of, nearest_distances, wilson_interval
 from support import UserError
 
 
@@ -62,7 +62,6 @@ def test_the_interval_of_a_proportion_matches_scipy():
     for k, n in ((97, 100), (0, 20), (20, 20), (4983, 5000)):
         theirs = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
         assert wilson_interval(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-5)
-    assert proportion(torch.arange(2_000) < 1_940) == "0.970 [0.962, 0.977] of 2,000"
 
 
 def test_intervals_match_the_spread_over_fresh_samples(monkeypatch):
@@ -84,20 +83,32 @@ def test_intervals_match_the_spread_over_fresh_samples(monkeypatch):
     assert (ratio > 0.75).all() and (ratio < 1.5).all()
 
 
-def test_accuracies_and_how_often_only_one_of_two_rows_is_right():
-    """The first row misclassifies three images; the second, the last of these and seven more."""
-    real, samples = readings_of(torch.randn(50, 4)), readings_of(torch.randn(40, 4))
+def test_the_change_in_accuracy_is_paired(monkeypatch):
+    """The second row misclassifies the same images as the first one, and 30 more."""
+    monkeypatch.setattr(metrics, "NUM_HALVES", 1_000)
+    real, samples = readings_of(torch.randn(50, 4)), readings_of(torch.randn(300, 4))
 
-    def misread(numbers):
+    def misread(number):
         prediction = samples.labels.clone()
-        prediction[numbers] = 9
-        return Scores(samples._replace(prediction=prediction), real)
+        prediction[:number] = 9
+        return Scores(samples._replace(prediction=prediction), real, ["accuracy"])
 
-    first, this = misread(range(3)), misread(range(2, 10))
+    first, this = misread(150), misread(180)
     row = this.row() | this.changes_from(first)
-    assert row["accuracy"] == pytest.approx(32 / 40)
-    assert (row["only_first_right"], row["only_this_right"]) == (7, 2)
-    assert row["mcnemar_p"] == pytest.approx(scipy.stats.binomtest(2, 9).pvalue)
+    assert row["accuracy"] == pytest.approx(0.4) and row["accuracy_change"] == pytest.approx(-0.1)
+    width = row["accuracy_change_high"] - row["accuracy_change_low"]
+    assert width == pytest.approx(2 * 1.96 * (0.1 * 0.9 / 300) ** 0.5, rel=0.1)
+
+
+def test_the_class_frechet_distance_counts_wrong_digits_by_themselves():
+    """Two of three classes are exchanged, so the distance of all images is 0."""
+    real = readings_of(torch.randn(300, 2))
+    real = real._replace(features=real.features + 5 * real.labels[:, None])
+    exchanged = real._replace(labels=torch.tensor([0, 2, 1])[real.labels])
+    for samples, distance in ((real, 0), (exchanged, (0 + 50 + 50) / 3)):
+        values = metrics_of(samples, real, ["frechet", "class_frechet"])
+        assert values["frechet"] == pytest.approx(0, abs=1e-3)
+        assert values["class_frechet"] == pytest.approx(distance, abs=0.2 * distance + 1e-3)
 
 
 def test_balanced_parts_are_disjoint_and_class_balanced():

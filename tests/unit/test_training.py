@@ -1,7 +1,6 @@
 """Training: what the loops minimize, and a run that is interrupted and resumed."""
 
 import itertools
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -333,39 +332,25 @@ def test_pictures_of_the_shipped_models_go_to_the_repository(tmp_path):
 
 # --- interruptions ---
 
-INT, TERM = signal.SIGINT, signal.SIGTERM
-INTERRUPTIONS = {  # twice each: before which call of which function; signals, or a crash; the step
-    "classifier": [(Run, "log", 1, [INT], 1), (train_classifier, "save_figure", 1, [INT], 6)],
+INTERRUPTIONS = {  # twice each: before which call of which function; the step that was saved
+    "classifier": [(Run, "log", 2, 1), (train_classifier, "save_figure", 1, 6)],
     # during a validation, the network holds averaged weights
-    "ddpm_unet": [(Run, "record", 1, [TERM], 3), (train_ddpm, "save_figure", 1, [INT], 6)],
-    # a second signal does not wait for the end of the step
-    "judge": [(Run, "log", 4, [INT, INT], 3), (Run, "save_checkpoint", 1, [INT], 6)],
-    "classifier_free": [(Run, "log", 5, [], 4), (Run, "save_checkpoint", 1, [], 6)],
+    "ddpm_unet": [(Run, "record", 1, 2), (train_ddpm, "save_figure", 1, 6)],
+    "judge": [(Run, "log", 4, 3), (Run, "save_checkpoint", 1, 6)],
+    "classifier_free": [(Run, "log", 5, 4), (Run, "save_checkpoint", 1, 6)],
 }
 
 
-def interrupted(function, number, signals):
-    """The function, but before its call of this number, signals arrive, or the process dies."""
+def interrupted(function, number):
+    """The function, but Ctrl-C comes before its call of this number."""
     calls = itertools.count(1)
 
     def wrapped(*args, **settings):
         if next(calls) == number:
-            for each in signals:
-                signal.raise_signal(each)
-            if not signals:
-                raise MemoryError
+            raise KeyboardInterrupt
         return function(*args, **settings)
 
     return wrapped
-
-
-@pytest.fixture
-def signals():
-    """Both signals raise KeyboardInterrupt; processes that test in parallel ignore SIGINT."""
-    before = {each: signal.signal(each, signal.default_int_handler) for each in (INT, TERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
 
 
 def contents(folder):
@@ -384,7 +369,6 @@ def contents(folder):
     return found
 
 
-@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatch, capsys):
     """It is interrupted twice; its files are then those of a run that was not, and no others.
@@ -392,17 +376,13 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     In a log, lines with the loss take the place of the progress bar.
     """
     state, flags = tmp_path / f"{name}.state.pth", []
-    often = name in ("judge", "classifier_free")  # saved and logged after every step
-    for owner, function, number, signals, step in INTERRUPTIONS[name]:
-        with monkeypatch.context() as patch, pytest.raises((SystemExit, MemoryError)) as end:
-            stopped = interrupted(getattr(owner, function), number, signals)
-            patch.setattr(owner, function, stopped)
-            if often:
-                patch.setattr(training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)  # after every step
+    for owner, function, number, step in INTERRUPTIONS[name]:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr(owner, function, interrupted(getattr(owner, function), number))
             train(name, tmp_path, *flags)
         shown, error = capsys.readouterr()
-        assert not signals or (end.value.code, error.count("\n")) == (130, 1)
-        assert not often or f"step {step:6d}" in shown
+        assert (end.value.code, error.count("\n")) == (130, 1) and f"step {step:6d}" in shown
         left = torch.load(state)
         assert left["step"] == step
         torch.save(left | {"seconds": 1000 + left["seconds"]}, state)
@@ -414,7 +394,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     assert set(once) == set.union(*FILES.values())
 
 
-@pytest.mark.usefixtures("short", "signals")
+@pytest.mark.usefixtures("short")
 def test_a_state_is_finite_and_resumed_only_by_the_run_that_it_belongs_to(
     tmp_path, monkeypatch, fails
 ):
@@ -426,10 +406,6 @@ def test_a_state_is_finite_and_resumed_only_by_the_run_that_it_belongs_to(
 
     assert "--batch-size 25 exceeds the 24 training images" in error("--batch-size", 25)
     assert "nothing to resume" in error("--resume")
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "MIN_VALIDATE_EVERY", 400)
-        patch.setattr(Run, "log", interrupted(Run.log, 4, [INT]))
-        assert "not finite" in error("--lr", "1e9") and not state.exists()
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
     assert "not finite" in error("--lr", "1e9")
     assert "pass --resume or delete it" in error()
