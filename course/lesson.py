@@ -17,9 +17,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from data import load_mnist
 from diffusion import END, SCHEDULE, implied_noise, predicted_x_0
-from examples.shared import read
 from inference import SAMPLERS, reverse
-from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, grid_image, write_gif
+from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, write_gif
 
 BACKGROUND = (PAPER / 255,) * 3
 FRAME_MS = 300
@@ -210,32 +209,6 @@ def verdict(name, yours, ours):
 
 
 # --- pictures ---
-
-
-def show(rows, columns=(), target=None):
-    """Draw rows of images, name -> (N, 1, H, H) in [-1, 1]; `columns` are labels above.
-
-    With target digits (N,), a red frame marks the images that `read` classifies as another digit.
-    """
-    width, _, _, size = next(iter(rows.values())).shape
-    figure = plt.figure(figsize=(0.72 * width, 0.72 * len(rows)), dpi=100, facecolor=BACKGROUND)
-    axes = figure.add_axes((0, 0, 1, 1))
-    grid = grid_image(torch.cat(list(rows.values())), width, pixel=1)
-    axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.xaxis.tick_top()
-    pitch = size + 2  # pixels from one image to the next
-    names = [f"{label}" for label in columns], list(rows)
-    for set_ticks, labels in zip((axes.set_xticks, axes.set_yticks), names):
-        set_ticks([pitch * (i + 0.5) for i in range(len(labels))], labels, fontsize=11, color=INK)
-    if target is not None:
-        for row, images in enumerate(rows.values()):
-            for column in torch.where(read(images) != target)[0].tolist():
-                corner = pitch * column + 0.5, pitch * row + 0.5
-                frame = plt.Rectangle(corner, pitch, pitch, fill=False, color="#d00000", lw=1.8)
-                axes.add_patch(frame)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    plt.show()
 
 
 def film(path, gradient, y):

@@ -105,6 +105,34 @@ def save_labeled_grid(path, rows, column_labels, made_from):
     save_figure(path, figure, made_from, bbox_inches="tight")
 
 
+def show(rows, titles=(), signed=()):
+    """Draw rows in a notebook: label -> images (N, 1, H, W) in [-1, 1], or probabilities (N, K).
+
+    Signed rows are orange where ink is added, and blue where it is removed. Returns the figure.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
+
+    signed_colors = LinearSegmentedColormap.from_list("", [BLUE_INK, "white", ACCENT])
+    n = max(len(row) for row in rows.values())
+    figure, axes = plt.subplots(len(rows), n, figsize=(8, 8 / n * len(rows)), squeeze=False)
+    for line, (label, row) in zip(axes, rows.items()):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for axis, image in zip(line, row):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_color("0.8")
+            if image.ndim == 1:
+                axis.bar(range(len(image)), image, color=ACCENT)
+                axis.set(ylim=(0, 1), box_aspect=1)
+                axis.set_xticks(range(len(image)), range(len(image)), fontsize=6)
+            else:
+                cmap = signed_colors if label in signed else "gray_r"
+                axis.imshow(image[0], cmap=cmap, vmin=-1, vmax=1)
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
 def plain_figure(width, height):
     """A matplotlib figure in inches, and its axes without the spines at the top and right."""
     from matplotlib.figure import Figure  # imported here, so that scripts start faster
@@ -171,7 +199,7 @@ def animation_frame(clock, x_t, x_0, grad, columns):
         draw.text((8, top + 4), label, fill=INK, font=font)
         frame.paste(grid.convert("RGB"), (0, top + line))
     draw.text((frame.width - 8, 4), clock, fill=INK, font=font, anchor="ra")
-    return frame.quantize(COLORS if x_0.shape[1] == 1 else 256)
+    return frame.quantize(COLORS if x_0.shape[1] == 1 else 256, Image.Quantize.FASTOCTREE)
 
 
 def save_npz(path, images, labels, classes):
