@@ -1,10 +1,11 @@
 // Your own drawing: 784 numbers in [-1, 1], drawn with a pointer, or with arrow keys and space.
 
+import { $ } from "./dom.js";
 import { drawPicture } from "./pictures.js";
 import { grays } from "./sampler.js";
 
-export const drawing = new Float32Array(784).fill(-1);
-const canvas = document.getElementById("drawing");
+export let drawing = new Float32Array(784).fill(-1); // another array for each drawing
+const canvas = $("drawing");
 const pen = { row: 14, column: 14 };
 
 /** Ink along the line from the pen to a place, where the pen is then. A stroke is as wide as MNIST's. */
@@ -22,7 +23,7 @@ function inkTo(row, column) {
 
 export function showDrawing() {
   drawPicture(canvas, grays(drawing));
-  canvas.parentElement.classList.toggle("empty", isEmpty());
+  canvas.parentElement.classList.toggle("empty", drawing.every((value) => value === -1));
   if (canvas.matches(":focus-visible")) { // show the pen, for the keyboard
     const context = canvas.getContext("2d");
     context.fillStyle = "#808080";
@@ -30,7 +31,10 @@ export function showDrawing() {
   }
 }
 
-export const isEmpty = () => drawing.every((value) => value === -1);
+export function clearDrawing() {
+  drawing = new Float32Array(784).fill(-1);
+  showDrawing();
+}
 
 /** Call `changed` after each stroke. */
 export function listenToDrawing(changed) {
@@ -40,12 +44,13 @@ export function listenToDrawing(changed) {
   };
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
+    drawing = drawing.slice();
     [pen.row, pen.column] = place(event);
     inkTo(pen.row, pen.column);
     showDrawing();
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (event.buttons === 0) return; // no button and no finger is down
+    if (!canvas.hasPointerCapture(event.pointerId)) return; // the stroke did not begin here
     inkTo(...place(event));
     showDrawing();
   });
@@ -53,6 +58,7 @@ export function listenToDrawing(changed) {
   const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   canvas.addEventListener("keydown", (event) => {
     if (event.key === " ") {
+      drawing = drawing.slice();
       inkTo(pen.row, pen.column);
       changed();
     } else if (event.key in moves) {

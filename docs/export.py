@@ -1,25 +1,41 @@
-"""Export what the web page loads: both networks, and the map that it shows first.
+"""Export what the web page loads: constants, both networks, and the map that it shows first.
 
-    python -m docs.export    # docs/weights.bin, docs/weights.json, docs/map.png, docs/map.json
+    python -m docs.export    # docs/constants.js, docs/weights.*, docs/map.*
 
-weights.bin holds float16; weights.json lists the tensors in it. Channels are last: convolutions are
-(height, width, in, out), and matrices (in, out). map.png and map.json hold the map of
-`examples.when` with all paths. Pushes share states, so each state is stored once: a row of map.png
-is what the model would draw from it, unguided, in 16 gray levels.
+weights.bin holds float16, channels last: convolutions are (height, width, in, out), and matrices
+(in, out). A row of map.png is the predicted image of a state, unguided, in 16 gray levels.
+map.json lists the rows of each path, since paths share states.
 """
 
 import json
+from itertools import combinations
 
 import numpy as np
 import torch
 from PIL import Image
 
-from examples.when import DIGIT, NOISE, STEPS, WINDOWS, heights, most_surprise, push_map
-from examples.when import surprise
-from inference import load_models
+from diffusion import END, sampling_times
+from examples import when
+from examples.when import DIGIT, NOISE, STEPS
+from inference import growing_scale, load_models
 from support.cli import ArgumentParser, one_line_errors
 from support.files import ROOT, atomic_write
 from support.pictures import to_uint8
+
+WINDOWS = [(0, 0), *combinations(range(STEPS + 1), 2)]  # unguided first
+
+
+def export_constants(folder, ddpm, threshold):
+    """What the page has in common with Python. The threshold is that of `when.kinds`."""
+    names = ("NOISE", "DIGIT", "STEPS", "SIZE", "DECADES", "CERTAIN", "RENOISED_TIMES", "RENOISING")
+    times = sampling_times(len(ddpm.abar) - 1, STEPS)
+    abar = {t: ddpm.abar[t].item() for t in [*times, END]}
+    scales = [float(growing_scale(ddpm)(t)) for t in times]
+    values = {name: getattr(when, name) for name in names} | {"THRESHOLD": threshold}
+    values |= {"TIMES": list(abar), "ABAR": abar, "SCALES": scales, "WINDOWS": WINDOWS}
+    lines = [f"export const {name} = {json.dumps(value)};\n" for name, value in values.items()]
+    with atomic_write(folder / "constants.js") as file:
+        file.write("".join(["// Written by export.py.\n", *lines]).encode())
 
 
 def channels_last(name, weights):
@@ -49,34 +65,28 @@ def export_weights(folder, ddpm, classifier):
         file.write(json.dumps({"sha256": hashes, "networks": networks}).encode())
 
 
-def state(a, b, k):
-    """A name of the state before step k of the push from step a until step b."""
-    if b == 0 or k <= a:
+def state(first, end, k):
+    """A name of the state before step k of the push from step `first` until step `end`."""
+    if end == 0 or k <= first:
         return k
-    return (a, k) if k <= b else (a, b, k)
+    return (first, k) if k <= end else (first, end, k)
 
 
 def export_map(folder, ddpm, classifier):
-    guesses, log_p = push_map(ddpm, classifier)
-    surprises = surprise(ddpm, guesses[:, -1])
-    rows, pictures, places, all_places = set(), [], [], heights(log_p, DIGIT)
-    for push, (a, b) in enumerate(WINDOWS):
-        for k in range(STEPS + 1):
-            if state(a, b, k) not in rows:
-                rows.add(state(a, b, k))
-                pictures.append(guesses[push, k].flatten())
-                places.append(round(100 * all_places[push, k].item()))
-    grays = (to_uint8(torch.stack(pictures)).float() / 17).round().to(torch.uint8) * 17
+    y = torch.tensor([(DIGIT, *window) for window in WINDOWS])
+    guesses, log_p = when.pushed_paths(ddpm, classifier, [NOISE] * len(y), y)
+    heights, p = when.heights(log_p, DIGIT), log_p[:, -1].exp().double().numpy()
+    paths = [[state(*window, k) for k in range(STEPS + 1)] for window in WINDOWS]
+    places = {name: (push, k) for push, path in enumerate(paths) for k, name in enumerate(path)}
+    pushes, ks = torch.tensor(list(places.values())).T  # of each row
+    row = {name: number for number, name in enumerate(places)}
+    grays = (to_uint8(guesses[pushes, ks].flatten(1)).float() / 17).round().to(torch.uint8) * 17
+    heights = (100 * heights[pushes, ks]).round().int().tolist()
     with atomic_write(folder / "map.png") as file:
         Image.fromarray(grays.numpy()).save(file, "png", optimize=True)
-    p = log_p[:, -1].exp().double().numpy().round(3).tolist()
-    content = {
-        "noise": NOISE,
-        "digit": DIGIT,
-        "threshold": most_surprise(ddpm, classifier),
-        "results": list(zip(p, surprises.double().numpy().round(5).tolist())),
-        "heights": places,
-    }
+    surprises = when.surprise(ddpm, guesses[:, -1]).double().numpy()
+    content = {"p": p.round(3).tolist(), "surprises": surprises.round(5).tolist()}
+    content |= {"rows": [[row[name] for name in path] for path in paths], "heights": heights}
     with atomic_write(folder / "map.json") as file:
         file.write(json.dumps(content, separators=(",", ":")).encode())
 
@@ -84,9 +94,10 @@ def export_map(folder, ddpm, classifier):
 @one_line_errors
 def main(argv=None):
     ArgumentParser(__doc__).parse_args(argv)
-    networks = load_models()
-    export_weights(ROOT / "docs", *networks)
-    export_map(ROOT / "docs", *networks)
+    folder, networks = ROOT / "docs", load_models()
+    export_constants(folder, networks[0], when.most_surprise(*networks))
+    export_weights(folder, *networks)
+    export_map(folder, *networks)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 // The fork: the path from noise to a digit, with the model's guess after each step as a thumbnail on it. Its height
 // says which digit the classifier sees in the noisy image.
 
+import { STEPS } from "./constants.js";
+import { $ } from "./dom.js";
 import { css, clear, drawTile, ink } from "./pictures.js";
-import { STEPS } from "./sampler.js";
 
-const $ = (id) => document.getElementById(id);
 const LINES = { alone: "--quiet", target: "--text", other: "--green", broken: "--violet", undefined: "--quiet" };
 const [THUMBNAIL, LARGEST] = [26, 44]; // pixels
 
@@ -22,19 +22,26 @@ function places(height) {
 /** Where a path ends: the middle of its last thumbnail. */
 export const endOf = ({ heights }) => places($("fork").clientHeight).y(heights[STEPS]);
 
+let shown = []; // the thumbnails of the path
+
 /**
- * Draw the fork of the push from step a until step b. A path is {guesses, heights, kind}, up to the state that is known.
- * `others` are those of other pushes; `noise` is the picture of the first state, which is that of step `first`.
+ * Draw the fork of the push from step `first` until step `end`. A path is {guesses, heights, kind}, up to the state that
+ * is known. `others` are those of other pushes; `noise` is the picture of the noise, if the path begins with it.
  */
-export function drawFork({ a, b, first, noise, path, alone, others }) {
+export function drawFork({ first, end, earliest, noise, path, alone, others }) {
   const [context, height] = clear($("fork"));
   const { left, pitch, side, slot, x, y } = places(height);
   const paper = ink();
 
-  const line = ({ heights }, color, width, from = first, to = STEPS) => {
+  const stroke = (paths, color, width, from = earliest, to = STEPS) => { // in one stroke, so that they do not add up
     [context.strokeStyle, context.lineWidth] = [css(color), width];
     context.beginPath();
-    for (let k = from; k <= Math.min(to, heights.length - 1); k++) context.lineTo(x(k === first ? 0 : k), y(heights[k]));
+    for (const { heights } of paths) {
+      for (let k = from; k <= Math.min(to, heights.length - 1); k++) {
+        if (k === from) context.moveTo(x(k), y(heights[k]));
+        else context.lineTo(x(k), y(heights[k]));
+      }
+    }
     context.stroke();
   };
   const thumbnail = ({ x, y, side, values }, color, width) => {
@@ -42,38 +49,49 @@ export function drawFork({ a, b, first, noise, path, alone, others }) {
     [context.strokeStyle, context.lineWidth] = [css(color), width];
     context.strokeRect(x - side / 2, y - side / 2, side, side);
   };
-  const boxes = ({ heights, guesses }, steps) =>
-    steps.filter((k) => k < heights.length).map((k) => ({ k, x: x(k), y: y(heights[k]), side, values: guesses[k] }));
+  const boxes = ({ heights, guesses }) =>
+    outward(end, earliest, noise)
+      .filter((k) => k < heights.length)
+      .map((k) => ({ k, x: x(k), y: y(heights[k]), side, values: guesses[k] }));
 
   // which thumbnails have room: first those of the path, then those without a push
   const edge = slot / 2 + 22; // the noise stays between the labels
-  const start = { x: x(0), y: Math.max(edge, Math.min(height - edge, y(alone?.heights[first] ?? 0))), side: slot, values: noise };
-  const always = [b, b + 1];
-  const ofPath = path ? fitting(boxes(path, outward(b, first)), [start], always) : [];
-  const ofAlone = alone ? fitting(boxes(alone, outward(b, first)), [start, ...ofPath]) : [];
+  const start = { x: x(0), y: Math.max(edge, Math.min(height - edge, y(alone.heights[0] ?? 0))), side: slot, values: noise };
+  const starts = noise ? [start] : [];
+  shown = path ? fitting(boxes(path), starts, [end, end + 1]) : [];
+  const ofAlone = fitting(boxes(alone), [...starts, ...shown]);
 
   context.lineJoin = "round";
   context.globalAlpha = 0.4;
   context.fillStyle = css("--target");
-  context.fillRect(left + pitch * a, 0, pitch * (b - a), height);
-  context.globalAlpha = 0.25;
-  for (const other of others) line(other, "--quiet", 1.5);
+  context.fillRect(left + pitch * first, 0, pitch * (end - first), height);
+  context.globalAlpha = 0.3;
+  stroke(others, "--quiet", 1.5, first);
   context.globalAlpha = 0.5;
   for (const box of ofAlone) thumbnail(box, "--edge", 1);
   context.globalAlpha = 1;
   context.setLineDash([2, 5]);
-  if (alone) line(alone, "--quiet", 2);
+  stroke([alone], "--quiet", 2);
   context.setLineDash([]);
   if (path) {
-    line(path, "--quiet", 4, first, a);
-    line(path, LINES[path.kind], 4, b);
-    line(path, "--orange", 4, a, b);
+    stroke([path], "--quiet", 4, earliest, first);
+    stroke([path], LINES[path.kind], 4, end);
+    stroke([path], "--orange", 4, first, end);
   }
-  for (const box of ofPath.sort((one, other) => one.k - other.k)) {
-    if (a < box.k && box.k <= b) thumbnail(box, "--orange", 2.5);
+  for (const box of shown.sort((one, other) => one.k - other.k)) {
+    if (first < box.k && box.k <= end) thumbnail(box, "--orange", 2.5);
     else thumbnail(box, "--quiet", 1);
   }
-  thumbnail(start, "--quiet", 1);
+  for (const box of starts) thumbnail(box, "--quiet", 1);
+}
+
+/** Call `look(k)` when the picture after step k of the path is clicked. */
+export function listenToFork(look) {
+  $("fork").addEventListener("click", ({ offsetX, offsetY }) => {
+    const isHit = ({ x, y, side }) => Math.max(Math.abs(offsetX - x), Math.abs(offsetY - y)) <= side / 2;
+    const box = shown.findLast(isHit);
+    if (box) look(box.k);
+  });
 }
 
 /** The boxes that do not cover those that are taken, nor each other; those of the steps in `always` in any case. */
@@ -89,8 +107,9 @@ function fitting(boxes, taken, always = []) {
   return kept;
 }
 
-/** The steps after `first` in the order in which they get a thumbnail: from the end of the push to both sides. */
-function outward(b, first) {
-  const steps = Array.from({ length: STEPS - first }, (_, i) => first + 1 + i);
-  return steps.sort((k, l) => Math.abs(k - b - 0.4) - Math.abs(l - b - 0.4));
+/** The states in the order in which they get a thumbnail: from the end of the push to both sides. */
+function outward(end, earliest, noise) {
+  const from = noise ? earliest + 1 : earliest; // the noise has its own picture
+  const states = Array.from({ length: STEPS + 1 - from }, (_, i) => from + i);
+  return states.sort((k, l) => Math.abs(k - end - 0.4) - Math.abs(l - end - 0.4));
 }

@@ -1,24 +1,32 @@
-// The map: the results of all pushes. Column a and row b, counted from below, hold the push from step a until step b.
+// The map: the results of all pushes. The column is the first step, and the row, counted from below, the end.
 
 import { clear, css, drawTile, ink } from "./pictures.js";
-import { STEPS } from "./sampler.js";
+import { STEPS } from "./constants.js";
+import { $ } from "./dom.js";
 
-const $ = (id) => document.getElementById(id);
 const canvas = $("cells");
 let context = null;
 let size = 0; // of a cell, in device pixels
 
-/** Draw the results of paths, {a, b, guesses, kind}; a result without a kind has no verdict yet. */
-export function drawMap(paths) {
+/** Draw all cells of a map; those that are not known are empty. */
+export function drawMap(map) {
   [context] = clear(canvas);
   context.resetTransform();
   size = Math.floor(canvas.width / STEPS);
-  for (const path of paths) drawCell(path);
+  context.fillStyle = css("--cell");
+  for (const [first, end] of map.windows) context.fillRect(...place({ first, end }));
+  for (const path of map.known()) drawCell(path);
 }
 
-export function drawCell({ a, b, guesses, kind = "waiting" }) {
-  if (b === 0) return;
-  const [x, y, inner] = [a * size, (STEPS - b) * size, size - Math.max(1, Math.round(size / 30))];
+/** Where a cell is: x, y, and twice the length of its sides. */
+function place({ first, end }) {
+  const side = size - Math.max(1, Math.round(size / 30));
+  return [first * size, (STEPS - end) * size, side, side];
+}
+
+/** Draw the result of a path. Without a kind, it has no verdict yet. */
+export function drawCell({ kind = "waiting", guesses, ...push }) {
+  const [x, y, inner] = place(push);
   drawTile(context, x, y, inner, guesses[STEPS], ink(`--${kind}`));
   if (kind !== "broken") return;
   context.save(); // hatching, for visitors who cannot tell the colors apart
@@ -36,16 +44,16 @@ export function drawCell({ a, b, guesses, kind = "waiting" }) {
   context.restore();
 }
 
-export function moveCursor(a, b) {
-  $("cursor").style.transform = `translate(${100 * a}%, ${100 * (STEPS - b)}%)`;
+export function moveCursor(first, end) {
+  $("cursor").style.transform = `translate(${100 * first}%, ${100 * (STEPS - end)}%)`;
 }
 
-/** Call `choose(a, b)` when a cell is clicked. */
+/** Call `choose(first, end)` when a cell is clicked. */
 export function listenToMap(choose) {
   canvas.addEventListener("click", ({ clientX, clientY }) => {
     const box = canvas.getBoundingClientRect();
-    const a = Math.floor((STEPS * (clientX - box.left)) / box.width);
-    const b = STEPS - Math.floor((STEPS * (clientY - box.top)) / box.height);
-    if (a < b) choose(a, b);
+    const first = Math.floor((STEPS * (clientX - box.left)) / box.width);
+    const end = STEPS - Math.floor((STEPS * (clientY - box.top)) / box.height);
+    if (first < end) choose(first, end);
   });
 }

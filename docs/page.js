@@ -1,371 +1,307 @@
-// The page: its settings, and what it shows of the current push.
+// The page: its state, and what it shows of it.
 
-import { drawing, isEmpty, listenToDrawing, showDrawing } from "./drawing.js";
-import { drawFork, endOf } from "./fork.js";
+import { DIGIT, NOISE, SIZE, STEPS } from "./constants.js";
+import { $, all } from "./dom.js";
+import { clearDrawing, drawing, listenToDrawing, showDrawing } from "./drawing.js";
+import { drawFork, endOf, listenToFork } from "./fork.js";
 import { drawCell, drawMap, listenToMap, moveCursor } from "./map.js";
-import { PushMap, compute, hurry, loadShipped, lookInside, startWorkers } from "./paths.js";
-import { drawPicture } from "./pictures.js";
-import { Noise, SCALES, STEPS, TIMES, grays } from "./sampler.js";
-import { showStep } from "./step.js";
+import { compute, findMap, loadShipped, openMap } from "./paths.js";
+import { blueAndOrange, drawPicture } from "./pictures.js";
+import { Noise, grays } from "./sampler.js";
 import { listenToTrack, showTrack } from "./track.js";
-import { completed, counts, finding, isDamaged, likeliest, named, pushedSteps, sentences, short } from "./words.js";
+import { counts, hint, named, opinions, pushedSteps, sentences, stepsAlone, swept, tasks } from "./words.js";
 
 const NOISES = 1000;
-const [GROW_MS, MOVE_MS] = [800, 150]; // how long a path grows, on a new map, and how long it moves to another one
-const CACHED = 12; // maps
+const [GROW_MS, SWEEP_MS, ADDRESS_MS] = [800, 350, 400];
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
+const DEFAULTS = { start: NOISE, digit: DIGIT, size: 0, first: 0, end: 9 };
 
-const $ = (id) => document.getElementById(id);
-const all = (selector) => [...document.querySelectorAll(selector)];
-const defaults = { push: "growing", strength: 0, a: 0, b: 9 }; // with the noise and digit of the shipped map
-const settings = {}; // strength is a power of ten; steps a to b - 1 are pushed
-const maps = new Map(); // settings -> PushMap
-let map = null; // the current one
-let shipped = null; // the one that is part of the page
-let drawn = null; // the visitor's drawing, 784 numbers, in place of the noise
-let heights = []; // of the path as it is drawn now
-let looked = 10; // the step into which the page looks
-let looking = false; // whether the visitor can see that
-let moves = 0; // of the path
+// The state: `start` is the number of a noise image, or a drawing; `size` is that of a push in one step, 0 for the
+// default scale; steps first to end - 1 are pushed. Only `update` changes it. The rest follows from it.
+const state = { ...DEFAULTS };
+let map = null; // the map of the state
+let noise = null; // the state before the drawing
+let opened = 0; // when the map was opened
+let looked = null; // the step into which the visitor looks
 let resting = true; // whether no handle is being moved
 let told = null; // the path that a screen reader knows
-let before = null; // the push that the page has replaced by one of its own
+let sweeping = null; // the sweep that is running
+let frame = 0; // in which the page is shown again
 
-const current = () => map.get(settings.a, settings.b);
+const current = () => map.get(state.first, state.end);
 
-// --- maps ---
-
-/** Open the map of the settings. What is not known of it is computed. */
-function openMap() {
-  const { noise, digit, push, strength } = settings;
-  const name = `${[noise, digit, push, strength]}`;
-  map = (!drawn && maps.get(name)) || new PushMap({ noise, digit, push, strength }, shipped.threshold, drawn);
-  if (!drawn) {
-    maps.set(name, map);
-    map.unpushed ??= [...maps.values()].find((other) => other.settings.noise === noise && other.unpushed !== undefined)?.unpushed;
+/** Change the state. `remember` says whether the browser can go back to the state before. */
+function update(changes, remember = true) {
+  const before = { ...state };
+  Object.assign(state, changes);
+  const next = openMap(state);
+  state.first = Math.max(next.origin.earliest, Math.min(state.first, STEPS - 1));
+  state.end = Math.max(state.first + 1, Math.min(state.end, STEPS));
+  if (next.origin.isDrawing && typeof before.start === "number") noise = before;
+  looked = null;
+  $("inside").hidden = true;
+  if (next !== map) {
+    [map, opened] = [next, performance.now()];
+    drawMap(map);
+    grow();
   }
-  if (maps.size > CACHED) maps.delete([...maps.keys()][1]); // the first is the shipped one
-  if (map.unpushed === digit) return chooseAnotherDigit();
-  settings.a = Math.max(map.first, settings.a);
-  settings.b = Math.max(settings.a + 1, settings.b);
-  for (const task of all("#tasks li")) {
-    task.classList.remove("done");
-    task.querySelector("small").textContent = "";
-  }
-  heights = [];
-  drawMap(map.pushes());
-  if (!map.isComplete()) start();
-  showSettings();
+  if (remember) writeAddress(before);
+  if (map.isComplete()) say("");
+  else start();
   show();
 }
 
-/** Start the workers, once, and let them compute what the map lacks. */
+/** Start the workers, or let them go on with what is in view. */
 function start() {
-  startWorkers(receive, showLook, (message) => say(`The page cannot compute this: ${message}`));
-  compute(map, settings.a, settings.b);
+  compute(map, { ...state, looked }, { receive, fail });
 }
 
-/** A push toward the digit that appears anyway shows nothing. */
-function chooseAnotherDigit() {
-  settings.digit = (map.unpushed + 1) % 10;
-  openMap();
+function receive({ path, look, map: its }) {
+  say("");
+  if (look) return showLook(look);
+  if (path?.p && its === map) drawCell(path);
+  cancelAnimationFrame(frame);
+  frame = requestAnimationFrame(show); // once for all that is found until then
 }
 
-function receive(path) {
-  const its = [map, ...maps.values()].find(({ id }) => id === path.id);
-  const known = its?.add(path);
-  if (!known || its !== map) return;
-  if (map.unpushed === settings.digit) {
-    chooseAnotherDigit();
-    return history.replaceState(null, "", address());
+const fail = (message) => say(`The page cannot compute this: ${message}. It will try again after your next action.`);
+const say = (text) => ($("status").textContent = text);
+
+// --- the address ---
+
+let waiting = null; // an address that is not written yet: some browsers refuse more than 100 in 30 seconds
+let timer = 0;
+
+function address({ start, digit, size, first, end }) {
+  const text = typeof start === "number" ? start : "drawing";
+  return `#${new URLSearchParams({ start: text, digit, size, first: first + 1, last: end })}`;
+}
+
+function writeNow() {
+  clearTimeout(timer);
+  if (waiting) history.replaceState(null, "", waiting);
+  waiting = null;
+}
+
+/** A new map is a new entry of the history; a new push replaces the current one, a little later. */
+function writeAddress(before) {
+  const { first, end } = state;
+  if (address({ ...before, first, end }) !== address(state)) {
+    writeNow();
+    history.pushState(null, "", address(state));
+  } else {
+    waiting = address(state);
+    clearTimeout(timer);
+    timer = setTimeout(writeNow, ADDRESS_MS);
   }
-  if (known.p) drawCell(known);
-  if (known.b === 0) showSettings(); // now the unpushed digit is known
-  if (known === current() || known.b === 0) show();
-  else if (known.a === settings.a) draw();
-  tell(); // with more results, it can be certain which push is the shortest
-  showCounts();
+}
+
+/** The state in the address, with defaults for what is missing or invalid. */
+function readAddress() {
+  const found = new URLSearchParams(location.hash.slice(1));
+  const number = (name, least, most, standard) => {
+    const value = Number(found.get(name) ?? NaN);
+    return Number.isInteger(value) && least <= value && value <= most ? value : standard;
+  };
+  const first = number("first", 1, STEPS, DEFAULTS.first + 1) - 1;
+  return {
+    start: found.get("start") === "drawing" ? drawing : number("start", 0, NOISES - 1, DEFAULTS.start),
+    digit: number("digit", 0, 9, DEFAULTS.digit),
+    size: Number(found.get("size")) > 0 ? SIZE : 0,
+    first,
+    end: Math.max(first + 1, number("last", 1, STEPS, DEFAULTS.end)),
+  };
 }
 
 // --- showing ---
 
-/** Show the settings of the map, and what is known of it. */
-function showSettings() {
-  const { digit } = settings;
+/** How many states of the path are shown: on a new map, it grows. */
+const grown = () => (CALM.matches ? Infinity : ((performance.now() - opened) * STEPS) / GROW_MS);
+
+function grow() {
+  if (grown() > STEPS) return show();
+  draw();
+  requestAnimationFrame(grow);
+}
+
+function show() {
+  const { start, digit, size, first, end } = state;
+  const { origin, origin: { unpushed } } = map;
   for (const node of all(".chosen")) node.textContent = named(digit);
-  for (const node of all(".unpushed")) node.textContent = map.unpushed === undefined ? "…" : named(map.unpushed);
-  $("source").textContent = drawn ? "drawing" : "noise";
+  for (const node of all(".unpushed")) node.textContent = unpushed === undefined ? "…" : named(unpushed);
+  $("source").textContent = origin.isDrawing ? "drawing" : "noise";
   for (const input of all("#digits input")) {
     input.checked = Number(input.value) === digit;
-    input.disabled = Number(input.value) === map.unpushed;
+    input.disabled = Number(input.value) === unpushed && !input.checked;
   }
-  $("strength").value = settings.strength;
-  $("times").textContent = `× ${short(10 ** settings.strength)}`;
-  $("constant").checked = settings.push === "constant";
-  for (const node of all("[data-scale]")) node.textContent = short(SCALES.growing(TIMES[node.dataset.scale - 1]));
-  $("constant-scale").textContent = SCALES.constant();
-  showCounts();
+  $(origin.isDrawing ? "from-drawing" : "from-noise").checked = true;
+  $("pad").hidden = !origin.isDrawing;
+  $("equal").checked = size > 0;
+  $("sweep").textContent = sweeping ? "Stop" : "Sweep";
+  $("sweep").disabled = map.isPointless || origin.isEmpty;
+  $("call").textContent = (map.isSwept && swept(map)) || "Drag the handles.";
+  $("from").textContent = first + 1;
+  showTrack(first, end, origin.earliest);
+  moveCursor(first, end);
+  draw();
+  showResult();
+  showTasks();
+  showMapWords();
+  if (typeof start === "object") showDrawing();
 }
 
-/** Show the current push: its path, result, and verdict. */
-function show() {
-  const { a, b } = settings;
-  showTrack(a, b, map.first);
-  moveCursor(a, b);
-  $("start").textContent = a + 1;
-  showWords();
-  movePath();
-  look();
+/** Draw the fork. */
+function draw() {
+  const { start, first, end } = state;
+  const { origin, isPointless } = map;
+  const upTo = ({ heights, ...path }) => ({ ...path, heights: heights.slice(0, 1 + Math.floor(grown())) });
+  const path = isPointless ? null : current();
+  const others = map.known((other) => other.heights && other.first === first && other.end !== end);
+  const picture = origin.isDrawing ? null : grays(new Noise(start).image(), 2);
+  drawFork({ first, end, earliest: origin.earliest, noise: picture, path: path && upTo(path), alone: map.alone, others });
 }
 
-function showWords() {
-  const { a, b } = settings;
+/** The result, and what it means, when its path is there. */
+function showResult() {
   const path = current();
-  const [headline, reason] = path?.kind ? sentences(path, map) : ["…", ""];
+  const isThere = map.isPointless || map.origin.isEmpty || (path?.kind && grown() > STEPS);
+  const [headline, reason] = isThere ? sentences(path, map) : ["…", ""];
   for (const node of all(".headline")) node.textContent = headline;
   $("reason").textContent = reason;
-  $("fork").setAttribute("aria-label", `The path from noise to a digit, pushed ${pushedSteps(a, b)}. ${headline}`);
-  if (path?.kind) {
-    showMeters(path);
-    tell();
+  $("fork").setAttribute("aria-label", `The path to a digit, pushed ${pushedSteps(state)}. ${headline}`);
+  const isShown = isThere && !map.isPointless && path?.kind;
+  document.querySelector("main").className = isShown ? path.kind : "waiting";
+  $("opinions").textContent = isShown ? opinions(path) : "";
+  $("hint").textContent = isShown && !sweeping ? hint(path, map) : "";
+  if (!isShown) return;
+  for (const canvas of all(".result")) drawPicture(canvas, path.guesses[STEPS]);
+  const [height, size] = [$("fork").clientHeight, $("result").offsetHeight];
+  $("result").style.top = `${Math.max(0, Math.min(height - size, endOf(path) - size / 2))}px`;
+  if (resting && !sweeping && told !== path) {
+    told = path;
+    $("announcement").textContent = `${headline} ${reason}`;
   }
-  document.querySelector("main").className = path?.kind ?? (path?.p ? "unjudged" : "waiting");
 }
 
-/** What both networks say about the result. */
-function showMeters(path) {
-  const { p, surprise } = path;
-  const digit = likeliest(p);
-  $("classifier").textContent = `“${named(digit)}, ${Math.round(100 * p[digit])}%”`;
-  $("sure").style.width = `${100 * p[digit]}%`;
-  $("model").textContent = isDamaged(path, map) ? "“I would hardly draw this”" : "“I could have drawn this”";
-  $("likely").style.width = `${Math.max(3, 100 - (50 * surprise) / map.threshold)}%`; // half at the threshold
-}
-
-function showTasks(path) {
-  for (const [task, note] of Object.entries(completed(path, map))) {
-    if (!note || $(task).matches(".done")) continue;
-    $(task).classList.add("done");
+function showTasks() {
+  for (const [task, { done, note }] of Object.entries(tasks(map))) {
+    $(task).classList.toggle("done", done);
     $(task).querySelector("small").textContent = note;
   }
 }
 
-/** How many pushes have each result, and how many are still to be computed. */
-function showCounts() {
-  for (const [kind, number] of Object.entries(counts(map))) $(`count-${kind}`).textContent = number;
-  const [done, total] = [map.pushes(({ kind }) => kind).length, map.windows.length - 1];
-  $("total").textContent = total;
-  $("first").textContent = map.first + 1;
-  $("finding").textContent = finding(map);
-  $("progress").textContent = done < total ? `${done} of ${total} pushes computed …` : "";
-}
-
-/** Move the drawn path to the current one, or let it grow; when it has arrived, show its result. */
-function movePath() {
-  const [from, to, began, move] = [heights, current()?.heights ?? [], performance.now(), (moves += 1)];
-  const frame = () => {
-    if (move !== moves) return; // there is a newer one
-    const grows = from.length === 0;
-    const left = CALM.matches ? 0 : Math.max(0, 1 - (performance.now() - began) / (grows ? GROW_MS : MOVE_MS));
-    if (grows) heights = to.slice(0, Math.round(to.length * (1 - left)));
-    else heights = to.map((value, k) => value + ((from[k] ?? value) - value) * left ** 2);
-    draw();
-    if (left > 0) requestAnimationFrame(frame);
-    else showResult();
-  };
-  for (const node of all(".result")) node.classList.add("moving");
-  frame();
-}
-
-/** Draw the fork, with the path where it is now. */
-function draw() {
-  const { a, b, noise } = settings;
-  const path = current();
-  const others = map.pushes(({ heights }) => heights).filter((other) => other.a === a && other.b !== b);
-  const picture = drawn ? grays(drawn) : grays(new Noise(noise).image(), 2);
-  drawFork({ a, b, first: map.first, noise: picture, path: path && { ...path, heights }, alone: map.alone, others });
-}
-
-function showResult() {
-  const path = current();
-  if (!path?.p) return;
-  for (const canvas of all(".result")) {
-    drawPicture(canvas, path.guesses[STEPS]);
-    canvas.classList.remove("moving");
+/** What all pushes of the map show, next to those with the other scale. */
+function showMapWords() {
+  for (const [kind, number] of Object.entries(counts(map))) {
+    $(`count-${kind}`).textContent = number;
+    $(`count-${kind}`).parentElement.hidden = number === 0;
   }
-  const [height, size] = [$("fork").clientHeight, $("result").offsetHeight];
-  const top = endOf(path) - size / 2;
-  $("result").style.top = `${Math.max(0, Math.min(height - size, top))}px`;
-}
-
-const say = (text) => ($("status").textContent = text);
-
-/** When the handles rest and the result is known: check the tasks, and tell a screen reader about the push. */
-function tell() {
-  const path = current();
-  if (!resting || !path?.kind) return;
-  showTasks(path);
-  if (told !== path) $("announcement").textContent = `${$("headline").textContent} ${$("reason").textContent}`;
-  told = path;
-}
-
-function release() {
-  resting = true;
-  tell();
+  const [known, total] = [map.known(({ kind }) => kind).length, map.windows.length];
+  $("total").textContent = total;
+  $("progress").textContent = known < total && !map.isPointless ? `${known} of ${total} pushes computed …` : "";
+  for (const row of all("#sizes tbody tr")) {
+    const other = findMap({ ...state, size: Number(row.dataset.size) && SIZE });
+    ["target", "broken"].forEach((kind, i) => (row.cells[1 + i].textContent = (other && stepsAlone(other, kind)) ?? "…"));
+    row.classList.toggle("this", other === map);
+  }
 }
 
 // --- inside one step ---
 
-/** Look into a step that is pushed, if the visitor can see it. */
-function look() {
-  const { a, b } = settings;
-  looked = Math.max(a, Math.min(looked, b - 1));
-  Object.assign($("look"), { min: a + 1, max: b, value: looked + 1, disabled: b - a === 1 });
-  if (!looking) return;
+/** Look into the step before a picture of the path. */
+function look(k) {
+  $("inside").hidden = true;
+  looked = k - 1 === looked ? null : Math.max(map.origin.earliest, k - 1);
   start();
-  lookInside(map, a, b, looked);
 }
 
-const showLook = (values) => values.id === map.id && values.k === looked && showStep(values);
+function showLook({ k, before, gradient, after }) {
+  if (k !== looked) return;
+  drawPicture($("before"), before);
+  drawPicture($("gradient"), gradient, blueAndOrange());
+  drawPicture($("after"), after);
+  $("step").textContent = k + 1;
+  $("is-pushed").textContent = state.first <= k && k < state.end ? "" : ", not pushed";
+  $("inside").hidden = false;
+}
 
-// --- changing the push ---
+// --- changing the state ---
 
-function choose(a, b) {
-  a = Math.max(map.first, Math.min(a, STEPS - 1));
-  b = Math.max(a + 1, Math.min(b, STEPS));
-  if (a === settings.a && b === settings.b) return showTrack(a, b, map.first);
-  Object.assign(settings, { a, b });
-  history.replaceState(null, "", address());
-  if (!current()?.p) hurry(map, a, b);
+function choose(first, end) {
+  [resting, opened] = [false, -Infinity];
+  if (first !== state.first || end !== state.end) update({ first, end });
+  else show();
+}
+
+function release() {
+  resting = true;
+  map.tried.add(`${state.first},${state.end}`);
   show();
 }
 
-/** Change settings that need another map. */
-function change(changes) {
-  Object.assign(settings, changes);
-  openMap();
-}
-
-/** Change settings and the push, until `changeBack`. */
-function changeForNow(changes) {
-  before ??= { a: settings.a, b: settings.b };
-  change(changes);
-}
-
-function changeBack(changes) {
-  change({ ...changes, ...before });
-  before = null;
-}
-
-function forgetDrawing() {
-  drawing.fill(-1);
-  showDrawing();
-  drawn = null;
+/** Push one step after the other, until the visitor changes something. */
+async function sweep() {
+  const mine = (sweeping = sweeping ? null : {});
+  opened = -Infinity;
+  for (let first = map.origin.earliest; mine && sweeping === mine && first < STEPS; first++) {
+    update({ first, end: first + 1 });
+    const there = { ...state };
+    do {
+      await new Promise((resolve) => setTimeout(resolve, SWEEP_MS));
+      const isThere = Object.keys(there).every((key) => there[key] === state[key]);
+      if (sweeping === mine && !isThere) sweeping = null;
+    } while (sweeping === mine && !current()?.kind);
+  }
+  if (mine && sweeping === mine) [map.isSwept, sweeping] = [true, null];
+  show();
 }
 
 function listen() {
-  const move = (a, b) => {
-    resting = false;
-    choose(a, b);
-  };
-  listenToTrack(move, release);
-  listenToMap(choose);
-  $("digits").addEventListener("change", (event) => {
-    change({ digit: Number(event.target.value) });
-    remember();
+  listenToTrack(choose, release);
+  listenToMap((first, end) => {
+    choose(first, end);
+    release();
   });
-  $("noise").addEventListener("click", () => {
-    forgetDrawing();
-    change({ noise: (settings.noise + 1) % NOISES });
-    remember();
-  });
-  $("constant").addEventListener("change", () => {
-    change({ push: $("constant").checked ? "constant" : "growing" });
-    remember();
-  });
-  $("strength").addEventListener("input", () => change({ strength: Number($("strength").value) }));
-  $("strength").addEventListener("change", remember);
-  for (const button of all("[data-strength]")) {
-    button.addEventListener("click", () => {
-      const [strength, from, until] = ["strength", "from", "until"].map((name) => Number(button.dataset[name]));
-      if (from) changeForNow({ strength, a: from, b: until });
-      else changeBack({ strength });
-      remember();
-    });
-  }
-  $("look").addEventListener("input", () => {
-    looked = $("look").value - 1;
-    look();
-  });
-  new IntersectionObserver(([{ isIntersecting }]) => {
-    looking = isIntersecting;
-    look();
-  }).observe($("code"));
-  listenToDrawing(() => {
-    drawn = isEmpty() ? null : drawing.slice();
-    changeForNow({ a: 12, b: STEPS });
-  });
+  listenToFork(look);
+  $("digits").addEventListener("change", (event) => update({ digit: Number(event.target.value) }));
+  $("equal").addEventListener("change", () => update({ size: $("equal").checked ? SIZE : 0 }));
+  $("sweep").addEventListener("click", sweep);
+  const lastNoise = () => ({ ...(map.origin.isDrawing ? (noise ?? DEFAULTS) : state), size: state.size });
+  $("from-noise").addEventListener("change", () => update(lastNoise()));
+  $("noise").addEventListener("click", () => update({ ...lastNoise(), start: (lastNoise().start + 1) % NOISES }));
+  const draw = () => update({ start: drawing });
+  $("from-drawing").addEventListener("change", () => update({ start: drawing, first: 0, end: STEPS }));
+  listenToDrawing(draw);
   $("clear").addEventListener("click", () => {
-    forgetDrawing();
-    changeBack({});
+    clearDrawing();
+    draw();
   });
   addEventListener("popstate", () => {
-    forgetDrawing();
-    change(readAddress());
+    waiting = null;
+    update(readAddress(), false);
+    history.replaceState(null, "", address(state));
   });
   const redraw = () => {
-    drawMap(map.pushes());
+    drawMap(map);
     show();
-    showStep();
-    showDrawing();
   };
   addEventListener("resize", redraw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  for (const type of ["pointerup", "keyup"]) addEventListener(type, start, { once: true });
-}
-
-// --- the address ---
-
-function address() {
-  const { noise, digit, push, strength, a, b } = settings;
-  return `#${new URLSearchParams({ noise, digit, push, strength, from: a + 1, until: b })}`;
-}
-
-/** Put the settings into the address. Going back in the browser opens the map before. */
-function remember() {
-  if (address() !== location.hash) history.pushState(null, "", address());
-}
-
-/** The settings in the address, with defaults for those that are missing or invalid. */
-function readAddress() {
-  const found = new URLSearchParams(location.hash.slice(1));
-  const number = (name, standard, least, most, unit = 1) => {
-    const value = parseFloat(found.get(name));
-    return least <= value && value <= most && Number.isInteger(value / unit) ? value : standard;
-  };
-  const a = number("from", defaults.a + 1, 1, STEPS) - 1;
-  return {
-    noise: number("noise", defaults.noise, 0, NOISES - 1),
-    digit: number("digit", defaults.digit, 0, 9),
-    push: found.get("push") === "constant" ? "constant" : "growing",
-    strength: number("strength", defaults.strength, -1, 3, 0.25),
-    a,
-    b: Math.max(a + 1, number("until", defaults.b, 1, STEPS)),
-  };
+  addEventListener("online", start);
+  addEventListener("keydown", ({ key }) => {
+    if (key === "Escape" && looked !== null) look(looked + 1);
+  });
+  for (const type of ["pointerup", "keyup"]) addEventListener(type, start, { once: true }); // the networks are loaded then
 }
 
 // --- the first seconds ---
 
 async function begin() {
-  shipped = await loadShipped();
-  const { noise, digit, push, strength } = shipped.settings;
-  maps.set(`${[noise, digit, push, strength]}`, shipped);
-  Object.assign(defaults, { noise, digit });
-  Object.assign(settings, readAddress());
+  await loadShipped().catch(() => null); // it is computed instead
+  update(readAddress(), false);
+  if (location.hash) history.replaceState(null, "", address(state));
   say("");
   listen();
-  openMap();
-  if (location.hash) history.replaceState(null, "", address());
 }
 
 /** On GitHub Pages, which publishes only this folder, links to other files lead to the repository. */
@@ -377,5 +313,7 @@ function linkToRepository() {
 }
 
 linkToRepository();
-showDrawing();
+for (let digit = 0; digit < 10; digit++) {
+  $("digits").insertAdjacentHTML("beforeend", `<label><input type="radio" name="digit" value="${digit}"><span>${digit}</span></label>`);
+}
 begin().catch((error) => say(`The page cannot start: ${error.message}`));

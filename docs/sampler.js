@@ -1,26 +1,14 @@
 // Guided sampling of one image: diffusion.py and inference.py in JavaScript, under the same names.
 //
 // Equations are those of DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). Images are 784 numbers
-// in [-1, 1]. The sampler is "sde-dpmsolver++" with 20 steps.
+// in [-1, 1]. The sampler is "sde-dpmsolver++" with 20 steps: step k leads from timestep TIMES[k] to TIMES[k + 1].
 
-export const STEPS = 20;
-const T = 1000;
-const [BETA_START, BETA_END] = [1e-4, 0.02];
-const END = -1; // the timestep after the last step: abar(END) is 1
+import { ABAR, RENOISED_TIMES, RENOISING, STEPS, TIMES } from "./constants.js";
 
-const ABAR = [];
-for (let t = 0; t < T; t++) {
-  const beta = BETA_START + ((BETA_END - BETA_START) * t) / (T - 1);
-  ABAR.push((ABAR[t - 1] ?? 1) * (1 - beta));
-}
-export const abar = (t) => (t === END ? 1 : ABAR[t]);
-export const snr = (abar_t) => abar_t / (1 - abar_t);
-
-/** The timestep of each step, from 999 to 49, and END. */
-export const TIMES = Array.from({ length: STEPS + 1 }, (_, k) => T - 1 - k * (T / STEPS));
-
-/** A visitor's drawing starts at this step, t = 399: enough noise to change it, too little to forget it. */
+/** A drawing starts at this step: enough noise to change it, too little to forget it. */
 export const DRAWING_STEP = 12;
+
+const snr = (abar_t) => abar_t / (1 - abar_t);
 
 // --- diffusion.py ---
 
@@ -30,7 +18,7 @@ export function add_noise(x_0, eps, abar_t) {
 }
 
 /** The image in x_t if its noise is eps: DDPM (15). */
-export function predicted_x_0(x_t, eps, abar_t) {
+function predicted_x_0(x_t, eps, abar_t) {
   return x_t.map((value, i) => (value - Math.sqrt(1 - abar_t) * eps[i]) / Math.sqrt(abar_t));
 }
 
@@ -78,13 +66,13 @@ export class Guided {
   /** The noise in the state before step k, without a push. The U-Net is called once per state. */
   noise(state, k) {
     const t = TIMES[k];
-    return (state.eps ??= clipped_noise(state.x_t, this.unet(state.x_t, t), abar(t)));
+    return (state.eps ??= clipped_noise(state.x_t, this.unet(state.x_t, t), ABAR[t]));
   }
 
-  /** What the model would draw from the state before step k without a push, in grays; after the last step, the result. */
+  /** The model's guess of the final digit before step k, in grays; after the last step, the result. */
   guess(state, k) {
     const { x_t } = state;
-    return grays(k === STEPS ? x_t : predicted_x_0(x_t, this.noise(state, k), abar(TIMES[k])));
+    return grays(k === STEPS ? x_t : predicted_x_0(x_t, this.noise(state, k), ABAR[TIMES[k]]));
   }
 
   /** The classifier's probabilities of the ten digits, in the state before step k, or in the result. */
@@ -92,41 +80,36 @@ export class Guided {
     return (state.p ??= (k === STEPS ? this.classify(clip(state.x_t), 0) : this.classify(state.x_t, TIMES[k])).p);
   }
 
-  /** All that goes into step k: {eps, grad, eps_hat}. Without a push (s = 0), grad is null. */
-  predict_noise(state, k, y, s) {
-    const [t, eps] = [TIMES[k], this.noise(state, k)];
-    if (s === 0) return { eps, grad: null, eps_hat: eps };
-    const grad = this.classify(state.x_t, t).gradient(y);
-    const eps_hat = eps.map((value, i) => value - s * Math.sqrt(1 - abar(t)) * grad[i]); // ADM (14)
-    return { eps, grad, eps_hat };
+  /** The gradient of log p(y | x_t, t) in the state before step k. */
+  gradient({ x_t }, k, y) {
+    return this.classify(x_t, TIMES[k]).gradient(y);
   }
 
-  /** Step k of the reverse process, from a state {x_t, previous} to the next one. */
+  /** Step k of the reverse process, from a state {x_t, previous} to the next one. With s = 0, it is not pushed. */
   step(state, k, noise, y, s) {
-    const [{ x_t, previous }, t, u] = [state, TIMES[k], TIMES[k + 1]];
-    const x_0 = predicted_x_0(x_t, this.predict_noise(state, k, y, s).eps_hat, abar(t)); // DDPM (15)
-    const x_u = ddpm_step(x_t, halfway(x_0, abar(t), abar(u), previous), abar(t), abar(u), noise);
-    return { x_t: x_u, previous: { x_0, abar: abar(t) } };
+    const [{ x_t, previous }, abar_t, abar_u] = [state, ABAR[TIMES[k]], ABAR[TIMES[k + 1]]];
+    let eps_hat = this.noise(state, k);
+    if (s !== 0) {
+      const grad = this.gradient(state, k, y);
+      eps_hat = eps_hat.map((eps, i) => eps - s * Math.sqrt(1 - abar_t) * grad[i]); // ADM (14)
+    }
+    const x_0 = predicted_x_0(x_t, eps_hat, abar_t); // DDPM (15)
+    const x_u = ddpm_step(x_t, halfway(x_0, abar_t, abar_u, previous), abar_t, abar_u, noise);
+    return { x_t: x_u, previous: { x_0, abar: abar_t } };
   }
 
   /** How far an image is from its reconstructions by the U-Net after adding noise: a root mean square. */
   surprise(image) {
     const x = clip(image);
     let squares = 0;
-    SURPRISE_TIMES.forEach((t, k) => {
-      const x_t = add_noise(x, SURPRISE_NOISES[k], abar(t));
-      const x_0 = clip(predicted_x_0(x_t, this.unet(x_t, t), abar(t)));
+    RENOISED_TIMES.forEach((t, k) => {
+      const x_t = add_noise(x, RENOISING_NOISES[k], ABAR[t]);
+      const x_0 = clip(predicted_x_0(x_t, this.unet(x_t, t), ABAR[t]));
       x_0.forEach((value, i) => (squares += (value - x[i]) ** 2));
     });
-    return Math.sqrt(squares / (784 * SURPRISE_TIMES.length));
+    return Math.sqrt(squares / (784 * RENOISED_TIMES.length));
   }
 }
-
-/** Guidance scales s_t: the default one, and a constant one. */
-export const SCALES = {
-  growing: (t) => 1.5 + 12 * snr(abar(t)),
-  constant: () => 50,
-};
 
 // --- noise that is the same in Python (examples/when.py) ---
 
@@ -158,6 +141,5 @@ export class Noise {
   }
 }
 
-const SURPRISE_TIMES = [99, 199, 299, 399];
-const surpriseNoise = new Noise(1_000_000); // visitors choose smaller numbers
-const SURPRISE_NOISES = SURPRISE_TIMES.map(() => surpriseNoise.image());
+const renoising = new Noise(RENOISING); // visitors choose smaller numbers
+const RENOISING_NOISES = RENOISED_TIMES.map(() => renoising.image());

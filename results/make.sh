@@ -24,7 +24,7 @@ runs() { # networks for the report that are not included: about four hours
   python -m evaluation.judge --dataset fashion-mnist --models runs/fashion
 }
 
-pictures() { # guided_output.png, the other pictures in results/, docs/weights.* and docs/map.*
+pictures() { # guided_output.png, the other pictures in results/, and what docs/ loads
   python inference.py
   python inference.py --digits all --num-samples 1 --output results/digits.png \
     --gif results/guided.gif

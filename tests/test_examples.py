@@ -6,6 +6,7 @@ import re
 from unittest.mock import Mock
 
 import numpy as np
+import pytest
 import torch
 from conftest import ROOT, small_mnist
 from PIL import Image
@@ -59,6 +60,16 @@ def test_a_push_window_guides_in_its_steps_only(monkeypatch):
         torch.testing.assert_close(image, x[0].clamp(-1, 1), atol=1e-4, rtol=0)
 
 
+def test_a_push_of_equal_size_moves_the_next_image_equally_far():
+    ddpm, classifier = load_models()
+    scale = when.equal_scale(ddpm, classifier, noise=7, digit=3, size=2)
+    y = torch.tensor([(3, 0, 0), (3, 0, 1), (3, 10, 11), (3, 19, 20)])
+    _, x_t, x_0 = zip(*when.steps_of(ddpm, classifier, [7] * 4, y, scale))
+    for push, k in enumerate((0, 10, 19), start=1):
+        x_u = [*x_t[1:], x_0[-1]][k]
+        assert (x_u[push] - x_u[0]).norm().item() == pytest.approx(2, rel=1e-3)
+
+
 def test_the_verdict_on_a_result_agrees_with_a_reader():
     """Who read 200 results without knowing the verdict: a digit, or nothing (readable.csv)."""
     tiles = np.asarray(Image.open(ROOT / "tests/readable.png")).reshape(10, 28, 20, 28)
@@ -67,7 +78,8 @@ def test_the_verdict_on_a_result_agrees_with_a_reader():
     with torch.no_grad():
         log_p = classifier(images, torch.zeros(200, dtype=torch.long)).log_softmax(dim=1)
     surprises = when.surprise(ddpm, images)
-    threshold = json.loads((ROOT / "docs/map.json").read_text())["threshold"]
+    constants = (ROOT / "docs/constants.js").read_text()
+    threshold = float(re.search(r"THRESHOLD = (.+);", constants)[1])
     agreed = 0
     with open(ROOT / "tests/readable.csv") as file:
         for k, row in enumerate(csv.DictReader(file)):
@@ -78,8 +90,8 @@ def test_the_verdict_on_a_result_agrees_with_a_reader():
     assert agreed >= 172
 
 
-def test_the_fork_can_be_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(when, "WINDOWS", [(0, 0), (0, 20), (3, 5)])
-    when.main(["--noise", "3", "--digit", "7", "--steps", "4", "5", "--output", str(tmp_path)])
+def test_the_fork_can_be_drawn(tmp_path):
+    flags = ["--noise", "3", "--digit", "7", "--steps", "4", "5", "--size", "2.5"]
+    when.main([*flags, "--output", str(tmp_path)])
     settings = json.loads(Image.open(tmp_path / "fork.png").info["provenance"])["settings"]
-    assert settings == {"noise": 3, "digit": 7, "steps": [4, 5]}
+    assert settings == {"noise": 3, "digit": 7, "steps": [4, 5], "size": 2.5}

@@ -1,7 +1,7 @@
 """The web page in a real browser computes what PyTorch computes, and does what it says."""
 
 import io
-import json
+import re
 import shutil
 import threading
 from functools import partial
@@ -20,12 +20,7 @@ from inference import load_models
 from support.pictures import to_uint8
 
 pytestmark = pytest.mark.xdist_group("page")  # one browser, which computes one map
-SIZES = [(1280, 720), (901, 700), (390, 844), (320, 568)]
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
+THRESHOLD = float(re.search("THRESHOLD = (.+);", (ROOT / "docs/constants.js").read_text())[1])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +34,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address():
-    handler = partial(QuietHandler, directory=ROOT)
+    handler = partial(SimpleHTTPRequestHandler, directory=ROOT)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/docs/"
@@ -51,8 +46,12 @@ def open_page(browser, address):
     """A function that opens the page. At the end, nothing may be in the console."""
     problems = []
 
-    def new(hash="", **options):
+    def new(hash="", worker=None, **options):
         page = browser.new_page(base_url=address, **options)
+        if worker:
+            page.route(
+                "**/worker.js", lambda r: r.fulfill(body=worker, content_type="text/javascript")
+            )
         page.set_default_timeout(120_000)
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -81,6 +80,13 @@ def test_the_exported_weights_are_those_of_the_shipped_networks(tmp_path):
     export.export_weights(tmp_path, *load_models())
     for name in ("weights.bin", "weights.json"):
         assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), name
+
+
+def test_the_constants_are_those_of_python(tmp_path):
+    export.export_constants(tmp_path, load_models()[0], THRESHOLD)
+    texts = [(folder / "constants.js").read_text() for folder in (tmp_path, ROOT / "docs")]
+    found, expected = (re.findall(r"-?\d[\d.e-]*", text) for text in texts)
+    assert [*map(float, found)] == pytest.approx([*map(float, expected)])
 
 
 def test_the_kernel_is_compiled_from_its_source():
@@ -117,65 +123,46 @@ def test_both_networks_and_the_gradient_equal_pytorch(page, t):
         assert_close(ours, theirs.detach().flatten(), atol=atol, rtol=0)
 
 
-WORKER = """([job, windows]) => new Promise((resolve) => {
-    const worker = new Worker('worker.js', {type: 'module'}), found = {};
-    worker.onmessage = ({data: {a, b, guesses, ...path}}) => {
-        const pictures = guesses && {guesses: guesses.map((grays) => [...grays])};
-        Object.assign(found[[a, b]] ??= {}, path, pictures);
-        const all = windows.map((window) => found[window]);
-        if (all.every((path) => path?.surprise)) resolve(all);
-    };
-    worker.postMessage({id: 1, ...job, drawing: null, windows});
-})"""
+def until(page, script, arg=None):
+    """Call an asynchronous function in the page until it returns something (within a minute)."""
+    for _ in range(600):
+        if found := page.evaluate(script, arg):
+            return found
+        page.wait_for_timeout(100)
+    raise TimeoutError(script)
 
 
-def test_the_paths_are_those_of_python(page):
-    """Those of the worker, with float16 weights: pictures, heights, and both verdicts."""
+PATHS = """async ([start, digit, size, windows]) => {
+    const map = (await import('./paths.js')).findMap({start, digit, size});
+    const paths = windows.map((window) => map?.get(...window));
+    if (!paths.every((path) => path?.kind)) return null;
+    return paths.map((path) => ({...path, guesses: path.guesses.map((grays) => [...grays])}));
+}"""
+
+
+@pytest.mark.parametrize("noise, digit, size", [(5, 5, 0), (3, 7, 0), (5, 3, 3.5), (6, 5, 3.5)])
+def test_the_paths_are_those_of_python(open_page, noise, digit, size):
+    """Pictures, heights, and verdicts: of the shipped map, and of the workers."""
+    windows = [(0, 0), (9, 10), (9, 12), (9, 20)]
+    page = open_page(f"#start={noise}&digit={digit}&size={size}&first=10&last=10")
+    found = until(page, PATHS, [noise, digit, size, windows[1:]])
+    page.close()
     ddpm, classifier = rounded_models()
-    windows = [(0, 0), (0, 20), (0, 9), (4, 13), (12, 20)]
-    job = {"noise": 3, "digit": 7, "strength": 0, "push": "growing"}
-    found = page.evaluate(WORKER, [job, windows])
-    y = torch.tensor([(7, a, b) for a, b in windows])
-    guesses, log_p = when.pushed_paths(ddpm, classifier, [3] * len(y), y)
+    y = torch.tensor([(digit, *window) for window in windows])
+    scale = when.equal_scale(ddpm, classifier, noise, digit, size) if size else None
+    guesses, log_p = when.pushed_paths(ddpm, classifier, [noise] * len(y), y, scale)
+    surprises, alone = when.surprise(ddpm, guesses[:, -1]), log_p[0, -1].argmax().item()
 
     def compare(name, expected, atol):
         values = torch.tensor([path[name] for path in found])
-        assert_close(values, expected, atol=atol, rtol=0, check_dtype=False)
+        assert_close(values, expected[1:], atol=atol, rtol=0, check_dtype=False)
 
-    compare("guesses", to_uint8(guesses).flatten(2), 3)
-    compare("heights", when.heights(log_p, 7), 0.02)
-    compare("p", log_p[:, -1].exp(), 0.01)
-    compare("surprise", when.surprise(ddpm, guesses[:, -1]), 1e-3)
-
-
-def test_the_page_ships_the_map_that_it_computes(page):
-    windows = [(0, 0), (0, 20), (0, 10), (10, 11), (15, 18)]
-    settings, shipped = page.evaluate(
-        """async (windows) => {
-            const map = await (await import('./paths.js')).loadShipped();
-            const paths = windows.map(([a, b]) => map.get(a, b));
-            const plain = (path) => ({...path, guesses: path.guesses.map((of) => [...of])});
-            return [map.settings, paths.map(plain)];
-        }""",
-        windows,
-    )
-    for path, expected in zip(page.evaluate(WORKER, [settings, windows]), shipped):
-        for name, atol in {"guesses": 20, "heights": 0.02, "p": 0.01, "surprise": 1e-3}.items():
-            found = torch.tensor(path[name]).float()
-            assert_close(found, torch.tensor(expected[name]).float(), atol=atol, rtol=0)
-
-
-def test_the_verdicts_are_those_of_python(page):
-    """On all results of the shipped map: which digit it is, or that it is broken."""
-    content = json.loads((ROOT / "docs/map.json").read_text())
-    p, surprises = (torch.tensor(values) for values in zip(*content["results"]))
-    alone = p[0].argmax().item()
-    expected = when.kinds(p.log(), surprises, content["threshold"], when.DIGIT, alone)
-    found = page.evaluate("""async () => {
-        const map = await (await import('./paths.js')).loadShipped();
-        return map.pushes().map(({kind}) => kind);
-    }""")
-    assert found == expected[1:] and {"target", "alone", "broken"} <= set(found)
+    compare("guesses", to_uint8(guesses).flatten(2), 20)  # the shipped map has 16 gray levels
+    compare("heights", when.heights(log_p, digit), 0.03)
+    compare("p", log_p[:, -1].exp(), 0.02)
+    compare("surprise", surprises, 1e-3)
+    kinds = when.kinds(log_p[:, -1], surprises, THRESHOLD, digit, alone)
+    assert [path["kind"] for path in found] == kinds[1:]
 
 
 # --- the page ---
@@ -196,9 +183,8 @@ def test_the_first_picture_needs_neither_networks_nor_much_data(browser, address
     page, sizes = browser.new_page(base_url=address), []
     page.on("response", lambda response: sizes.append(len(response.body())))
     page.goto("index.html", wait_until="networkidle")
-    page.wait_for_selector("#result:not(.moving)")
-    assert ink(page, "#fork") > 0.005 and ink(page, "#result") > 0.05
-    assert page.inner_text("#headline") != "…" and sum(sizes) < 300_000
+    page.wait_for_selector("main:not(.waiting) #result")
+    assert ink(page, "#fork") > 0.005 and ink(page, "#result") > 0.05 and sum(sizes) < 300_000
     page.close()
 
 
@@ -212,7 +198,7 @@ COVERED = """(selector) => [...document.querySelectorAll(selector)].filter((node
 }).map((node) => node.outerHTML)"""
 
 
-@pytest.mark.parametrize("width, height", SIZES)
+@pytest.mark.parametrize("width, height", [(1280, 720), (901, 700), (390, 844), (320, 568)])
 def test_each_screen_shows_the_handles_and_nothing_is_covered_or_cut_off(open_page, width, height):
     page = open_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -232,58 +218,88 @@ def test_a_push_is_chosen_with_the_keyboard_or_a_pointer(page):
     page.focus("#begin")
     page.keyboard.press("End")  # it stops at the other handle
     assert push(page) == (1, 1)
-    track = page.locator("#track").bounding_box()
-
-    def drag(start, stop):
-        y = track["y"] + track["height"] / 2
-        at = [track["x"] + step * track["width"] / 20 for step in (start, stop)]
-        page.mouse.move(at[0], y)
+    track, cells = (page.locator(name).bounding_box() for name in ("#track", "#cells"))
+    y, step = track["y"] + track["height"] / 2, track["width"] / 20
+    for start, stop, expected in ((1.2, 4.1, (1, 4)), (0.7, 7.7, (8, 11))):  # a handle, the band
+        page.mouse.move(track["x"] + start * step, y)
         page.mouse.down()
-        page.mouse.move(at[1], y, steps=5)
+        page.mouse.move(track["x"] + stop * step, y, steps=5)
         page.mouse.up()
-
-    drag(1.2, 4.1)  # the outer half of the right handle
-    assert push(page) == (1, 4)
-    drag(0.7, 7.7)  # the band, by its first cell
-    assert push(page) == (8, 11) and page.url.endswith("from=8&until=11")
+        assert push(page) == expected
+    page.wait_for_url("**&first=8&last=11")
     assert page.get_attribute("#begin", "aria-valuetext") == "8, of 20"
     assert page.inner_text("#headline") in page.text_content("#announcement")
-    cells = page.locator("#cells").bounding_box()
-    at = {"x": 2.5 * cells["width"] / 20, "y": 4.5 * cells["width"] / 20}
-    page.locator("#cells").click(position=at)
+    page.locator("#cells").click(position={"x": cells["width"] / 8, "y": cells["width"] / 4.5})
     assert push(page) == (3, 16)
 
 
-def test_another_map_is_computed_and_the_browser_goes_back(open_page):
-    """The digit that appears unpushed cannot be chosen. A drawing takes the place of the noise."""
-    _, log_p = when.pushed_paths(*load_models(), [7], torch.tensor([(0, 0, 0)]))
-    digit = log_p[0, -1].argmax().item()
-    page = open_page(f"#noise=7&digit={digit}&from=3&until=14")
-    page.wait_for_function(f"() => location.hash.includes('digit={(digit + 1) % 10}')")
-    page.wait_for_function("() => document.getElementById('headline').textContent !== '…'")
-    assert page.is_disabled(f"#digits input[value='{digit}']") and push(page) == (3, 14)
-    page.click("#noise")
-    assert "noise=8" in page.url
-    page.go_back()
-    assert "noise=7" in page.url and page.inner_text("#headline") != "…"  # known already
-    pad = page.locator("#pad")
-    pad.scroll_into_view_if_needed()
-    pad.hover(position={"x": 106, "y": 40})
-    page.mouse.down()
-    pad.hover(position={"x": 106, "y": 170})
-    page.mouse.up()
-    page.wait_for_function("() => document.querySelector('.unpushed').textContent === 'a 1'")
+STUB = """const chance = (d) => Array.from({length: 10}, (_, k) => k === d ? 0.991 : 0.001);
+onmessage = ({data: {id, start, states, digit, windows = []}}) => {
+    const begin = typeof start === 'object' ? 12 : 0, alone = begin ? 5 : (start + 2) % 10;
+    const guess = new Uint8ClampedArray(784), guesses = Array(21).fill(guess);
+    for (const [first, end] of windows) {
+        const chances = guesses.map(() => chance(first <= 10 && end > 10 ? digit : alone));
+        for (let k = begin; !states && k <= 20; k++) postMessage({id, k, guess, p: chance(alone)});
+        postMessage(states ? {id, first, end, guesses, chances} : {id, states: {}});
+        if (states) postMessage({id, first, end, surprise: first > 14 ? 1 : 0});
+    }
+};"""  # a worker that needs no networks
+AGREES = """async () => {
+    const {findMap} = await import('./paths.js'), {drawing} = await import('./drawing.js');
+    const at = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+    const [$, isDrawn] = [document.querySelector.bind(document), at.start === 'drawing'];
+    const map = findMap({start: isDrawn ? drawing : +at.start, digit: +at.digit, size: +at.size});
+    const shows = [$('#digits :checked'), $('#begin'), $('#end')].map(({value}) => value);
+    const isIdle = map?.isPointless || map?.origin.isEmpty;
+    return map && `${shows}` === `${[at.digit, at.first, at.last]}`
+        && $('#equal').checked === at.size > 0 && $('#from-drawing').checked === isDrawn
+        && at.first > map.origin.earliest && (isIdle || map.isComplete())
+        && $('main').className === (isIdle ? 'waiting' : map.get(at.first - 1, +at.last).kind)
+        && (map.tried.size > 0 || !$('#tasks .done'));
+}"""
+SEQUENCE = [  # what is clicked or typed, and a part of the address afterward
+    ("#end=10", "start=5&digit=5&size=0&first=1&last=10"),
+    ("#equal", "size=3.5"),
+    ("#digits label:nth-child(4)", "digit=3&size=3.5"),
+    ("#equal", "digit=3&size=0"),
+    ("#digits label:nth-child(6)", "start=5&digit=5"),
+    ("#from-drawing", "start=drawing&digit=5"),
+    ("#drawing", "start=drawing&digit=5&size=0&first=13&last=20"),  # the digit that is chosen
+    ("#digits label:nth-child(4)", "start=drawing&digit=3"),
+    ("#begin=16", "first=16&last=20"),
+    ("#from-noise", "start=5&digit=5&size=0&first=1&last=10"),
+    ("#noise", "start=6&digit=5"),
+    ("back", "start=5&digit=5"),
+    ("#from-drawing", "start=drawing&digit=5"),
+    ("#noise", "start=6&digit=5&size=0&first=1&last=10"),
+]
+
+
+def test_a_sequence_of_actions_leaves_everything_in_agreement(open_page):
+    """After each action: the address, the controls, the map, the tasks, and the verdict."""
+    page = open_page(worker=STUB, reduced_motion="reduce")
+    for number, (action, expected) in enumerate(SEQUENCE):
+        selector, _, value = action.partition("=")
+        if action == "back":
+            page.go_back()
+        else:
+            page.fill(selector, value) if value else page.click(selector, force=True)
+        print(f"action {number}: {action}")  # shown if it fails
+        until(page, AGREES)
+        assert expected in page.evaluate("location.hash")
     page.close()
 
 
-def test_what_is_missing_is_said(browser, address):
+def test_after_a_failed_download_the_page_goes_on(browser, address):
     page = browser.new_page(base_url=address)
-    for missing in ("weights.bin", "conv.wasm", "map.json"):
-        page.route(f"**/{missing}", lambda route: route.abort())
+    for missing in ("weights.bin", "conv.wasm", "worker.js"):
         page.goto("index.html")
+        page.route(f"**/{missing}", lambda route: route.abort())
         page.click("#noise")
-        page.locator("#status", has_text="cannot").wait_for(timeout=20_000)
+        page.locator("#status", has_text="cannot").wait_for()
         page.unroute(f"**/{missing}")
+    page.click("#noise")
+    page.locator("#status", has_text="cannot").wait_for(state="detached")
     page.goto((ROOT / "docs" / "index.html").as_uri())
     assert "python3 -m http.server" in page.inner_text("#status")
     page.close()
