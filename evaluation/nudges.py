@@ -62,8 +62,12 @@ def measured_nudges(ddpm, grad, dataset, n=1_000, right=False):
     images, labels = dataset.load("train")
     for t in sampling_times(len(ddpm.abar) - 1, 20)[:MEASURED]:
         x_t, _, _ = noised_for_validation(ddpm.scheduler, x_0, torch.full_like(y, t))
-        exact = exact_nudge(ddpm, x_t, t, y, images, labels)
-        yield t, compare(nudge(ddpm, grad, x_t, t, y), exact)
+        yield t, compared(ddpm, grad, x_t, t, y, images, labels)
+
+
+def compared(ddpm, grad, x_t, t, y, images, labels):
+    """`compare` for noisy images x_t (B, C, H, W), pushed toward y (B,)."""
+    return compare(nudge(ddpm, grad, x_t, t, y), exact_nudge(ddpm, x_t, t, y, images, labels))
 
 
 def measured_scale(rows, name):

@@ -18,8 +18,7 @@ from diffusion import END, add_noise, load_ddpm, predicted_x_0
 from evaluation.classifier_free import SCALE, classifier_free, implied_gradient
 from evaluation.judge import judge_images, load_judge
 from evaluation.measure import cell, measure
-from evaluation.nudges import MEASURED, compare, exact_nudge, measured_nudges, measured_scale
-from evaluation.nudges import nudge
+from evaluation.nudges import MEASURED, compared, measured_nudges, measured_scale
 from inference import SAMPLER, STEPS, gradient, growing_scale, guided, load_models, sample
 from inference import trajectory
 from support import cli
@@ -170,9 +169,7 @@ def on_paths_that_end_wrong(networks, dataset, n=1_000):
     wrong = judge_images(load_judge(), to_uint8(steps[-1][2]))[1] != y
     images, labels = dataset.load("train")
     for t, x_t, _ in steps[:MEASURED]:
-        x_t, target = x_t[wrong], y[wrong]
-        exact = exact_nudge(ddpm, x_t, t, target, images, labels)
-        yield t, compare(nudge(ddpm, grad, x_t, t, target), exact)
+        yield t, compared(ddpm, grad, x_t[wrong], t, y[wrong], images, labels)
 
 
 @cache

@@ -11,7 +11,7 @@ from torchvision.utils import make_grid
 from support.files import atomic_write
 
 PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
-INK, ACCENT, BLUE_INK = "#222222", "#c8500a", "#0064ad"  # colors of figures
+INK, ACCENT = "#222222", "#c8500a"  # colors of figures
 ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
 MAX_FRAMES, COLORS = 13, 64  # per animation; color images use 256 colors
 FRAME_MS, LAST_FRAME_MS = 160, 3_000
@@ -113,7 +113,8 @@ def show(rows, titles=(), signed=()):
     import matplotlib.pyplot as plt
     from matplotlib.colors import LinearSegmentedColormap
 
-    signed_colors = LinearSegmentedColormap.from_list("", [BLUE_INK, "white", ACCENT])
+    ends = [tuple(channel / 255 for channel in color) for color in (BLUE, ORANGE)]
+    signed_colors = LinearSegmentedColormap.from_list("", [ends[0], "white", ends[1]])
     n = max(len(row) for row in rows.values())
     figure, axes = plt.subplots(len(rows), n, figsize=(8, 8 / n * len(rows)), squeeze=False)
     for line, (label, row) in zip(axes, rows.items()):
