@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-from support.files import load_checkpoint
-
 CHANNELS = 16
 
 
@@ -62,7 +60,7 @@ class Classifier(nn.Module):
 
     def log_p(self, x_t, t, y):
         """log p(y | x_t, t) of the classes y (B,), int64: (B,). This is the guide."""
-        return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
+        return -F.cross_entropy(self(x_t, t), y, reduction="none")
 
 
 class FiLMBlock(nn.Module):
@@ -86,8 +84,3 @@ class FiLMBlock(nn.Module):
         residual = self.conv1(F.silu(self.norm1(h)))
         residual = self.norm2(residual) * (1 + scale) + shift
         return self.skip(h) + self.conv2(F.silu(residual))
-
-
-def load_classifier(path, device="cpu", network_class=Classifier):
-    """Load a classifier from a checkpoint, in eval mode; see `load_checkpoint`."""
-    return load_checkpoint(path, network_class, device)

@@ -1,4 +1,4 @@
-"""The data: MNIST, Fashion-MNIST, KMNIST, or a folder of images, as tensors in [-1, 1].
+"""The data: MNIST, Fashion-MNIST, or a folder of images, as tensors in [-1, 1].
 
 Settings are chosen on the validation images; the test images are only for reported results.
 """
@@ -18,11 +18,7 @@ from support.pictures import from_uint8
 from support.streams import generator
 
 DATA = ROOT / "data"
-TORCHVISION = {
-    "mnist": datasets.MNIST,
-    "fashion-mnist": datasets.FashionMNIST,
-    "kmnist": datasets.KMNIST,
-}
+TORCHVISION = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}
 NUM_VALIDATION = 5_000  # the last images of each torchvision training set
 SPLITS = ("train", "validation", "test")
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
-from support import UserError
 from support.files import load_checkpoint
 from support.streams import generator
 
@@ -75,13 +74,15 @@ class DDPM:
             (x_t, t (B,)) -> output with `.sample`, whose config has in_channels and sample_size. A
             learned variance is ignored.
         scheduler: its DDPMScheduler, with the noise schedule, prediction type, and clipping.
+        info: what `load_checkpoint` said about the U-Net, or None.
 
-    Attributes: unet, scheduler, device; `shape` (C, H, W); `abar` (T + 1,), on the CPU: abar[t] for
-    t = 0 .. T - 1, and abar[END] = 1.
+    Attributes: unet, scheduler, info, device; `shape` (C, H, W); `abar` (T + 1,), on the CPU:
+    abar[t] for t = 0 .. T - 1, and abar[END] = 1.
     """
 
-    def __init__(self, unet, scheduler):
-        self.unet, self.scheduler, self.device = unet.eval(), scheduler, unet.device
+    def __init__(self, unet, scheduler, info=None):
+        self.unet, self.scheduler, self.info = unet.eval(), scheduler, info
+        self.device = unet.device
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.shape = unet.config.in_channels, height, width
@@ -127,23 +128,10 @@ class DDPM:
         return self.abar[t] if isinstance(t, int) else self.abar_on_device[t].view(-1, 1, 1, 1)
 
 
-def load_ddpm(path, device="cpu", network_class=UNet2DModel):
-    """Load a `DDPM` from a checkpoint; `ddpm.unet.dataset_info` describes its training data.
-
-    Raises UserError if the checkpoint is missing, corrupted, or incompatible.
-    """
-    unet = load_checkpoint(path, network_class, device)
-    return DDPM(unet, trained_scheduler(unet))
-
-
-def trained_scheduler(network):
-    """The DDPMScheduler that a loaded network was trained with.
-
-    Raises UserError if its checkpoint has none.
-    """
-    if network.schedule is None:
-        raise UserError(f"{network.checkpoint} was saved without a noise schedule")
-    return DDPMScheduler(**network.schedule)
+def load_ddpm(path, device="cpu", unet_class=UNet2DModel):
+    """Load a `DDPM` from a checkpoint; see `load_checkpoint` for the errors."""
+    unet, info = load_checkpoint(path, unet_class, device)
+    return DDPM(unet, DDPMScheduler(**info["schedule"]), info)
 
 
 # --- timesteps ---

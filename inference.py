@@ -9,29 +9,28 @@ arXiv 2105.05233), equation (14), with a scale s_t.
 
     eps_hat = eps(x_t, t) - s_t * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
-With --guidance-scale, s_t is constant, as in ADM; by default it grows as the noise decreases.
+With --guidance-scale, s_t is constant, as in ADM. By default, s_t = 1 + 15 SNR_t: it grows as the
+noise decreases.
 Images are tensors (B, C, H, W) in [-1, 1], and abar_t is the scheduler's alphas_cumprod[t].
 """
 
-import math
 import warnings
-from itertools import pairwise
-from operator import index
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
 from tqdm import tqdm
 
-from classifier import Classifier, load_classifier
+from classifier import Classifier
 from data import class_numbers
-from diffusion import END, load_ddpm, predicted_x_0, sampling_times, snr, timesteps
-from diffusion import trained_scheduler
+from diffusion import load_ddpm, predicted_x_0, sampling_times, snr, timesteps
 from support import UserError, cli, pictures
-from support.files import MODELS, output_folder, provenance
-from support.streams import gaussian_noise, image_seeds
+from support.files import MODELS, load_checkpoint, output_folder
+from support.streams import image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
+GROWTH = 15  # b of the default scale, s_t = 1 + b SNR_t
 FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too strong
 
 
@@ -42,7 +41,8 @@ def guided(ddpm, grad, scale):
         ddpm: a `DDPM`, the prediction of the noise without guidance.
         grad: (x_t, t, y) -> the gradient of log p(y | x_t, t), such as `gradient(log_p)`. Any
             network in it must have been trained with the same noise schedule.
-        scale: s, a number or a function of t (int).
+        scale: s, a number, or a function of t (int) that returns a number or a tensor
+            (B, 1, 1, 1), one scale per image.
 
     Equation (14) is ADM's rule for DDIM; we use it with every sampler. For ancestral sampling, ADM
     shifts the mean of each step instead (Algorithm 1). With the posterior variance, that is (14)
@@ -52,8 +52,6 @@ def guided(ddpm, grad, scale):
     def predict(x_t, t, y):
         eps = ddpm(x_t, t)
         s = scale(t) if callable(scale) else scale
-        if s == 0:
-            return eps
         return eps - s * (1 - ddpm.abar[t]).sqrt() * grad(x_t, t, y)  # ADM (14)
 
     return predict
@@ -95,38 +93,37 @@ def reverse(predict, scheduler, x_t, y, rngs):
         x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample  # DDPM (6), (7)
 
 
-def growing_scale(ddpm, a=1.5, b=12, low=0, high=math.inf):
-    """s_t = a + b SNR_t for low <= t < high, otherwise 0: a function of t.
+def growing_scale(ddpm, b=GROWTH):
+    """s_t = 1 + b SNR_t, a function of t, where SNR_t is abar_t / (1 - abar_t).
 
-    SNR_t is abar_t / (1 - abar_t). With the default noise schedule, s is 1.5 at t = 999, 15 at 249,
-    and 2,070 at 19. The shift of the predicted image, s (1 - abar) / sqrt(abar) grad, tends to
-    b grad as the noise vanishes.
+    1 is Bayes' rule; b makes up for a gradient that is too small once the image has become another
+    digit. The shift of the predicted image, s (1 - abar) / sqrt(abar) grad, tends to b grad as the
+    noise vanishes.
     """
-    return lambda t: a + b * snr(ddpm.abar[t]) if low <= t < high else 0
+    return lambda t: 1 + b * snr(ddpm.abar[t])
 
 
-def solver(scheduler_class, **settings):
-    """A function: the trained DDPMScheduler -> a diffusers scheduler with its noise schedule.
+SAMPLERS = {  # written out in examples/samplers.py
+    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    # order 1 is DDIM; diffusers' DDIMScheduler supports only evenly spaced timesteps
+    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
+    # 20 steps are enough for these two
+    "sde-dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {}),
+}
+
+
+def make_scheduler(sampler, trained, times):
+    """A diffusers scheduler for decreasing timesteps, with the noise schedule of the trained one.
 
     Nothing else is taken from the trained one: `DDPM` returns eps, already clipped and without a
     learned variance, whatever the U-Net predicts.
     """
-
-    def with_schedule_of(trained):
-        betas = trained.betas.tolist()
-        return scheduler_class(num_train_timesteps=len(betas), trained_betas=betas, **settings)
-
-    return with_schedule_of
-
-
-SAMPLERS = {  # written out in examples/samplers.py
-    "ddpm": solver(DDPMScheduler, clip_sample=False),
-    # order 1 is DDIM; diffusers' DDIMScheduler supports only evenly spaced timesteps
-    "ddim": solver(DPMSolverMultistepScheduler, solver_order=1),
-    # 20 steps are enough for these two
-    "sde-dpmsolver++": solver(DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
-    "dpmsolver++": solver(DPMSolverMultistepScheduler),
-}
+    scheduler_class, settings = SAMPLERS[sampler]
+    betas = trained.betas.tolist()
+    scheduler = scheduler_class(num_train_timesteps=len(betas), trained_betas=betas, **settings)
+    scheduler.set_timesteps(timesteps=times)
+    return scheduler
 
 
 @torch.no_grad()
@@ -141,18 +138,16 @@ def trajectory(ddpm, y, seeds, predict=None, sampler=SAMPLER, steps=STEPS, loop=
         predict: (x_t, t (int), y) -> the predicted noise, such as `guided(...)`; unguided by
             default.
         sampler: a key of `SAMPLERS`.
-        steps: the number of steps, evenly spaced, or decreasing timesteps (ints).
+        steps: the number of steps, evenly spaced in t.
         loop: `reverse`, or your own generator function with its arguments.
 
-    Raises UserError if the steps are invalid.
+    Raises UserError if there are more steps than timesteps.
     """
     T, rngs = len(ddpm.abar) - 1, [torch.Generator().manual_seed(seed) for seed in seeds]
-    times = sampling_times(T, steps) if isinstance(steps, int) else [index(t) for t in steps]
-    if not times or not all(t > u for t, u in pairwise([T, *times, END])):
-        raise UserError(f"steps must be 1 to {T}, or decreasing timesteps below {T}, got {steps}")
-    scheduler = SAMPLERS[sampler](ddpm.scheduler)
-    scheduler.set_timesteps(timesteps=times)
-    x_t = gaussian_noise(ddpm.shape, rngs).to(ddpm.device)
+    if not 1 <= steps <= T:
+        raise UserError(f"steps must be 1 to {T}, got {steps}")
+    scheduler = make_scheduler(sampler, ddpm.scheduler, sampling_times(T, steps))
+    x_t = randn_tensor((len(rngs), *ddpm.shape), rngs, ddpm.device)
     y = None if y is None else torch.as_tensor(y).to(ddpm.device)
     yield from loop(predict or ddpm, scheduler, x_t, y, rngs)
 
@@ -167,16 +162,16 @@ def sample(ddpm, y, seeds, predict=None, batch_size=100, **settings):
     if y is not None and len(y) != len(seeds):
         raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
     images, largest = [], torch.zeros((), device=ddpm.device)
+    batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
+    total = len(batches) * settings.get("steps", STEPS)
     # inside another progress bar, this one disappears when it is complete
-    with tqdm(total=len(seeds), unit="image", desc="sampling", disable=None, leave=None) as bar:
-        for first in range(0, len(seeds), batch_size):
-            part = slice(first, first + batch_size)
+    with tqdm(total=total, unit="step", desc="sampling", disable=None, leave=None) as bar:
+        for part in batches:
             y_part = None if y is None else y[part]
-            for t, x_t, x_0 in trajectory(ddpm, y_part, seeds[part], predict, **settings):
+            for _, x_t, x_0 in trajectory(ddpm, y_part, seeds[part], predict, **settings):
                 image, largest = x_0, torch.maximum(largest, x_t.abs().max())
-                bar.set_postfix(t=t)
+                bar.update()
             images.append(image.cpu())
-            bar.update(len(image))
     images = torch.cat(images)
     if not images.isfinite().all():
         raise UserError("the samples are not finite; lower the guidance scale or check the guide")
@@ -195,10 +190,10 @@ def load_models(folder=MODELS, device="cpu", unet_class=UNet2DModel, classifier_
     on the same dataset with the same noise schedule.
     """
     ddpm = load_ddpm(Path(folder, "ddpm_unet.pth"), device, unet_class)
-    classifier = load_classifier(Path(folder, "classifier.pth"), device, classifier_class)
-    if classifier.dataset_info != ddpm.unet.dataset_info:
+    classifier, info = load_checkpoint(Path(folder, "classifier.pth"), classifier_class, device)
+    if info["dataset"] != ddpm.info["dataset"]:
         raise UserError(f"the networks in {folder} were trained on different datasets")
-    abar, other = ddpm.scheduler.alphas_cumprod, trained_scheduler(classifier).alphas_cumprod
+    abar, other = ddpm.abar[:-1], DDPMScheduler(**info["schedule"]).alphas_cumprod
     if abar.shape != other.shape or not torch.allclose(abar, other):
         raise UserError(f"the networks in {folder} were trained with different noise schedules")
     return ddpm, classifier
@@ -208,55 +203,60 @@ def load_models(folder=MODELS, device="cpu", unet_class=UNet2DModel, classifier_
 
 
 def parse_args(argv):
-    parser = cli.ArgumentParser(__doc__)
-    add = parser.add_argument
-    positive = cli.number(int, 1)
-    add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all'")
-    add("--num-samples", type=positive, default=8, help="images per digit")
-    scale_help = "constant scales, one row each, 0 for no guidance (default: a growing scale)"
-    add("--guidance-scale", type=cli.number(float), nargs="+", metavar="S", help=scale_help)
-    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
-    add("--steps", type=positive, default=STEPS, help="sampling steps")
+    parser = cli.make_parser(__doc__)
+    add, default = parser.add_argument, "(default: %(default)s)"
+    positive, real = cli.number(int, 1), cli.number(float)
+    add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all' (default: 1)")
+    add("--num-samples", type=positive, default=8, help=f"images per digit {default}")
+    scale_help = "constant scales, one row each; 0 is unguided"
+    add("--guidance-scale", type=real, nargs="+", default=[], metavar="S", help=scale_help)
+    growing_help = f"growing scales 1 + B SNR_t, one row each (default: {GROWTH})"
+    add("--growing-scale", type=real, nargs="+", default=[], metavar="B", help=growing_help)
+    add("--sampler", choices=SAMPLERS, default=SAMPLER, help=f"sampling algorithm {default}")
+    add("--steps", type=positive, default=STEPS, help=f"sampling steps {default}")
     add("--output", type=cli.output(".png"), help="PNG file (default: guided_output.png)")
-    add("--npz", type=cli.output(".npz"), help="NPZ file for the samples of the last scale")
-    add("--gif", type=cli.output(".gif"), help="GIF file for an animation of the last scale")
-    add("--models", type=Path, default=MODELS, help="folder that contains the checkpoints")
+    add("--npz", type=cli.output(".npz"), help="NPZ file for the samples of the last row")
+    add("--gif", type=cli.output(".gif"), help="GIF file for an animation of the last row")
+    add("--models", type=Path, default=MODELS, help="folder of the checkpoints (default: models)")
     cli.add_run_flags(parser)
     return parser.parse_args(argv)
+
+
+def scales_of(args, ddpm):
+    """The rows that the flags ask for: (label, scale), constant scales first."""
+    rows = [(f"s = {s}".removesuffix(".0"), s) for s in args.guidance_scale]
+    growths = args.growing_scale or ([] if rows else [GROWTH])
+    return rows + [(f"1 + {b:g} SNR", growing_scale(ddpm, b)) for b in growths]
 
 
 @cli.one_line_errors
 def main(argv=None, unet_class=UNet2DModel, classifier_class=Classifier):
     args = parse_args(argv)
     ddpm, classifier = load_models(args.models, args.device, unet_class, classifier_class)
-    info, grad = classifier.dataset_info, gradient(classifier.log_p)
+    info, grad = ddpm.info["dataset"], gradient(classifier.log_p)
     digits = class_numbers(args.digits, info["classes"])
     y = torch.tensor(digits).repeat_interleave(args.num_samples)  # (N,)
     seeds = image_seeds(args.seed, y.tolist())
     settings = {"sampler": args.sampler, "steps": args.steps}
 
-    scales = {f"s = {s}".removesuffix(".0"): s for s in args.guidance_scale or []}
-    scales = scales or {"growing": growing_scale(ddpm)}
-    predicts = {label: guided(ddpm, grad, scale) for label, scale in scales.items()}
-    rows = {label: sample(ddpm, y, seeds, p, **settings) for label, p in predicts.items()}
+    rows = []
+    for label, scale in scales_of(args, ddpm):
+        predict = guided(ddpm, grad, scale)
+        images = sample(ddpm, y, seeds, predict, **settings)
+        rows.append((label, pictures.as_displayed(images, info)))
 
-    columns = len(y) if args.num_samples == 1 else args.num_samples
-    settings |= {"seed": args.seed, "num_samples": args.num_samples}
-    made_from = provenance(ddpm.unet, classifier, scales=list(rows), digits=digits, **settings)
     output = args.output or output_folder(args.models) / "guided_output.png"
-    last = list(rows)[-1]
+    columns = len(y) if args.num_samples == 1 else args.num_samples
     if len(rows) == 1:
-        pictures.save_grid(output, pictures.as_displayed(rows[last], info), columns, made_from)
+        pictures.save_grid(output, rows[0][1], columns)
     else:
-        grids = {label: pictures.as_displayed(images, info) for label, images in rows.items()}
-        names = [info["classes"][k] for k in digits]
-        pictures.save_labeled_grid(output, grids, names, made_from)
+        pictures.save_labeled_grid(output, rows, [info["classes"][k] for k in y])
     if args.npz:
-        pictures.save_npz(args.npz, rows[last], y, info["classes"])
+        pictures.save_npz(args.npz, images, y, info["classes"])
     if args.gif:  # sampled again, step by step
-        steps = trajectory(ddpm, y, seeds, predicts[last], args.sampler, args.steps)
-        guide = None if scales[last] == 0 else lambda x_t, t: grad(x_t, t, y.to(x_t.device))
-        pictures.save_animation(args.gif, steps, guide, args.steps, columns, info, made_from)
+        steps = trajectory(ddpm, y, seeds, predict, **settings)
+        push = None if scale == 0 else lambda x_t, t: grad(x_t, t, y.to(x_t.device))
+        pictures.save_animation(args.gif, steps, push, columns, info)
     print(f"saved {len(y) * len(rows)} images to {output}")
 
 

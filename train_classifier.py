@@ -6,8 +6,7 @@
 
 Minimizes the cross-entropy on noisy images x_t, DDPM (4), with t uniform over all timesteps. At
 high noise levels no classifier can be accurate, but it can be calibrated: validation reports the
-mean confidence next to the accuracy, and the two should agree. The checkpoint also has both for
-four ranges of t.
+mean confidence next to the accuracy, and the two should agree.
 
 Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both to DIR.
 """
@@ -22,9 +21,9 @@ from classifier import CHANNELS, Classifier
 from data import Dataset, add_data_flags
 from diffusion import SCHEDULE, noised_for_validation
 from support import cli
-from support.files import output_folder, provenance
+from support.files import output_folder
 from support.pictures import ACCENT, INK, plain_figure, save_figure
-from support.training import Run, add_training_flags, fused, settings_of
+from support.training import FUSED, Run, add_training_flags
 
 STEPS = 6_000
 BATCH_SIZE = 128
@@ -32,31 +31,27 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 200
 WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
-T_BANDS = ((0, 1), (0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 1))  # fractions of all timesteps
 
 
-def train(classifier, scheduler, run, validate, max_t=None):
+def train(classifier, scheduler, run, validate):
     """Minimize the cross-entropy on noised images.
 
     Args:
         classifier: (x_t, t) -> logits.
         scheduler: a DDPMScheduler, which adds the noise.
-        run: a `Run`, with the data, the number of steps, and the learning rate.
-        validate: called as validate(run), with the classifier in eval mode.
-        max_t: the largest timestep to train on; all of them by default.
+        run: a `Run`, which makes the batches, shows a progress bar, and saves the state.
+        validate: called without arguments, with the classifier in eval mode.
     """
-    device, lr = next(classifier.parameters()).device, run.settings["lr"]
-    max_t = scheduler.config.num_train_timesteps - 1 if max_t is None else max_t
+    device, steps, lr = next(classifier.parameters()).device, run.args.steps, run.args.lr
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=fused(device)
+        classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED
     )
-    warmup = min(WARMUP_STEPS, run.steps // 2)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, run.steps)
-    run.start(classifier, optimizer=optimizer, lr_scheduler=lr_scheduler)
+    warmup = min(WARMUP_STEPS, steps // 2)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
 
-    for x_0, y in run.batches():  # (B, C, H, W), (B,)
-        t = torch.randint(max_t + 1, (len(x_0),))  # (B,)
-        eps = torch.randn_like(x_0)
+    for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler):
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
+        eps = torch.randn_like(x_0)  # (B, C, H, W)
         x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
 
         logits = classifier(x_t.to(device), t.to(device))  # (B, K)
@@ -68,17 +63,17 @@ def train(classifier, scheduler, run, validate, max_t=None):
         optimizer.step()
         lr_scheduler.step()
 
-        run.log(loss)
+        run.losses.append(loss.detach())
         if run.validates:
             classifier.eval()
-            validate(run)
+            validate()
             classifier.train()
     classifier.eval()
 
 
 @torch.no_grad()
 def predict_noised(classifier, scheduler, x_0, t=None, batch_size=500):
-    """Add noise to images x_0 (N, C, H, W) and classify them: p(y | x_t, t) (N, K), and t (N,).
+    """Add noise to images x_0 (N, C, H, W) and classify them: p(y | x_t, t) (N, K).
 
     The noise is the same in every call: see `noised_for_validation`.
     """
@@ -88,34 +83,27 @@ def predict_noised(classifier, scheduler, x_0, t=None, batch_size=500):
     for part in torch.arange(len(x_0)).split(batch_size):
         logits = classifier(x_t[part].to(device), t[part].to(device))
         probabilities.append(logits.softmax(dim=1).cpu())
-    return torch.cat(probabilities), t
+    return torch.cat(probabilities)
 
 
-def accuracy_by_band(classifier, scheduler, images, labels):
-    """Accuracy and mean confidence in each band of t: two dicts."""
-    p, t = predict_noised(classifier, scheduler, images)
-    confidence, prediction = p.max(dim=1)
-    correct = (prediction == labels).float()
-    accuracies, confidences = {}, {}
-    for band in T_BANDS:
-        low, high = (round(end * scheduler.config.num_train_timesteps) for end in band)
-        inside = (low <= t) & (t < high)
-        accuracies[f"t {low}-{high - 1}"] = correct[inside].mean().item()
-        confidences[f"t {low}-{high - 1}"] = confidence[inside].mean().item()
-    return accuracies, confidences
+def accuracy_and_confidence(classifier, scheduler, images, labels, t=None):
+    """Accuracy and mean confidence on noised images (N, C, H, W), by default over all t."""
+    confidence, prediction = predict_noised(classifier, scheduler, images, t).max(dim=1)
+    accuracy = (prediction == labels).float().mean().item()
+    return {"accuracy": accuracy, "confidence": confidence.mean().item()}
 
 
-def plot_accuracy(classifier, scheduler, images, labels):
+def plot_accuracy(classifier, scheduler, images, labels, num_classes):
     """Accuracy on noised images against t, with chance level: a matplotlib figure."""
     last = scheduler.config.num_train_timesteps - 1
     timesteps = [*range(0, last, 100), last]
-    accuracy = []
-    for t in timesteps:
-        p, _ = predict_noised(classifier, scheduler, images, torch.full((len(images),), t))
-        accuracy.append((p.argmax(dim=1) == labels).float().mean().item())
+    found = [
+        accuracy_and_confidence(classifier, scheduler, images, labels, torch.full_like(labels, t))
+        for t in timesteps
+    ]
     figure, axes = plain_figure(6, 3.5)
-    axes.plot(timesteps, accuracy, "o-", color=INK, label="classifier")
-    axes.axhline(1 / p.shape[1], color=ACCENT, label="chance")
+    axes.plot(timesteps, [f["accuracy"] for f in found], "o-", color=INK, label="classifier")
+    axes.axhline(1 / num_classes, color=ACCENT, label="chance")
     axes.set(xlabel="t: from the image to pure noise", ylim=(0, 1.02))
     axes.set(ylabel=f"accuracy on {len(images):,} validation images")
     axes.legend(frameon=False)
@@ -123,39 +111,33 @@ def plot_accuracy(classifier, scheduler, images, labels):
 
 
 @cli.one_line_errors
-def main(argv=None, network_class=Classifier):
-    """Train Classifier, or another network_class(channels, num_classes=..., image_shape=...)."""
-    parser = cli.ArgumentParser(__doc__)
-    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
-    add, width = parser.add_argument, cli.number(int, 8, multiple_of=8)
-    add("--channels", type=width, default=CHANNELS, help="number of channels")
-    max_t = SCHEDULE["num_train_timesteps"] - 1
-    timestep = cli.number(int, 0, max_t)
-    add("--max-t", type=timestep, default=max_t, help="largest timestep to train on")
+def main(argv=None, classifier_class=Classifier):
+    """Train Classifier, or another classifier_class(channels, num_classes=..., image_shape=...)."""
+    parser = cli.make_parser(__doc__)
+    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
-    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
     dataset = Dataset(args.dataset, args.size)
     print(dataset, flush=True)
     images, labels = dataset.load("validation")
+    num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
 
     torch.manual_seed(args.seed)
-    sizes = {"num_classes": len(dataset.info["classes"]), "image_shape": dataset.info["shape"]}
-    classifier = network_class(args.channels, **sizes).to(args.device)
-    settings, checkpoint = settings_of(args, "channels", "max_t"), args.models / "classifier.pth"
-    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings)
+    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
+    classifier = classifier_class(args.channels, num_classes=num_classes, image_shape=image_shape)
+    classifier.to(args.device)
+    checkpoint = args.models / "classifier.pth"
+    run = Run(checkpoint, classifier, dataset, args, dict(SCHEDULE))
 
-    def validate(run):
-        accuracy, confidence = accuracy_by_band(classifier, scheduler, images, labels)
-        run.record(accuracy=accuracy, confidence=confidence)
+    def validate():
+        run.record(**accuracy_and_confidence(classifier, scheduler, images, labels))
 
-    train(classifier, scheduler, run, validate, args.max_t)
+    train(classifier, scheduler, run, validate)
     run.save_checkpoint()
-    plotted = plot_accuracy(classifier, scheduler, images, labels)
-    save_figure(figure, plotted, provenance(classifier, **run.settings))
+    figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
+    save_figure(figure, plot_accuracy(classifier, scheduler, images, labels, num_classes))
     run.finish()
-    print(f"saved {checkpoint} and {figure} after {run.elapsed():.0f} s")
+    print(f"saved {checkpoint} and {figure} after {run.seconds():.0f} s")
 
 
 if __name__ == "__main__":

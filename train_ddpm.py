@@ -22,9 +22,9 @@ from torch.nn.utils import clip_grad_norm_
 from data import Dataset, add_data_flags
 from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
 from support import UserError, cli
-from support.files import output_folder, provenance
+from support.files import output_folder
 from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
-from support.training import Run, add_training_flags, fused, settings_of
+from support.training import FUSED, Run, add_training_flags
 
 STEPS = 11_000
 BATCH_SIZE = 64
@@ -66,21 +66,21 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
     Args:
         unet: (x_t, t) -> output with `.sample`.
         scheduler: a DDPMScheduler, which adds the noise.
-        run: a `Run`, with the data, the number of steps, and the learning rate.
-        validate: called as validate(run), while the U-Net holds the averaged weights, in eval mode.
+        run: a `Run`, which makes the batches, shows a progress bar, and saves the state.
+        validate: called without arguments, while the U-Net holds the averaged weights, in eval
+            mode.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator. The
             U-Net must still predict the scheduler's target, which `main` validates and samples.
     """
-    lr, warmup = run.settings["lr"], min(WARMUP_STEPS, run.steps // 2)
+    steps, lr = run.args.steps, run.args.lr
     optimizer = torch.optim.AdamW(
-        unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=fused(unet.device)
+        unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=unet.device.type in FUSED
     )
-    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, run.steps)
+    warmup = min(WARMUP_STEPS, steps // 2)
+    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, steps)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
-    run.start(unet, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema)
-    ema.to(unet.device)  # a loaded state is on the CPU
 
-    for x_0, y in run.batches():  # (B, C, H, W), (B,)
+    for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema):
         loss = loss_of(unet, scheduler, x_0, y)
 
         optimizer.zero_grad()
@@ -90,12 +90,12 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
         lr_scheduler.step()
         ema.step(unet.parameters())
 
-        run.log(loss)
+        run.losses.append(loss.detach())
         if run.validates:
             ema.store(unet.parameters())
             ema.copy_to(unet.parameters())
             unet.eval()
-            validate(run)
+            validate()
             unet.train()
             ema.restore(unet.parameters())
     ema.copy_to(unet.parameters())
@@ -139,9 +139,9 @@ def unguided_samples(unet):
 
 def plot_losses(run):
     """The training loss, as means over 1% of the steps, and the validation losses: a figure."""
-    size = max(1, run.steps // 100)  # steps per mean
-    parts = torch.stack(run.losses).cpu().split(size)
-    ends = [min(size * k, run.steps) for k in range(1, len(parts) + 1)]
+    size = max(1, run.step // 100)  # steps per mean
+    parts = torch.stack(run.losses).split(size)
+    ends = [min(size * k, run.step) for k in range(1, len(parts) + 1)]
     figure, axes = plain_figure(6, 3.5)
     axes.plot(ends, [part.mean() for part in parts], color=INK, lw=1, label="training")
     steps = [entry["step"] for entry in run.history]
@@ -153,48 +153,39 @@ def plot_losses(run):
     return figure
 
 
-def add_unet_flags(parser, steps):
-    """Add the flags of a script that trains a U-Net."""
-    add_training_flags(parser, steps, BATCH_SIZE, LEARNING_RATE)
-    width = cli.number(int, 8, multiple_of=8)
-    parser.add_argument("--channels", type=width, default=CHANNELS, help="number of channels")
-    add_data_flags(parser)
-
-
 @cli.one_line_errors
-def main(argv=None, make_network=make_unet, loss_of=ddpm_loss):
-    """Train a U-Net, or another make_network(shape, channels); loss_of is as for `train`."""
-    parser = cli.ArgumentParser(__doc__)
-    add_unet_flags(parser, STEPS)
+def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
+    """Train a U-Net, or another unet_class(shape, channels); loss_of is as for `train`."""
+    parser = cli.make_parser(__doc__)
+    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
+    add_data_flags(parser)
     args = parser.parse_args(argv)
-    top = output_folder(args.models)
-    samples, figure = top / "sample_ddpm_output.png", top / "results" / "ddpm_loss.png"
-    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
     dataset = Dataset(args.dataset, args.size)
     print(dataset, flush=True)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
     torch.manual_seed(args.seed)
-    unet = make_network(dataset.info["shape"], args.channels).to(args.device)
-    settings, checkpoint = settings_of(args, "channels"), args.models / "ddpm_unet.pth"
-    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings)
+    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
+    unet = unet_class(dataset.info["shape"], args.channels).to(args.device)
+    checkpoint, folder = args.models / "ddpm_unet.pth", output_folder(args.models)
+    run = Run(checkpoint, unet, dataset, args, dict(SCHEDULE))
 
-    def validate(run):
+    def save_samples(path):
+        save_grid(path, as_displayed(unguided_samples(unet), dataset.info), COLUMNS)
+
+    def validate():
         loss, middle = validation_losses(unet, scheduler, validation)
         run.record(validation=loss, middle=middle)
         if run.step < args.steps:
-            save_samples(top / "previews" / f"step_{run.step:06d}.png", step=run.step)
-
-    def save_samples(path, *networks, **settings):
-        images = as_displayed(unguided_samples(unet), dataset.info)
-        save_grid(path, images, COLUMNS, provenance(*networks, **settings))
+            save_samples(folder / "previews" / f"step_{run.step:06d}.png")
 
     train(unet, scheduler, run, validate, loss_of)
     run.save_checkpoint()
-    save_samples(samples, unet)
-    save_figure(figure, plot_losses(run), provenance(unet, **run.settings))
+    samples, figure = folder / "sample_ddpm_output.png", folder / "results" / "ddpm_loss.png"
+    save_samples(samples)
+    save_figure(figure, plot_losses(run))
     run.finish()
-    print(f"saved {checkpoint}, {samples} and {figure} after {run.elapsed():.0f} s")
+    print(f"saved {checkpoint}, {samples} and {figure} after {run.seconds():.0f} s")
 
 
 if __name__ == "__main__":

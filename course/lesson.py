@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from data import load_mnist
 from diffusion import END, SCHEDULE, implied_noise, predicted_x_0
-from inference import SAMPLERS, reverse
+from inference import make_scheduler, reverse
 from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, write_gif
 
 BACKGROUND = (PAPER / 255,) * 3
@@ -37,8 +37,7 @@ def real(digit):
 
 def path_of(predict, x_t, y, times):
     """Sample from the noise x_t by DDIM: a list of (t, x_t, x_0). `times` ends with END."""
-    scheduler = SAMPLERS["ddim"](SCHEDULER)
-    scheduler.set_timesteps(timesteps=times[:-1])
+    scheduler = make_scheduler("ddim", SCHEDULER, times[:-1])
     return list(reverse(predict, scheduler, x_t, y, rngs=None))
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 from diffusion import END, sampling_times
 from examples import when
 from examples.when import DIGIT, NOISE, STEPS
-from inference import growing_scale, load_models
-from support.cli import ArgumentParser, one_line_errors
-from support.files import ROOT, atomic_write
+from inference import load_models
+from support.cli import make_parser, one_line_errors
+from support.files import MODELS, ROOT, atomic_write, sha256
 from support.pictures import to_uint8
 
 WINDOWS = [(0, 0), *combinations(range(STEPS + 1), 2)]  # unguided first
@@ -30,7 +30,7 @@ def export_constants(folder, ddpm, threshold):
     names = ("NOISE", "DIGIT", "STEPS", "SIZE", "DECADES", "CERTAIN", "RENOISED_TIMES", "RENOISING")
     times = sampling_times(len(ddpm.abar) - 1, STEPS)
     abar = {t: ddpm.abar[t].item() for t in [*times, END]}
-    scales = [float(growing_scale(ddpm)(t)) for t in times]
+    scales = [float(when.growing_scale(ddpm)(t)) for t in times]
     values = {name: getattr(when, name) for name in names} | {"THRESHOLD": threshold}
     values |= {"TIMES": list(abar), "ABAR": abar, "SCALES": scales, "WINDOWS": WINDOWS}
     lines = [f"export const {name} = {json.dumps(value)};\n" for name, value in values.items()]
@@ -58,7 +58,7 @@ def export_weights(folder, ddpm, classifier):
             places.append(place)
             parts.append(array.tobytes())
             start += array.size
-    hashes = {network.checkpoint: network.sha256 for network in (ddpm.unet, classifier)}
+    hashes = {name: sha256(MODELS / name) for name in ("ddpm_unet.pth", "classifier.pth")}
     with atomic_write(folder / "weights.bin") as file:
         file.write(b"".join(parts))
     with atomic_write(folder / "weights.json") as file:
@@ -93,7 +93,7 @@ def export_map(folder, ddpm, classifier):
 
 @one_line_errors
 def main(argv=None):
-    ArgumentParser(__doc__).parse_args(argv)
+    make_parser(__doc__).parse_args(argv)
     folder, networks = ROOT / "docs", load_models()
     export_constants(folder, networks[0], when.most_surprise(*networks))
     export_weights(folder, *networks)

@@ -23,7 +23,7 @@ from data import Dataset, add_data_flags
 from evaluation.judge import load_judge
 from evaluation.measure import SEED, measure, name_of
 from evaluation.report import Networks, text_of
-from inference import SAMPLER, SAMPLERS, STEPS
+from inference import GROWTH, SAMPLER, SAMPLERS, STEPS
 from support import UserError, cli
 from support.files import MODELS
 
@@ -31,19 +31,22 @@ METHODS = ("guided", "unguided", "classifier_free")
 
 
 def parse_args(argv):
-    parser = cli.ArgumentParser(__doc__)
+    parser = cli.make_parser(__doc__)
     add = parser.add_argument
     method_help = "methods to evaluate, one row each"
     add("--method", nargs="*", choices=METHODS, default=["guided"], help=method_help)
     scale_help = "constant scales, one row each (default: each method's own)"
-    add("--guidance-scale", nargs="+", type=cli.number(float, 0), metavar="S", help=scale_help)
-    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="sampling algorithm")
-    add("--steps", type=cli.number(int, 1), default=STEPS, help="sampling steps")
+    scale = cli.number(float, 0)
+    add("--guidance-scale", nargs="+", type=scale, default=[], metavar="S", help=scale_help)
+    growing_help = "growing scales 1 + B SNR_t, one row each"
+    add("--growing-scale", nargs="+", type=scale, default=[], metavar="B", help=growing_help)
+    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="default: %(default)s")
+    add("--steps", type=cli.number(int, 1), default=STEPS, help="default: %(default)s")
     samples_help = ".npz files in openai/guided-diffusion's format, one row each"
     add("--samples", nargs="+", type=Path, default=[], metavar="FILE", help=samples_help)
-    add("--n", type=cli.number(int, 100), default=2_000, help="samples per row")
+    add("--n", type=cli.number(int, 100), default=2_000, help="samples per row (default: 2000)")
     splits = "validation", "test"
-    add("--split", choices=splits, default=splits[0], help="split of the real images")
+    add("--split", choices=splits, default=splits[0], help="default: %(default)s")
     add("--csv", type=cli.output(".csv"), help="file for the table")
     models_help = "folder of the checkpoints; without a judge.pth, the included judge is used"
     add("--models", type=Path, default=MODELS, help=models_help)
@@ -56,8 +59,9 @@ def make_rows(args, dataset):
     """The sampled rows that the flags select, for `measure`; names say what is not the default."""
     run = 0 if args.models.resolve() == MODELS else args.models
     networks = Networks(run, args.sampler, args.steps, args.device)
-    if networks.classifier.dataset_info != dataset.info:
-        trained_on = name_of(networks.classifier.dataset_info)
+    info = networks.ddpm.info["dataset"]
+    if info != dataset.info:
+        trained_on = name_of(info)
         raise UserError(
             f"the networks in {args.models} are for {trained_on}, but --dataset is {args.dataset}"
         )
@@ -70,9 +74,11 @@ def make_rows(args, dataset):
     suffix = "".join(f", {text}" for text, default in others.items() if text != default)
     rows = {}
     for name in args.method:
-        make, scales = getattr(networks, name), args.guidance_scale
+        make, scales = getattr(networks, name), list(args.guidance_scale)
+        scales += [(1, b) for b in args.growing_scale]
         if name == "unguided" or not scales:
-            rows[name + suffix] = make()
+            default = [(1, GROWTH)] if name == "guided" else []
+            rows[name + suffix] = make(*default)
         else:
             rows |= {f"{name}, {text_of(scale)}{suffix}": make(scale) for scale in scales}
     return rows

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
-from data import Dataset
-from diffusion import SCHEDULE, implied_noise, make_unet, predicted_x_0, training_target
+from data import Dataset, add_data_flags
+from diffusion import CHANNELS, SCHEDULE, implied_noise, make_unet, predicted_x_0, training_target
 from support import cli
-from support.training import Run, settings_of
-from train_ddpm import STEPS, add_unet_flags, train, training_timesteps
+from support.training import Run, add_training_flags
+from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, train, training_timesteps
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
 SCALE = 1.5  # chosen in results/tuning.csv
@@ -73,22 +73,22 @@ def classifier_free_loss(unet, scheduler, x_0, y):
 
 @cli.one_line_errors
 def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
-    add_unet_flags(parser, STEPS)
+    parser = cli.make_parser(__doc__)
+    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
+    add_data_flags(parser)
     args = parser.parse_args(argv)
-    checkpoint = args.models / "classifier_free.pth"
-    scheduler = DDPMScheduler(**SCHEDULE)
     dataset = Dataset(args.dataset, args.size)
     print(dataset, flush=True)
 
     torch.manual_seed(args.seed)
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
     unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
-    run = Run(checkpoint, dataset, args.resume, dict(SCHEDULE), **settings_of(args, "channels"))
-    train(unet, scheduler, run, Run.record, classifier_free_loss)
+    checkpoint = args.models / "classifier_free.pth"
+    run = Run(checkpoint, unet, dataset, args, dict(SCHEDULE))
+    train(unet, DDPMScheduler(**SCHEDULE), run, run.record, classifier_free_loss)
     run.save_checkpoint()
     run.finish()
-    print(f"saved {checkpoint} after {run.elapsed():.0f} s")
+    print(f"saved {checkpoint} after {run.seconds():.0f} s")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from data import Dataset, add_data_flags
 from support import cli
 from support.files import MODELS, load_checkpoint
 from support.pictures import from_uint8
-from support.training import Run, add_training_flags, fused, settings_of
+from support.training import FUSED, Run, add_training_flags
 
 STEPS = 5_148  # twelve epochs
 BATCH_SIZE = 128
@@ -69,7 +69,7 @@ def block(in_channels, out_channels, size):
 
 
 def load_judge(path=MODELS / "judge.pth", device="cpu"):
-    """Load a judge from a checkpoint, in eval mode; see `load_checkpoint`."""
+    """Load a judge, in eval mode: (judge, info), as from `load_checkpoint`."""
     return load_checkpoint(path, Judge, device)
 
 
@@ -89,14 +89,13 @@ def accuracy_of(judge, images, labels):
 
 def train(judge, dataset, run):
     """Minimize the cross-entropy on augmented images; see `train_classifier.train`."""
-    device, lr = judge.linear.weight.device, run.settings["lr"]
+    device, steps, lr = judge.linear.weight.device, run.args.steps, run.args.lr
     optimizer = torch.optim.AdamW(
-        judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=fused(device)
+        judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED
     )
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, run.steps // 20, run.steps)
-    run.start(judge, optimizer=optimizer, lr_scheduler=lr_scheduler)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
 
-    for x_0, y in run.batches():  # (B, C, H, W), (B,)
+    for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler):
         logits = judge(AUGMENT(x_0).to(device))
         loss = F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING)
 
@@ -105,7 +104,7 @@ def train(judge, dataset, run):
         optimizer.step()
         lr_scheduler.step()
 
-        run.log(loss)
+        run.losses.append(loss.detach())
         if run.validates:
             judge.eval()
             run.record(validation_accuracy=accuracy_of(judge, *dataset.splits["validation"]))
@@ -115,23 +114,23 @@ def train(judge, dataset, run):
 
 @cli.one_line_errors
 def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
+    parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    checkpoint = args.models / "judge.pth"
     dataset = Dataset(args.dataset, args.size)
     print(dataset, flush=True)
 
     torch.manual_seed(args.seed)
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
-    run = Run(checkpoint, dataset, args.resume, **settings_of(args))
+    checkpoint = args.models / "judge.pth"
+    run = Run(checkpoint, judge, dataset, args)
     train(judge, dataset, run)
     test_accuracy = accuracy_of(judge, *dataset.splits["test"])
     run.save_checkpoint(test_accuracy=test_accuracy)
     run.finish()
-    print(f"saved {checkpoint} after {run.elapsed():.0f} s; test accuracy {test_accuracy:.4f}")
+    print(f"saved {checkpoint} after {run.seconds():.0f} s; test accuracy {test_accuracy:.4f}")
 
 
 if __name__ == "__main__":

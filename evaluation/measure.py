@@ -11,19 +11,15 @@
 Choose settings with the default split and seed; report results with split="test", seed=0.
 """
 
-import contextlib
 import hashlib
 import time
 import traceback
 import warnings
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import diffusers
 import torch
-from torch.nn.modules.module import register_module_forward_hook
-from torch.nn.modules.module import register_module_forward_pre_hook
 from tqdm import tqdm
 
 from data import Dataset
@@ -36,7 +32,7 @@ from support.pictures import from_uint8, to_uint8
 from support.streams import image_seeds
 
 SEED = 1  # 0 is for reported results
-SHOWN = ("error", "accuracy", "frechet", "precision", "recall", "network_calls")
+SHOWN = ("error", "accuracy", "frechet", "precision", "recall")
 OF_MANY_IMAGES = ("precision", "recall", "class_frechet")
 PER_CLASS = 10  # with fewer images per class, these metrics are left out
 
@@ -52,7 +48,8 @@ def measure(
             Images are in [-1, 1] or uint8. A function is called twice, first with the first label
             and seed of each class.
         n: samples per row, rounded down to a multiple of the number of classes.
-        dataset, judge: a `Dataset` and its `Judge`; MNIST and the included judge by default.
+        dataset, judge: a `Dataset`, and what `load_judge` returns; by default, MNIST and the
+            included judge.
         path: a CSV file, updated after every row. Sampled rows that it has are skipped: same name,
             settings, first image of each class, and first row. Other names stay in the file.
         extra: (images (N, C, H, W) in [-1, 1], labels) -> dict of additional columns.
@@ -64,16 +61,16 @@ def measure(
     n, split, seed, and the keyword arguments of a partial: method, scale, and run in the report.
     METRICS in metrics.py: with a 95% confidence interval (_low, _high).
     nearest, nearest_median: the distance to the nearest training image, smallest and median.
-    seconds, network_calls: per image. networks: name and SHA-256 of each checkpoint.
+    seconds: per image.
     changes_from: the first sampled row, which has the same noise. The change in each metric
         (_change) is relative to it.
 
     Raises UserError if the judge was trained on a different dataset, or if the file has a row of
     the same name with other settings or another judge.
     """
-    dataset, judge = dataset or Dataset(), judge or load_judge()
-    if judge.dataset_info != dataset.info:
-        names = f"{name_of(judge.dataset_info)}, not for {name_of(dataset.info)}"
+    dataset, (judge, info) = dataset or Dataset(), judge or load_judge()
+    if info["dataset"] != dataset.info:
+        names = f"{name_of(info['dataset'])}, not for {name_of(dataset.info)}"
         raise UserError(f"the judge is for {names}; train one with `python -m evaluation.judge`")
     num_classes = len(dataset.info["classes"])
     per_class = n // num_classes
@@ -81,14 +78,14 @@ def measure(
     seeds = image_seeds(seed, y.tolist())
     here, there = balanced_parts(dataset.splits[split][1], 2, num_classes)  # (K, M) each
     half = readings(judge, *taken(dataset, split, here))
-    score = partial(scored, judge=judge, half=half, train_images=dataset.splits["train"][0])
+    score = partial(scored, judge, info, half, dataset.splits["train"][0])
     real = {"real images": taken(dataset, split, there[:, :per_class])}
     if split == "test":
         [index] = balanced_parts(dataset.splits["validation"][1], 1, num_classes)
         real["real validation images"] = taken(dataset, "validation", index[:, :per_class])
     rows = real | rows
     settings = {name: settings_of(row, y, split, seed) for name, row in rows.items()}
-    stored = stored_rows(path, settings, judge) if path and Path(path).exists() else {}
+    stored = stored_rows(path, settings, info) if path and Path(path).exists() else {}
 
     table, scores, first = {}, {}, None  # the name of the first sampled row
     for name, row in tqdm(rows.items(), desc="rows", disable=None):
@@ -126,10 +123,10 @@ def taken(dataset, split, index):
     return tuple(part[index.flatten()] for part in dataset.splits[split])
 
 
-def scored(images, labels, judge, half, train_images):
+def scored(judge, info, half, train_images, images, labels):
     """The columns of uint8 images, and their `Scores` against half of the real images."""
     names, number = list(METRICS), min(len(images), len(half.images))
-    if number < PER_CLASS * len(judge.dataset_info["classes"]):
+    if number < PER_CLASS * len(info["dataset"]["classes"]):
         names = [name for name in names if name not in OF_MANY_IMAGES]
         warnings.warn(f"no {', '.join(OF_MANY_IMAGES)} with only {number} images", stacklevel=2)
     scores = Scores(readings(judge, images, labels), half, names)
@@ -138,7 +135,7 @@ def scored(images, labels, judge, half, train_images):
         columns = {key: value for key, value in columns.items() if "accuracy" not in key}
     nearest = nearest_distances(images, train_images)
     columns |= {"nearest": nearest.min().item(), "nearest_median": nearest.median().item()}
-    columns |= {"sha256 of images": digest(images), "sha256 of judge": judge.sha256}
+    columns |= {"sha256 of images": digest(images), "sha256 of judge": info["sha256"]}
     return columns | {"torch": torch.__version__, "diffusers": diffusers.__version__}, scores
 
 
@@ -152,20 +149,19 @@ def existing(score, images, labels, extra):
 def sampled(score, row, y, seeds, extra):
     """The columns of the samples of a function, and their `Scores`."""
     start = time.perf_counter()
-    with counted_calls() as counted, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)  # in every row, not only in the first
         samples = to_uint8(row(y, seeds)).cpu()
     seconds = time.perf_counter() - start
     columns, scores = score(samples, y)
-    columns |= {"seconds": seconds / len(y), "network_calls": counted.images / len(y)}
-    columns |= {"networks": " ".join(sorted(counted.hashes))}
+    columns |= {"seconds": seconds / len(y)}
     return columns | (extra(from_uint8(samples), y) if extra else {}), scores
 
 
 # --- rows that a file has ---
 
 
-def stored_rows(path, settings, judge):
+def stored_rows(path, settings, info):
     """The measured rows of a CSV file: name -> columns, as text.
 
     Raises UserError if `measure` did not write it, or if a row would be replaced by one with other
@@ -176,7 +172,7 @@ def stored_rows(path, settings, judge):
     except (KeyError, ValueError) as error:  # another file's columns, or not a text
         raise UserError(f"{path} is not a table of `measure`; choose another file") from error
     for name in settings.keys() & stored.keys():
-        for key, value in (settings[name] | {"sha256 of judge": judge.sha256}).items():
+        for key, value in (settings[name] | {"sha256 of judge": info["sha256"]}).items():
             found = stored[name].get(key, as_text(value))
             if found != as_text(value):
                 raise UserError(
@@ -219,34 +215,6 @@ def resumed(known, key):
 def digest(images):
     """The SHA-256 of images as uint8."""
     return hashlib.sha256(to_uint8(images).cpu().numpy().tobytes()).hexdigest()
-
-
-@contextlib.contextmanager
-def counted_calls():
-    """Count the images that networks process: those of modules not called by another module.
-
-    Yields `images`, a count, and `hashes`, the checkpoints of the networks. A network is called
-    with its images as the first argument.
-    """
-    counted, depth = SimpleNamespace(images=0, hashes=set()), 0
-
-    def enter(module, inputs):
-        nonlocal depth
-        depth += 1
-        if depth == 1 and next(module.parameters(), None) is not None:
-            counted.images += len(inputs[0])
-        if hasattr(module, "sha256"):  # saved in a checkpoint
-            counted.hashes.add(f"{module.checkpoint} {module.sha256}")
-
-    def leave(*module_inputs_output):
-        nonlocal depth
-        depth -= 1
-
-    with (
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-    ):
-        yield counted
 
 
 def name_of(info):

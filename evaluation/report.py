@@ -12,24 +12,23 @@ from functools import cache, partial
 import torch
 from tqdm import tqdm
 
-from classifier import load_classifier
+from classifier import Classifier
 from data import Dataset
-from diffusion import END, add_noise, load_ddpm, predicted_x_0
+from diffusion import END, add_noise, load_ddpm, predicted_x_0, snr
 from evaluation.classifier_free import SCALE, classifier_free, implied_gradient
 from evaluation.judge import judge_images, load_judge
 from evaluation.measure import cell, measure
 from evaluation.nudges import MEASURED, compared, measured_nudges, measured_scale
-from inference import SAMPLER, STEPS, gradient, growing_scale, guided, load_models, sample
-from inference import trajectory
+from inference import SAMPLER, STEPS, gradient, guided, load_models, sample, trajectory
 from support import cli
-from support.files import MODELS, ROOT, atomic_write, provenance, read_rows, write_rows
+from support.files import MODELS, ROOT, atomic_write, load_checkpoint, read_rows, write_rows
 from support.pictures import ACCENT, INK, plain_figure, save_figure, save_labeled_grid
 from support.pictures import to_uint8
 from support.streams import generator, image_seeds
 
 RUNS = {0: MODELS} | {run: ROOT / "runs" / f"{run}" for run in (1, 2, "short", "fashion")}
 loaded = cache(load_ddpm)
-DEFAULT_SCALE = 1.5, 12  # a and b, as in `growing_scale`
+DEFAULT_SCALE = 1.5, 12  # a and b of a + b SNR
 SCALES_OF = {"least_squares": "r c", "ratio": "r", "component": "r / c"}  # see nudges.py
 PAGES = ROOT / "README.md", ROOT / "results" / "README.md"
 TABLE = re.compile(
@@ -48,7 +47,8 @@ class Networks:
         self.folder, self.device, self.guide = RUNS.get(run, run), device, run
         self.ddpm, self.classifier = load_models(self.folder, device)
         if guide:
-            self.classifier = load_classifier(RUNS[guide] / "classifier.pth", device)
+            path = RUNS[guide] / "classifier.pth"
+            self.classifier, _ = load_checkpoint(path, Classifier, device)
             self.guide, run = guide, f"{run}, classifier {guide}"
         self.grad = gradient(self.classifier.log_p)
         self.settings = {"sampler": sampler, "steps": steps, "run": run}
@@ -62,7 +62,10 @@ class Networks:
         return self.row("unguided", 0, self.ddpm)
 
     def guided(self, scale=DEFAULT_SCALE):
-        s = growing_scale(self.ddpm, *scale) if isinstance(scale, tuple) else scale
+        s = scale
+        if isinstance(scale, tuple):
+            a, b = scale
+            s = lambda t: a + b * snr(self.ddpm.abar[t])  # noqa: E731
         if scale in SCALES_OF:
             s = measured_scale(stored_nudges(self.guide), scale)
         return self.row("guided", scale, guided(self.ddpm, self.grad, s))
@@ -82,7 +85,7 @@ def text_of(scale):
     if scale in SCALES_OF:
         return SCALES_OF[scale]
     if isinstance(scale, tuple):
-        return "{} + {} SNR".format(*scale)
+        return "{:g} + {:g} SNR".format(*scale)
     return f"s = {scale}".removesuffix(".0")
 
 
@@ -99,7 +102,7 @@ def tuning(path):
         for scale in 1, 1.1, 1.25, 1.5, 1.75, 2:
             rows[f"classifier-free, {text_of(scale)}, run {run}"] = networks.classifier_free(scale)
     table = measure(rows, seed=4, path=path)
-    save_figure(path.with_suffix(".png"), tuning_figure(table), provenance())
+    save_figure(path.with_suffix(".png"), tuning_figure(table))
 
 
 def tuning_figure(table):
@@ -137,27 +140,27 @@ def nudges(path):
     networks, mnist, labeled = Networks(0), Dataset(), loaded(MODELS / "classifier_free.pth")
     half = Dataset()
     half.splits["train"] = [part[::2] for part in half.splits["train"]]
-    others = {run: load_classifier(RUNS[run] / "classifier.pth") for run in (1, 2, "fashion")}
+    others = {
+        run: load_checkpoint(RUNS[run] / "classifier.pth", Classifier)[0]
+        for run in (1, 2, "fashion")
+    }
 
-    def case(network, grad, dataset=mnist, **settings):
-        return network, measured_nudges(networks.ddpm, grad, dataset, **settings)
+    def case(grad, dataset=mnist, **settings):
+        return measured_nudges(networks.ddpm, grad, dataset, **settings)
 
-    cases = {  # name -> network, t and columns
-        "wrong labels": case(networks.classifier, networks.grad),
-        "right labels": case(networks.classifier, networks.grad, right=True),
-        "paths that end wrong": (networks.classifier, on_paths_that_end_wrong(networks, mnist)),
-        "network with labels": case(labeled.unet, implied_gradient(labeled)),
-        "classifier 1": case(others[1], gradient(others[1].log_p)),
-        "classifier 2": case(others[2], gradient(others[2].log_p)),
-        "fashion": case(
-            others["fashion"], gradient(others["fashion"].log_p), Dataset("fashion-mnist")
-        ),
-        "half of the images": case(networks.classifier, networks.grad, half),
+    cases = {  # name -> t and columns
+        "wrong labels": case(networks.grad),
+        "right labels": case(networks.grad, right=True),
+        "paths that end wrong": on_paths_that_end_wrong(networks, mnist),
+        "network with labels": case(implied_gradient(labeled)),
+        "classifier 1": case(gradient(others[1].log_p)),
+        "classifier 2": case(gradient(others[2].log_p)),
+        "fashion": case(gradient(others["fashion"].log_p), Dataset("fashion-mnist")),
+        "half of the images": case(networks.grad, half),
     }
     rows = []
-    for name, (network, columns) in tqdm(cases.items(), desc="nudges", disable=None):
-        key = {"network": network.checkpoint, "sha256 of network": network.sha256}
-        rows += [{"images": f"{t}, {name}", "t": t, **row, **key} for t, row in columns]
+    for name, columns in tqdm(cases.items(), desc="nudges", disable=None):
+        rows += [{"images": f"{t}, {name}", "t": t, **row} for t, row in columns]
         write_rows(path, rows)
 
 
@@ -166,7 +169,7 @@ def on_paths_that_end_wrong(networks, dataset, n=1_000):
     ddpm, grad, y = networks.ddpm, networks.grad, torch.arange(n) % 10
     inputs = ddpm, y, image_seeds(3, y.tolist()), guided(ddpm, grad, 1)
     steps = list(trajectory(*inputs, sampler="sde-dpmsolver++", steps=20))
-    wrong = judge_images(load_judge(), to_uint8(steps[-1][2]))[1] != y
+    wrong = judge_images(load_judge()[0], to_uint8(steps[-1][2]))[1] != y
     images, labels = dataset.load("train")
     for t, x_t, _ in steps[:MEASURED]:
         yield t, compared(ddpm, grad, x_t[wrong], t, y[wrong], images, labels)
@@ -236,10 +239,10 @@ def real_or_generated(path):
     real, labels = Dataset().load("validation")
     real = torch.stack([real[labels == k][0] for k in y])
     above = torch.randint(2, (10,), generator=generator(7, "subset")).bool()
-    mask, generated = above.view(-1, 1, 1, 1), "".join("A" if a else "B" for a in above)
-    rows = {"A": torch.where(mask, samples, real), "B": torch.where(mask, real, samples)}
-    made_from = provenance(networks.ddpm.unet, networks.classifier, generated=generated)
-    save_labeled_grid(path.with_suffix(".png"), rows, [f"{k}" for k in y], made_from)
+    mask = above.view(-1, 1, 1, 1)
+    rows = [("A", torch.where(mask, samples, real)), ("B", torch.where(mask, real, samples))]
+    save_labeled_grid(path.with_suffix(".png"), rows, [f"{k}" for k in y])
+    print("generated:", "".join("A" if a else "B" for a in above))
 
 
 EXPERIMENTS = {f.__name__: f for f in (nudges, scales, transfer, tuning)}
@@ -268,7 +271,7 @@ def with_tables(text):
 
 @cli.one_line_errors
 def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
+    parser = cli.make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(EXPERIMENTS))
     args = parser.parse_args(argv)
     if unknown := set(args.names) - EXPERIMENTS.keys():

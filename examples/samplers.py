@@ -9,15 +9,15 @@ x_0 is the sample. It may call `predict` as often as it needs to.
 from itertools import pairwise
 
 import torch.nn.functional as F
+from diffusers.utils.torch_utils import randn_tensor
 
 from diffusion import END, implied_noise, predicted_x_0, snr
-from support.streams import gaussian_noise
 
 
-def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=gaussian_noise):
+def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=randn_tensor):
     """Order 1 is DDIM (eta = 0) or DDPM (eta = 1); order 2 is DPM-Solver++ (2M) or its SDE version.
 
-    Lu et al. 2022, arXiv 2211.01095, Algorithm 2. noise(shape, rngs) draws noise (B, *shape).
+    Lu et al. 2022, arXiv 2211.01095, Algorithm 2. noise(shape, rngs) draws fresh noise.
     """
     abar = F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0)  # abar[END] is 1
     half_log_snr, previous = snr(abar).log() / 2, None
@@ -33,7 +33,7 @@ def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=gaussian
             target = x_0 + slope * (half_log_snr[u] - half_log_snr[t]) / 2
         previous = t, x_0
 
-        eps = noise(x_t.shape[1:], rngs).to(x_t) if eta else 0
+        eps = noise(x_t.shape, rngs).to(x_t) if eta else 0
         x_t = step(x_t, target, abar[t], abar[u], eps, eta)
 
 

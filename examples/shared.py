@@ -18,4 +18,4 @@ def add_output_flag(parser):
 
 def read(images):
     """The digits (N,) that the judge predicts for images (N, 1, 28, 28)."""
-    return judge_images(judge(), to_uint8(images))[1]
+    return judge_images(judge()[0], to_uint8(images))[1]

@@ -12,12 +12,11 @@ larger.
 import numpy as np
 import torch
 
-from diffusion import add_noise, sampling_times, timesteps
+from diffusion import add_noise, sampling_times, snr, timesteps
 from examples.samplers import written_out
 from examples.shared import FAST, add_output_flag
-from inference import gradient, growing_scale, guided, load_models, sample, trajectory
+from inference import gradient, guided, load_models, sample, trajectory
 from support import cli
-from support.files import provenance
 from support.pictures import ACCENT, INK, PAPER, ink_on_paper, save_figure
 
 NOISE, DIGIT = 5, 5
@@ -29,6 +28,11 @@ CERTAIN = 0.8  # the least probability of a digit that the classifier recognizes
 RENOISING = 1_000_000  # index of the noise that is added to a result
 GRAY = "#7a828c"
 TINT = tuple(channel / 255 for channel in (248, 217, 192))  # of the pushed steps
+
+
+def growing_scale(ddpm):
+    """The scale of the map: 1.5 + 12 SNR_t."""
+    return lambda t: 1.5 + 12 * snr(ddpm.abar[t])
 
 
 def in_window(ddpm, grad):
@@ -181,7 +185,7 @@ def draw_fork(noise, guesses, log_p, digit, first, last):
 
 @cli.one_line_errors
 def main(argv=None):
-    parser = cli.ArgumentParser(__doc__)
+    parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--noise", type=cli.number(int, 0), default=NOISE, help="index of the noise image")
     add("--digit", type=int, choices=range(10), default=DIGIT, help="target digit")
@@ -196,9 +200,8 @@ def main(argv=None):
     y = torch.tensor([(digit, 0, 0), (digit, first - 1, last)])
     guesses, log_p = pushed_paths(ddpm, classifier, [noise] * 2, y, scale)
     figure = draw_fork(page_noise(noise, 1)[0], guesses, log_p, digit, first, last)
-    settings = {"noise": noise, "digit": digit, "steps": [first, last], "size": args.size}
     path = args.output / "fork.png"
-    save_figure(path, figure, provenance(ddpm.unet, classifier, **settings))
+    save_figure(path, figure)
     print(f"saved {path}")
 
 

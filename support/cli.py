@@ -35,21 +35,10 @@ def one_line_errors(main):
     return wrapped
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show the defaults, except None, and keep the line breaks of the script's docstring."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser, with a script's docstring as its description, and one-line errors."""
-
-    def __init__(self, docstring):
-        super().__init__(description=docstring, formatter_class=HelpFormatter)
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+def make_parser(docstring):
+    """An argparse parser with a script's docstring as its description."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=docstring, formatter_class=raw)
 
 
 def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
@@ -57,10 +46,9 @@ def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
 
     def parse(text):
         value = kind(text)
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"must be finite, got {text}")
-        if not low <= value <= high:
+        if not (math.isfinite(value) and low <= value <= high):
             limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            limits = "finite" if low == -math.inf else limits
             raise argparse.ArgumentTypeError(f"must be {limits}, got {text}")
         if kind is int and value % multiple_of:
             raise argparse.ArgumentTypeError(f"must be a multiple of {multiple_of}, got {text}")
@@ -71,14 +59,20 @@ def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
 
 
 def output(suffix):
-    """An argparse type: the Path of an output file with this suffix, which can be written."""
+    """An argparse type: the Path of an output file with this suffix, which can be written.
+
+    With the suffix "", it is an output folder.
+    """
 
     def parse(text):
         path = Path(text)
-        if path.suffix.lower() != suffix:
+        if suffix and path.suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(f"must end in {suffix}, got {text!r}")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        absolute = path.absolute()
+        folders = absolute.parents if suffix else [absolute, *absolute.parents]
+        folder = next(parent for parent in folders if parent.exists())
+        is_folder = path.is_dir() and suffix
+        if is_folder or not folder.is_dir() or not os.access(folder, os.W_OK):
             raise argparse.ArgumentTypeError(f"cannot write {text}")
         return path
 
@@ -89,5 +83,7 @@ def add_run_flags(parser, seed=0):
     """Add --seed and --device."""
     backends = {"cuda": torch.cuda, "mps": torch.backends.mps, "cpu": torch.cpu}
     devices = [name for name, backend in backends.items() if backend.is_available()]
-    parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=seed, help="random seed")
-    parser.add_argument("--device", choices=devices, default=devices[0], help="device to run on")
+    add = parser.add_argument
+    seed_help = "random seed (default: %(default)s)"
+    add("--seed", type=number(int, 0, 2**32 - 1), default=seed, help=seed_help)
+    add("--device", choices=devices, default=devices[0], help="default: %(default)s")

@@ -1,10 +1,9 @@
-"""Atomic file writes, checkpoints, CSV tables, and the provenance of files."""
+"""Atomic file writes, checkpoints, and CSV tables."""
 
 import contextlib
 import csv
 import hashlib
 import io
-import json
 import os
 from pathlib import Path
 
@@ -55,12 +54,6 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def provenance(*networks, **settings):
-    """The provenance of a file as a line of JSON: checkpoints (name and SHA-256) and settings."""
-    hashes = {network.checkpoint: network.sha256 for network in networks}
-    return json.dumps({"sha256": hashes, "settings": settings})
-
-
 # --- checkpoints: tensors and plain values, from which a network is rebuilt ---
 
 
@@ -81,7 +74,6 @@ def save_checkpoint(path, network, schedule, dataset_info, training):
         "state_dict": {key: value.cpu() for key, value in network.state_dict().items()},
     }
     save_tensors(path, content)
-    network.checkpoint, network.sha256 = path.name, sha256(path)
 
 
 def config_of(network):
@@ -92,9 +84,9 @@ def config_of(network):
 def load_checkpoint(path, network_class, device="cpu"):
     """Rebuild a network from its checkpoint, in eval mode, with frozen parameters.
 
-    Its attributes `schedule` and `dataset_info` are those passed to `save_checkpoint`; `checkpoint`
-    and `sha256` identify the file. Raises UserError if the file is missing, corrupted, or
-    incompatible.
+    Returns (network, info): info is a dict with the schedule, the dataset, and the training that
+    `save_checkpoint` saved, and the sha256 of the file. Raises UserError if it is missing,
+    corrupted, or incompatible.
     """
     path, name = Path(path), network_class.__name__
     content = load_tensors(path, remedy(path))
@@ -110,9 +102,9 @@ def load_checkpoint(path, network_class, device="cpu"):
         network.load_state_dict(content["state_dict"])
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} was saved by a different version of {name}: {error}") from error
-    network.schedule, network.dataset_info = content["schedule"], content["dataset"]
-    network.checkpoint, network.sha256 = path.name, sha256(path)
-    return network.eval().requires_grad_(False).to(device)
+    info = {key: content[key] for key in ("schedule", "dataset", "training")}
+    info["sha256"] = sha256(path)
+    return network.eval().requires_grad_(False).to(device), info
 
 
 def check_may_write(path, network, schedule, dataset_info):
@@ -121,6 +113,7 @@ def check_may_write(path, network, schedule, dataset_info):
     Raises UserError if `path` exists and is not a checkpoint of this class and schedule, or if
     another checkpoint in its folder was trained on a different dataset or with different noise.
     """
+    config_of(network)  # a network without a config is found before it is trained
     name, advice = type(network).__name__, "move it, or pass another folder with --models"
     for other in sorted(path.parent.glob("*.pth")):
         if other.name.endswith(STATE):
@@ -151,7 +144,9 @@ def remedy(path):
     """Advice about a missing or corrupted checkpoint."""
     if path.resolve().parent == MODELS:
         return "; restore it with `git checkout -- models`"
-    return f"; train it with `python {SCRIPTS[path.name]}`" if path.name in SCRIPTS else ""
+    if path.name in SCRIPTS:
+        return f"; train it with `python {SCRIPTS[path.name]} --models {path.parent}`"
+    return ""
 
 
 def save_tensors(path, content):

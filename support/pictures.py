@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 from torchvision.utils import make_grid
 
 from support.files import atomic_write
@@ -13,6 +12,7 @@ from support.files import atomic_write
 PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
 INK, ACCENT = "#222222", "#c8500a"  # colors of figures
 ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
+MAX_COLUMNS = 22  # of a labeled grid, about 2,000 pixels
 MAX_FRAMES, COLORS = 13, 64  # per animation; color images use 256 colors
 FRAME_MS, LAST_FRAME_MS = 160, 3_000
 DPI = 120
@@ -73,36 +73,45 @@ def grid_image(images, columns, pixel=4):
     return picture.resize((pixel * picture.width, pixel * picture.height), Image.NEAREST)
 
 
-def save_grid(path, images, columns, made_from):
-    """Save images (N, C, H, W) in [-1, 1] as a PNG grid, with its provenance."""
-    text = PngInfo()
-    text.add_text("provenance", made_from)
+def save_grid(path, images, columns):
+    """Save images (N, C, H, W) in [-1, 1], or uint8 as displayed, as a PNG grid."""
     with atomic_write(path) as file:
-        grid_image(images, columns).save(file, format="png", pnginfo=text)
+        grid_image(images, columns).save(file, format="png")
 
 
-def save_labeled_grid(path, rows, column_labels, made_from):
-    """Save rows, a dict of label -> images (N, C, H, W) in [-1, 1], as a labeled PNG grid.
+def save_labeled_grid(path, rows, labels):
+    """Save rows of images as a labeled PNG grid.
 
-    Each column label is centered over an equal number of images.
+    Args:
+        rows: a list of (label, images (N, C, H, W) in [-1, 1], or uint8 as displayed).
+        labels: of the N columns, shown where they change. After MAX_COLUMNS columns, or before,
+            at the end of a label, the grid continues below.
     """
     from matplotlib.figure import Figure  # imported here, so that scripts start faster
 
-    images = torch.cat(list(rows.values()))
-    grid = np.asarray(grid_image(images, len(images) // len(rows), pixel=1))
-    height, width = grid.shape[:2]
-    figure = Figure(figsize=(3 * width / DPI, 3 * height / DPI), facecolor=(PAPER / 255,) * 3)
-    axes = figure.add_axes((0, 0, 1, 1))  # labels are outside; "tight" makes room for them
-    axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    sides = (axes.yaxis, list(rows), height), (axes.xaxis, column_labels, width)
-    for axis, labels, length in sides:
-        centers = [(k + 0.5) * length / len(labels) - 0.5 for k in range(len(labels))]
-        axis.set_ticks(centers, labels, fontsize=LABEL_SIZE, color=INK, parse_math=False)
-    if any(len(label) > 4 for label in column_labels):
-        axes.tick_params(axis="x", labelrotation=90)
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    save_figure(path, figure, made_from, bbox_inches="tight")
+    size = MAX_COLUMNS - MAX_COLUMNS % labels.count(labels[0]) or MAX_COLUMNS
+    parts = [slice(k, k + size) for k in range(0, len(labels), size)]
+    grids = [torch.cat([images[part] for _, images in rows]) for part in parts]
+    grids = [np.asarray(grid_image(grid, len(grid) // len(rows), pixel=1)) for grid in grids]
+    (height, width), longest = grids[0].shape[:2], max(map(len, labels))
+    block = height + (4 * longest if longest > 4 else 14)  # with the labels above it
+    inches = 3 * width / DPI, 3 * block * len(parts) / DPI
+    figure = Figure(figsize=inches, facecolor=(PAPER / 255,) * 3)
+    for k, (part, grid) in enumerate(zip(parts, grids)):
+        # labels are outside of the axes; "tight" makes room for them
+        place = 0, 1 - (k + 1) / len(parts), grid.shape[1] / width, height / block / len(parts)
+        axes = figure.add_axes(place)
+        axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        shown = labels[part]
+        columns = [b if a != b else "" for a, b in zip([None, *shown], shown)]
+        sides = (axes.xaxis, columns, grid.shape[1]), (axes.yaxis, [r for r, _ in rows], height)
+        for axis, texts, length in sides:
+            centers = (np.arange(len(texts)) + 0.5) * length / len(texts) - 0.5
+            axis.set_ticks(centers, texts, fontsize=LABEL_SIZE, color=INK, parse_math=False)
+        axes.tick_params(axis="x", labelrotation=90 if longest > 4 else 0)
+        axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.spines[:].set_visible(False)
+    save_figure(path, figure, bbox_inches="tight")
 
 
 def show(rows, titles=(), signed=()):
@@ -144,45 +153,43 @@ def plain_figure(width, height):
     return figure, axes
 
 
-def save_figure(path, figure, made_from, **settings):
-    """Save a matplotlib figure as a PNG, with its provenance; `settings` are passed to savefig."""
-    settings |= {"format": "png", "dpi": DPI, "metadata": {"provenance": made_from}}
+def save_figure(path, figure, **settings):
+    """Save a matplotlib figure as a PNG; `settings` are passed to savefig."""
     with atomic_write(path) as file:
-        figure.savefig(file, **settings)
+        figure.savefig(file, format="png", dpi=DPI, **settings)
 
 
-def save_animation(path, steps, grad, num_steps, columns, dataset_info, made_from):
+def save_animation(path, steps, grad, columns, dataset_info):
     """Save a GIF of a trajectory: x_t, the predicted x_0, and the gradient.
 
     It shows at most MAX_FRAMES steps, and then the sample, which is the last x_0.
 
     Args:
-        steps: yields `num_steps` tuples (t, x_t, x_0), such as `trajectory`.
+        steps: yields (t, x_t, x_0), such as `trajectory`.
         grad: (x_t, t) -> the gradient to show, or None.
     """
 
-    def frame(clock, x_t, x_0):
-        images = as_displayed(x_t, dataset_info), as_displayed(x_0, dataset_info)
-        return animation_frame(clock, *images, push, columns)
+    def frame(clock, x_t, x_0, push):
+        shown = as_displayed(x_t, dataset_info), as_displayed(x_0, dataset_info)
+        return animation_frame(clock, *shown, push, columns)
 
-    every, frames = math.ceil(num_steps / MAX_FRAMES), []
-    for number, (t, x_t, x_0) in enumerate(steps):
-        push = grad(x_t, t) if grad else None
-        if number % every == 0:
-            frames.append(frame(f"t = {t}", x_t, x_0))
-    frames.append(frame("done", x_0, x_0))
+    steps = list(steps)
+    shown = steps[:: math.ceil(len(steps) / MAX_FRAMES)] + steps[-1:]
+    pushes = [grad and grad(x_t, t) for t, x_t, _ in shown]
+    frames = [frame(f"t = {t}", x_t, x_0, push) for (t, x_t, x_0), push in zip(shown, pushes)]
+    x_0 = steps[-1][2]
+    frames[-1] = frame("done", x_0, x_0, pushes[-1])
     with atomic_write(path) as file:
-        write_gif(file, frames, FRAME_MS, comment=made_from.encode())
+        write_gif(file, frames, FRAME_MS)
 
 
-def write_gif(file, frames, frame_ms, **settings):
-    """Write PIL images as a GIF; `settings` are passed to PIL.
+def write_gif(file, frames, frame_ms):
+    """Write PIL images as a GIF.
 
     The last frame is also the first one, for viewers that do not play animations.
     """
     durations = [LAST_FRAME_MS] + [frame_ms] * len(frames)
-    settings |= {"append_images": frames, "duration": durations, "loop": 0}
-    frames[-1].save(file, "gif", save_all=True, **settings)
+    frames[-1].save(file, "gif", save_all=True, append_images=frames, duration=durations, loop=0)
 
 
 def animation_frame(clock, x_t, x_0, grad, columns):

@@ -1,4 +1,4 @@
-"""Random numbers: seeds for images and measurements, and noise drawn on the CPU."""
+"""Random numbers: seeds for images and measurements."""
 
 from collections import Counter
 
@@ -30,8 +30,3 @@ def image_seeds(seed, labels):
         seeds.append(stream_seed(seed, "samples", label, count[label]))
         count[label] += 1
     return seeds
-
-
-def gaussian_noise(shape, generators):
-    """Standard normal noise (B, *shape), each image from its own generator."""
-    return torch.stack([torch.randn(shape, generator=rng) for rng in generators])

@@ -101,15 +101,18 @@ def shapes(tmp_path):
 
 @pytest.fixture
 def fails(capsys):
-    """Run main(argv), which must end in one line on stderr and status 2; returns the line."""
+    """Run main(argv), which must end in one line and status 2; returns the line.
+
+    For a bad flag, argparse prints the usage before it.
+    """
     show = warnings.showwarning
 
     def run(main, *argv):
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in argv])
         assert stop.value.code == 2 and warnings.showwarning is show
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and ": error: " in error, error
+        usage, program, error = capsys.readouterr().err.rpartition("\n")[0].rpartition(": error: ")
+        assert program and "\n" not in error and (usage.startswith("usage: ") or "\n" not in usage)
         return error
 
     return run

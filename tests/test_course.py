@@ -85,16 +85,8 @@ def run(monkeypatch):
 
 NUMBER = "[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]"
 TRIES = {  # what a reader may change in the demo
-    "nothing": {},
-    "a short number": {NUMBER: "[0, 1, 7]", "noise(4, seed=1)": "noise(4, seed=9)"},
-    "a long number": {NUMBER: "[0] * 11", "target, x_T = 5": "target, x_T = 3"},
-    "another seed and digit": {
-        "seed = 5": "seed = 77",
-        "digit = 1, 8": "digit = 1, 2",
-        "== 3]": "== 4]",
-    },
     "breaking it": {"eps_hat = eps - s": "eps_hat = eps + s", "log_p.sum()": "log_p.mean()"},
-    "a mirror": {".flip(2, 3)": ".flip(3)", "5, 9, 7, 8, 6]": "2, 6, 7, 8, 9]"},
+    "others": {NUMBER: "[0] * 11", "seed = 5": "seed = 77", "target, x_T = 5": "target, x_T = 3"},
 }
 
 

@@ -41,6 +41,13 @@ def test_an_output_that_cannot_be_written_is_refused_first(fails, tmp_path, flag
         assert f"cannot write {path}" in error
 
 
+def test_a_training_refuses_a_folder_that_cannot_be_written_first(fails, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_classifier, "Dataset", None)  # is not reached
+    (tmp_path / "file").write_text("before")
+    for path in (tmp_path / "file", tmp_path / "file" / "trial"):
+        assert f"cannot write {path}" in fails(train_classifier.main, "--models", path)
+
+
 # --- checkpoints ---
 
 
@@ -61,7 +68,6 @@ FAULTS = {  # what is done to the file, and what is said
         "holds a UNet2DModel; expected a Classifier",
     ),
     "other settings": (lambda path: edit(path, config={"depth": 3}), "different version"),
-    "without a schedule": (lambda path: edit(path, schedule=None), "without a noise schedule"),
     "another schedule": (
         lambda path: edit(path, schedule=SCHEDULE | {"beta_schedule": "squaredcos_cap_v2"}),
         "different noise schedules",
@@ -91,7 +97,7 @@ def test_a_bad_checkpoint(fails, models, monkeypatch, fault):
     error = fails(inference.main, *flags)
     assert said in error
     if fault in ("missing", "truncated", "code"):
-        assert "train_classifier.py" in error
+        assert f"`python train_classifier.py --models {models}`" in error
         monkeypatch.setattr(files, "MODELS", models)  # shipped weights are restored instead
         assert "`git checkout -- models`" in fails(inference.main, *flags)
     assert output.read_bytes() == b"before" and not (models / "made").exists()

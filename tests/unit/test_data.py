@@ -14,7 +14,7 @@ import train_ddpm
 from data import DATA, SPLITS, Dataset, class_numbers
 from evaluation import __main__ as evaluate
 from evaluation import classifier_free, judge, metrics
-from support import UserError
+from support import UserError, pictures
 from support.files import read_rows
 
 
@@ -121,6 +121,13 @@ def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "NUM_HALVES", 2)
     monkeypatch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
     monkeypatch.setattr(train_ddpm, "NUM_SAMPLES", 4)
+    labeled, save = [], pictures.save_labeled_grid
+
+    def save_and_remember(path, rows, labels):
+        labeled.append(labels)
+        save(path, rows, labels)
+
+    monkeypatch.setattr(pictures, "save_labeled_grid", save_and_remember)
     models, gif, npz, csv = (tmp_path / name for name in ("models", "o.gif", "o.npz", "o.csv"))
 
     def run(script, *flags):
@@ -133,6 +140,7 @@ def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     images, labels, classes = (np.load(npz)[key] for key in ("arr_0", "arr_1", "classes"))
     assert classes.tolist() == ["bar", "dot", "ring"]
     assert images.shape == (9, 32, 32, 3) and labels.tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
+    assert [label for call in labeled for label in call] == ["ring"] * 3 + ["bar"] * 3 + ["dot"] * 3
     grid = np.asarray(Image.open(models / "guided_output.png"))
     assert grid.ndim == 3 and Image.open(gif).n_frames == 4
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from test_training import GRAY, SETTINGS
+from test_training import GRAY, make_run
 
 import train_classifier
 import train_ddpm
@@ -60,17 +60,22 @@ def test_the_sampling_loop_reads_nothing_back(name, sampler, loop):
 
 @pytest.mark.parametrize("name", ["classifier", "ddpm", "judge", "classifier-free"])
 def test_a_training_step_reads_nothing_back(name, tmp_path, monkeypatch):
-    """Apart from what `Run` does between two steps, such as saving the state."""
-    monkeypatch.setattr(Run, "after_step", lambda run, bar: None)
+    """Apart from what `Run` does now and then: validate, and save the state."""
+    monkeypatch.setattr(Run, "save", lambda run: None)
     monkeypatch.setattr(Run, "validates", False)
-    run = Run(tmp_path / "w.pth", GRAY, **SETTINGS | {"steps": 2})
+    network = {
+        "classifier": lambda: Classifier(8, num_classes=2),
+        "judge": lambda: judge.Judge(num_classes=2),
+        "ddpm": lambda: make_unet(SHAPE, 8),
+        "classifier-free": lambda: make_unet(SHAPE, 8, 3),
+    }[name]().to(META)
+    run = make_run(tmp_path, network, steps=2)
     if name == "classifier":
-        train_classifier.train(Classifier(8, num_classes=2).to(META), SCHEDULER, run, None)
+        train_classifier.train(network, SCHEDULER, run, None)
     elif name == "judge":
-        judge.train(judge.Judge(num_classes=2).to(META), GRAY, run)
+        judge.train(network, GRAY, run)
     elif name == "ddpm":
-        train_ddpm.train(make_unet(SHAPE, 8).to(META), SCHEDULER, run, None)
+        train_ddpm.train(network, SCHEDULER, run, None)
     else:
-        unet = make_unet(SHAPE, 8, 3).to(META)
-        train_ddpm.train(unet, SCHEDULER, run, None, classifier_free_loss)
+        train_ddpm.train(network, SCHEDULER, run, None, classifier_free_loss)
     assert len(run.losses) == 2 and all(loss.is_meta for loss in run.losses)

@@ -5,7 +5,6 @@ from itertools import islice
 import pytest
 import torch
 
-import inference
 from evaluation import report
 from evaluation.measure import settings_of
 from inference import guided, trajectory
@@ -30,7 +29,6 @@ def test_the_stored_rows_are_those_of_the_experiments(monkeypatch, tmp_path):
         made.extend(rows.values())
         return {name: {k: as_number(v) for k, v in row.items()} for name, row in table.items()}
 
-    assert inference.growing_scale.__defaults__[:2] == report.DEFAULT_SCALE
     monkeypatch.setattr(report, "measure", stored)
     monkeypatch.setattr(report, "RUNS", dict.fromkeys(report.RUNS, MODELS))
     monkeypatch.setattr(report, "Dataset", str)  # Fashion-MNIST is not included

@@ -18,12 +18,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import train_classifier
 import train_ddpm
-from classifier import Classifier, load_classifier
+from classifier import Classifier
 from diffusion import SCHEDULE, load_ddpm, make_unet, noised_for_validation
 from evaluation import classifier_free, judge
 from inference import gradient, growing_scale, guided, load_models, sample
 from support import training
-from support.files import MODELS, output_folder, save_checkpoint
+from support.files import MODELS, load_checkpoint, output_folder, save_checkpoint
 from support.pictures import from_uint8
 from support.training import Run
 
@@ -44,11 +44,10 @@ SCHEDULER = DDPMScheduler(**SCHEDULE)
 SETTINGS = {"steps": 3, "batch_size": 16, "lr": 0.1}
 
 
-def started(script, network, scheduler, folder, validate, *others, **settings):
-    """The finished `Run` of the train function of a script."""
-    run = Run(folder / "w.pth", GRAY, **SETTINGS | settings)
-    script.train(network, scheduler, run, validate, *others)
-    return run
+def make_run(folder, network, dataset=GRAY, **settings):
+    """A `Run` of three steps."""
+    args = SimpleNamespace(**SETTINGS | {"resume": False} | settings)
+    return Run(folder / "w.pth", network, dataset, args)
 
 
 @pytest.fixture
@@ -107,14 +106,9 @@ def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type, 
     """Three steps of gradient descent by hand, clipped in the first case; v is diffusers' own."""
     network = Multiple(weight)
     scheduler = DDPMScheduler(**SCHEDULE | {"prediction_type": prediction_type})
-    averaged = []
-
-    def validate(run):
-        averaged.append(network.weight.item())
-        run.record(validation=0.0)
-
+    averaged, run = [], make_run(tmp_path, network)
     torch.manual_seed(1)
-    run = started(train_ddpm, network, scheduler, tmp_path, validate)
+    train_ddpm.train(network, scheduler, run, lambda: averaged.append(network.weight.item()))
     torch.manual_seed(1)
     for step, (x_t, t, eps, x_0, _) in enumerate(batches_by_hand(3, unet_timesteps)):
         target = scheduler.get_velocity(x_0, eps, t) if prediction_type != "epsilon" else eps
@@ -125,9 +119,9 @@ def test_the_unet_learns_the_target_of_its_scheduler(tmp_path, prediction_type, 
     assert averaged == [network.weight.item()] and network.weight.item() != pytest.approx(weight)
 
 
-@pytest.mark.parametrize("max_t, size", [(0, 1), (500, 100)])
+@pytest.mark.parametrize("size", [1, 100])
 @pytest.mark.usefixtures("by_sgd")
-def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path, max_t, size):
+def test_the_classifier_is_trained_on_noised_images(tmp_path, size):
     """One step of gradient descent by hand; the larger gradient is clipped to the norm 1."""
 
     class OfMeanAndT(nn.Linear):
@@ -138,14 +132,15 @@ def test_the_classifier_is_trained_on_noised_images_up_to_max_t(tmp_path, max_t,
 
     network = OfMeanAndT(2, 2)
     torch.manual_seed(1)
-    x_t, t, _, _, y = next(batches_by_hand(1, lambda: torch.randint(max_t + 1, (16,))))
+    x_t, t, _, _, y = next(batches_by_hand(1, lambda: torch.randint(1000, (16,))))
     loss = F.cross_entropy(network(x_t, t), y)
     grads = torch.autograd.grad(loss, list(network.parameters()))
     norm = torch.cat([grad.flatten() for grad in grads]).norm().item()
     assert (norm > 1) == (size > 1)
     expected = [p - 0.1 * g / max(norm, 1) for p, g in zip(network.parameters(), grads)]
+    run = make_run(tmp_path, network, steps=1)
     torch.manual_seed(1)
-    run = started(train_classifier, network, SCHEDULER, tmp_path, Run.record, max_t, steps=1)
+    train_classifier.train(network, SCHEDULER, run, run.record)
     assert run.losses[0].item() == pytest.approx(loss.item())
     for parameter, wanted in zip(network.parameters(), expected):
         torch.testing.assert_close(parameter, wanted)
@@ -176,7 +171,7 @@ def test_the_judge_learns_from_augmented_images(tmp_path):
     dataset, seen = SimpleNamespace(info={}, splits=splits), []
     network = judge.Judge(num_classes=2)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    run = Run(tmp_path / "w.pth", dataset, **SETTINGS | {"lr": 1e-3, "steps": 40})
+    run = make_run(tmp_path, network, dataset, lr=1e-3, steps=40)
     judge.train(network, dataset, run)
     assert judge.accuracy_of(network, bars, LABELS) == 1
     images = from_uint8(bars)
@@ -191,9 +186,9 @@ def test_the_classifier_reports_accuracy_and_confidence():
         def forward(self, x_t, t):
             return torch.tensor([0.7, 0.3]).log().expand(len(x_t), 2)
 
-    found = train_classifier.accuracy_by_band(Sure(1, 1), SCHEDULER, IMAGES[:60], LABELS[:60])
-    accuracy, confidence = (values["t 0-999"] for values in found)
-    assert (accuracy, confidence) == pytest.approx((0.5, 0.7))
+    network, few = Sure(1, 1), (IMAGES[:60], LABELS[:60])
+    found = train_classifier.accuracy_and_confidence(network, SCHEDULER, *few)
+    assert found == pytest.approx({"accuracy": 0.5, "confidence": 0.7})
 
 
 def test_the_validation_losses_are_over_all_timesteps_and_over_the_middle():
@@ -203,7 +198,8 @@ def test_the_validation_losses_are_over_all_timesteps_and_over_the_middle():
     expected = eps.square().mean().item(), middle.square().mean().item()
     found = train_ddpm.validation_losses(Multiple(), SCHEDULER, IMAGES, batch_size=10)
     assert found == pytest.approx(expected)
-    assert sorted(t.tolist()) == [1000 * k // 64 for k in range(64)]
+    assert sorted(t.tolist()) == [1000 * k // 64 for k in range(64)] != t.tolist()
+    assert len(eps.flatten(1).unique(dim=0)) == 64
 
 
 def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monkeypatch):
@@ -211,7 +207,7 @@ def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monk
     own, averaged, shown = [], [], []  # kernels of the U-Net; labels
     unet = make_unet((1, 28, 28), channels=8)
 
-    def validate(run):
+    def validate():
         averaged.append(unet.conv_in.weight.detach().clone())
         assert not unet.training
         run.record()
@@ -223,7 +219,7 @@ def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monk
 
     monkeypatch.setattr(training, "MIN_VALIDATE_EVERY", 4)
     numbered = SimpleNamespace(info={}, splits={"train": (PIXELS, torch.arange(64))})
-    run = Run(tmp_path / "w.pth", numbered, **SETTINGS | {"steps": 6})
+    run = make_run(tmp_path, unet, numbered, steps=6)
     train_ddpm.train(unet, SCHEDULER, run, validate, loss_of)
     by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
     for kernel in own[1:5]:  # after each of the first four steps
@@ -239,16 +235,18 @@ def test_validations_and_the_checkpoint_have_the_averaged_weights(tmp_path, monk
 
 @pytest.mark.parametrize("name", ["labeled unet", "classifier"])
 def test_a_short_run_trains_every_parameter_and_ends_at_learning_rate_0(tmp_path, name):
-    """For example, every block sees t."""
+    """For example, every block sees t. The U-Net has no weight decay."""
     script, network, others = train_classifier, Classifier(8, num_classes=2), []
     if name == "labeled unet":
         script, network = train_ddpm, make_unet((1, 28, 28), 8, 3)
         others = [classifier_free.classifier_free_loss]
-    rates, settings = [], {"steps": 20, "batch_size": 4, "lr": 1e-3}
-    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
-    started(script, network, SCHEDULER, tmp_path, Run.record, *others, **settings)
+    groups, run = [], make_run(tmp_path, network, steps=20, batch_size=4, lr=1e-3)
+    hook = register_optimizer_step_pre_hook(lambda o, *_: groups.append(dict(o.param_groups[0])))
+    script.train(network, SCHEDULER, run, run.record, *others)
     hook.remove()
+    rates = [group["lr"] for group in groups]
     assert max(rates) == pytest.approx(1e-3) and rates[-1] < 2e-4 and len(rates) == 20
+    assert (groups[0]["weight_decay"] == 0) == (name == "labeled unet")
     assert all(p.grad.any() for p in network.parameters())
 
 
@@ -291,17 +289,14 @@ def tiny(tmp_path_factory, short):
     return folder
 
 
-def structure(value):
-    """A nested dict with its numbers and tensors replaced by their types."""
-    return {k: structure(v) for k, v in value.items()} if isinstance(value, dict) else type(value)
-
-
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_shipped_checkpoint_was_written_by_this_code_with_its_defaults(tiny, name):
     shipped, trained = (torch.load(folder / f"{name}.pth") for folder in (MODELS, tiny))
-    assert structure(shipped) == structure(trained)
-    for settings in ("config", "schedule", "dataset"):
-        assert shipped[settings] == trained[settings]
+    assert shipped.keys() == trained.keys()
+    for key in ("network", "config", "schedule", "dataset"):
+        assert shipped[key] == trained[key]
+    for key, value in shipped["state_dict"].items():
+        assert value.shape == trained["state_dict"][key].shape
     script, training = SCRIPTS[name], shipped["training"]
     sizes = script if hasattr(script, "BATCH_SIZE") else train_ddpm
     assert (training["steps"], training["seed"]) == (script.STEPS, 0)
@@ -311,18 +306,50 @@ def test_the_shipped_checkpoint_was_written_by_this_code_with_its_defaults(tiny,
 def test_the_networks_are_validated_on_the_validation_images(tiny, short):
     """The last validation is one of the weights that are saved."""
     images, labels = short.load("validation")
-    classifier = load_classifier(tiny / "classifier.pth")
-    unet = load_ddpm(tiny / "ddpm_unet.pth").unet
-    accuracy, confidence = train_classifier.accuracy_by_band(classifier, SCHEDULER, images, labels)
-    validation, middle = train_ddpm.validation_losses(unet, SCHEDULER, images)
-    found = torch.load(tiny / "classifier.pth")["training"]
-    assert (found["accuracy"], found["confidence"]) == (accuracy, pytest.approx(confidence))
-    found = torch.load(tiny / "ddpm_unet.pth")["training"]
-    assert (found["validation"], found["middle"]) == pytest.approx((validation, middle))
-    found = torch.load(tiny / "judge.pth")["training"]
-    network = judge.load_judge(tiny / "judge.pth")
+    classifier, info = load_checkpoint(tiny / "classifier.pth", Classifier)
+    found = train_classifier.accuracy_and_confidence(classifier, SCHEDULER, images, labels)
+    assert {key: info["training"][key] for key in found} == pytest.approx(found)
+    ddpm = load_ddpm(tiny / "ddpm_unet.pth")
+    found = train_ddpm.validation_losses(ddpm.unet, SCHEDULER, images)
+    assert [ddpm.info["training"][key] for key in ("validation", "middle")] == pytest.approx(found)
+    network, info = judge.load_judge(tiny / "judge.pth")
     for split in ("validation", "test"):
-        assert found[f"{split}_accuracy"] == judge.accuracy_of(network, *short.splits[split])
+        found = judge.accuracy_of(network, *short.splits[split])
+        assert info["training"][f"{split}_accuracy"] == found
+
+
+FLAGS = ["--seed 1", "--lr 1e-4", "--batch-size 6", "--steps 7", "--channels 24"]
+
+
+@pytest.mark.parametrize("name, flag", itertools.product(SCRIPTS, FLAGS))
+def test_every_flag_of_a_training_changes_its_weights(tiny, tmp_path, name, flag):
+    if (name, flag) == ("judge", "--channels 24"):
+        return
+    train(name, tmp_path, *flag.split())
+    once, other = (torch.load(folder / f"{name}.pth")["state_dict"] for folder in (tiny, tmp_path))
+    pairs = zip(once.values(), other.values())
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_plot_shows_the_accuracy_at_each_t_and_chance(tiny, short):
+    images, labels = short.load("validation")
+    classifier, _ = load_checkpoint(tiny / "classifier.pth", Classifier)
+    figure = train_classifier.plot_accuracy(classifier, SCHEDULER, images, labels, 10)
+    curve, chance = figure.axes[0].lines
+    assert list(curve.get_xdata()) == [*range(0, 1000, 100), 999] and chance.get_ydata()[0] == 0.1
+    x_t, _, _ = noised_for_validation(SCHEDULER, images, torch.full((50,), 300))
+    right = classifier(x_t, torch.full((50,), 300)).argmax(dim=1) == labels
+    assert curve.get_ydata()[3] == pytest.approx(right.float().mean().item())
+
+
+def test_a_checkpoint_keeps_the_clipping_of_its_schedule(tiny, tmp_path):
+    content = torch.load(tiny / "ddpm_unet.pth")
+    content["schedule"]["clip_sample"] = False
+    torch.save(content, tmp_path / "u.pth")
+    x_t = 9 * torch.ones(1, 1, 28, 28)
+    paths = tmp_path / "u.pth", tiny / "ddpm_unet.pth"
+    free, clipped = (load_ddpm(path).x_0(x_t, 999).abs().max() for path in paths)
+    assert free > 1 == clipped
 
 
 def test_pictures_of_the_shipped_models_go_to_the_repository(tmp_path):
@@ -333,11 +360,11 @@ def test_pictures_of_the_shipped_models_go_to_the_repository(tmp_path):
 # --- interruptions ---
 
 INTERRUPTIONS = {  # twice each: before which call of which function; the step that was saved
-    "classifier": [(Run, "log", 2, 1), (train_classifier, "save_figure", 1, 6)],
+    "classifier": [(F, "cross_entropy", 2, 1), (train_classifier, "save_figure", 1, 6)],
     # during a validation, the network holds averaged weights
     "ddpm_unet": [(Run, "record", 1, 2), (train_ddpm, "save_figure", 1, 6)],
-    "judge": [(Run, "log", 4, 3), (Run, "save_checkpoint", 1, 6)],
-    "classifier_free": [(Run, "log", 5, 4), (Run, "save_checkpoint", 1, 6)],
+    "judge": [(F, "cross_entropy", 4, 3), (Run, "save_checkpoint", 1, 6)],
+    "classifier_free": [(F, "mse_loss", 5, 4), (Run, "save_checkpoint", 1, 6)],
 }
 
 
@@ -404,17 +431,13 @@ def test_a_state_is_finite_and_resumed_only_by_the_run_that_it_belongs_to(
         flags = ["--models", tmp_path, "--steps", 6, "--batch-size", 8, *flags]
         return fails(train_classifier.main, *flags)
 
-    assert "--batch-size 25 exceeds the 24 training images" in error("--batch-size", 25)
+    assert "--batch-size 25 exceeds" in error("--batch-size", 25)
     assert "nothing to resume" in error("--resume")
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
     assert "not finite" in error("--lr", "1e9")
     assert "pass --resume or delete it" in error()
-    assert "lr was 1000000000.0, is now 0.002" in error("--resume")
-    content = torch.load(state)
-    content["settings"]["gone"] = content["settings"].pop("max_t")
-    torch.save(content, state)
-    said = error("--resume", "--lr", "1e9")
-    assert "gone was 999" in said and "max_t" in said and "lr" not in said
+    assert "other settings: {'lr': 1000000000.0}" in error("--resume")
+    assert "{'seed': 0}" in error("--resume", "--lr", "1e9", "--seed", "3")
     state.write_bytes(state.read_bytes()[:1000])
     assert "corrupted" in error("--resume", "--lr", "1e9")
 
@@ -469,6 +492,6 @@ def test_another_schedule_needs_no_code_changes(tmp_path, monkeypatch):
     ddpm, classifier = load_models(tmp_path)
     assert ddpm.scheduler.config.items() >= (V | COSINE).items() and len(ddpm.abar) == 13
     assert ddpm.unet.config.block_out_channels[0] == classifier.config["channels"] == 8
-    predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm, high=11))
+    predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
     images = sample(ddpm, [3], [0], predict, steps=3)
     assert not torch.equal(images, sample(ddpm, None, [0], steps=3))
