@@ -223,10 +223,12 @@ def parse_args(argv):
 
 
 def scales_of(args, ddpm):
-    """The rows that the flags ask for: (label, scale), constant scales first."""
-    rows = [(f"s = {s}".removesuffix(".0"), s) for s in args.guidance_scale]
-    growths = args.growing_scale or ([] if rows else [GROWTH])
-    return rows + [(f"1 + {b:g} SNR", growing_scale(ddpm, b)) for b in growths]
+    """The scales that the flags select: a list of (label, scale), constant ones first."""
+    constant = [(f"s = {s}".removesuffix(".0"), s) for s in args.guidance_scale]
+    growths = args.growing_scale or ([] if constant else [GROWTH])
+    return constant + [
+        (f"1 + {b} SNR".replace(".0 ", " "), growing_scale(ddpm, b)) for b in growths
+    ]
 
 
 @cli.one_line_errors

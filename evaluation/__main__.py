@@ -14,18 +14,20 @@ Choose settings with the default split and seed; report results with `--split te
 measure your own guide, sampler, scale, or network, call `measure` in evaluation/measure.py.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data import Dataset, add_data_flags
+from diffusion import load_ddpm
+from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import load_judge
 from evaluation.measure import SEED, measure, name_of
-from evaluation.report import Networks, text_of
-from inference import GROWTH, SAMPLER, SAMPLERS, STEPS
+from inference import SAMPLER, SAMPLERS, STEPS, gradient, guided, load_models, sample, scales_of
 from support import UserError, cli
-from support.files import MODELS
+from support.files import MODELS, sha256
 
 METHODS = ("guided", "unguided", "classifier_free")
 
@@ -56,31 +58,28 @@ def parse_args(argv):
 
 
 def make_rows(args, dataset):
-    """The sampled rows that the flags select, for `measure`; names say what is not the default."""
-    run = 0 if args.models.resolve() == MODELS else args.models
-    networks = Networks(run, args.sampler, args.steps, args.device)
-    info = networks.ddpm.info["dataset"]
-    if info != dataset.info:
-        trained_on = name_of(info)
+    """The sampled rows that the flags select, for `measure`: name -> function (y, seeds)."""
+    ddpm, classifier = load_models(args.models, args.device)
+    if ddpm.info["dataset"] != dataset.info:
+        trained_on = name_of(ddpm.info["dataset"])
         raise UserError(
             f"the networks in {args.models} are for {trained_on}, but --dataset is {args.dataset}"
         )
-    others = {
-        args.sampler: SAMPLER,
-        f"{args.steps} steps": f"{STEPS} steps",
-        f"seed {args.seed}": f"seed {SEED}",
-        str(args.models.resolve()): str(MODELS),
-    }
-    suffix = "".join(f", {text}" for text, default in others.items() if text != default)
+    draw = partial(sample, sampler=args.sampler, steps=args.steps)
     rows = {}
-    for name in args.method:
-        make, scales = getattr(networks, name), list(args.guidance_scale)
-        scales += [(1, b) for b in args.growing_scale]
-        if name == "unguided" or not scales:
-            default = [(1, GROWTH)] if name == "guided" else []
-            rows[name + suffix] = make(*default)
+    for method in args.method:
+        if method == "unguided":
+            rows[method] = partial(draw, ddpm)
+        elif method == "guided":
+            grad = gradient(classifier.log_p)
+            for label, scale in scales_of(args, ddpm):
+                rows[f"guided, {label}"] = partial(draw, ddpm, predict=guided(ddpm, grad, scale))
         else:
-            rows |= {f"{name}, {text_of(scale)}{suffix}": make(scale) for scale in scales}
+            labeled = load_ddpm(args.models / "classifier_free.pth", args.device)
+            given = args.guidance_scale or args.growing_scale
+            for label, s in scales_of(args, labeled) if given else [(f"s = {SCALE}", SCALE)]:
+                predict = classifier_free(labeled, s)
+                rows[f"classifier-free, {label}"] = partial(draw, labeled, predict=predict)
     return rows
 
 
@@ -111,7 +110,9 @@ def main(argv=None):
     rows = make_rows(args, dataset) if args.method else {}
     for path in args.samples:
         rows[str(path)] = read_samples(path, dataset.info["shape"])
-    table = measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv)
+    columns = {"sampler": args.sampler, "steps": args.steps}
+    columns |= {f"sha256 of {path.name}": sha256(path) for path in args.models.glob("*.pth")}
+    table = measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv, columns)
     for name, row in table.items():
         if "error" in row:
             raise UserError(f"{name}: {row['error']}")

@@ -20,7 +20,7 @@ from support.training import Run, add_training_flags
 from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, train, training_timesteps
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
-SCALE = 1.5  # chosen in results/tuning.csv
+SCALE = 1.5  # chosen in results/classifier_free.csv
 
 
 def classifier_free(ddpm, scale=SCALE):

@@ -47,7 +47,9 @@ class Scores:
 
     Intervals come from random halves of both, the same at every call. Their standard deviation
     estimates the standard error: the delete-half jackknife (Shao & Wu 1989). A bootstrap would
-    repeat images, and neighbors at distance 0 distort precision and recall.
+    repeat images, and neighbors at distance 0 distort precision and recall. On ten disjoint pairs
+    of real sets, the standard error of the Fréchet distance was right (0.017 and 0.017), and that
+    of the class-wise distance 50% too large (0.065 instead of 0.044).
     """
 
     def __init__(self, samples, real, names=tuple(METRICS)):
@@ -61,16 +63,17 @@ class Scores:
             for name in names
         }
 
-    def row(self):
-        """All metrics with their 95% confidence intervals: name -> number."""
+    def row(self, labeled=True):
+        """All metrics with 95% confidence intervals, without the accuracy if not labeled."""
         row = {}
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
             low, high = max(value - half_width, 0), min(value + half_width, METRICS[name][1])
-            row |= with_interval(name, value, low, high)
-        accuracy = self.values["accuracy"]
-        interval = wilson_interval(round(accuracy * self.n), self.n)
-        return row | with_interval("accuracy", accuracy, *interval)
+            if name == "accuracy":
+                low, high = wilson_interval(round(value * self.n), self.n)
+            if labeled or name != "accuracy":
+                row |= with_interval(name, value, low, high)
+        return row
 
     def changes_from(self, first):
         """Compare with the scores of another row that uses the same noise: name -> number.

@@ -1,18 +1,18 @@
 """The nudge of a guide, compared with what it should be.
 
-With s = 1, guidance shifts the predicted image by (1 - abar_t) / sqrt(abar_t) grad log p(y | x_t),
-the nudge. By Bayes' rule, this should be E[x_0 | x_t, y] - E[x_0 | x_t], which can be computed if
-we assume that there are no images but those in the training set: the *exact nudge*.
+With s = 1, guidance shifts the predicted image by (1 - abar_t) / sqrt(abar_t) grad log p(y | x_t):
+the nudge, n. By Bayes' rule, it should be e = E[x_0 | x_t, y] - E[x_0 | x_t], the target, which we
+can compute if we assume that there are no images but those in the training set.
 """
 
-import numpy as np
 import torch
 
-from diffusion import exact_x_0, noised_for_validation, sampling_times, snr
+from diffusion import exact_x_0, noised_for_validation, sampling_times, snr, timesteps
 from evaluation.metrics import with_interval
 from support.streams import generator
 
 MEASURED = 17  # of 20 evenly spaced timesteps; at the last ones, there is almost no nudge
+RESAMPLES = 1_000  # of the bootstrap
 
 
 def nudge(ddpm, grad, x_t, t, y):
@@ -20,7 +20,7 @@ def nudge(ddpm, grad, x_t, t, y):
     return (1 - ddpm.abar[t]) / ddpm.abar[t].sqrt() * grad(x_t, t, y)
 
 
-def exact_nudge(ddpm, x_t, t, y, images, labels):
+def target(ddpm, x_t, t, y, images, labels):
     """E[x_0 | x_t, y] - E[x_0 | x_t] over images (N, C, H, W) with labels (N,): (B, C, H, W)."""
     shift = -exact_x_0(x_t, ddpm.abar[t], images)
     for label in y.unique():
@@ -28,58 +28,84 @@ def exact_nudge(ddpm, x_t, t, y, images, labels):
     return shift
 
 
-def compare(ours, exact):
-    """Compare nudges (B, C, H, W) with the exact ones: name -> number.
+def target_loss(ddpm, x_t, t, y, images, labels):
+    """-log p(y | x_t) if there are no other images: the cross-entropy, a number."""
+    squares = torch.cdist(x_t.flatten(1), ddpm.abar[t].sqrt() * images.flatten(1)).square()
+    log_weights = -squares / (2 * (1 - ddpm.abar[t]))  # (B, N), as in `exact_x_0`
+    of_y = log_weights.masked_fill(labels != y[:, None], -torch.inf)
+    return (log_weights.logsumexp(dim=1) - of_y.logsumexp(dim=1)).mean().item()
 
-    nudge, exact: the norms. ratio: r, exact / nudge. cosine: c, between the two. Three scales:
-    least_squares: r c, which minimizes the distance to the exact nudge. ratio, which equals its
-    norm. component: r / c, whose component in the direction of the exact nudge equals it. All are
-    medians over the images, with 95% confidence intervals from order statistics. best_factor: the
-    one factor for all images that minimizes the squared distance to the exact nudges.
+
+def compare(nudges, targets):
+    """Compare nudges n (B, C, H, W) with their targets e: name -> number.
+
+    nudge, target: the norms. r: their ratio, |e| / |n|. cosine: c, of the angle between them.
+    component: r / c, the scale with which n has the right component in the direction of e. All are
+    medians over the images, with 95% confidence intervals from order statistics.
     """
-    a, b = ours.flatten(1), exact.flatten(1)
-    r, c = b.norm(dim=1) / a.norm(dim=1), torch.cosine_similarity(a, b)
-    values = {"nudge": a.norm(dim=1), "exact": b.norm(dim=1), "ratio": r, "cosine": c}
-    # without a component in the direction of the exact nudge, the scale should be large
-    values |= {"least_squares": r * c, "component": r / c.clamp(min=1e-3)}
-    row, half = {"n": len(a)}, 0.98 / len(a) ** 0.5
+    n, e = nudges.flatten(1), targets.flatten(1)
+    r, c = e.norm(dim=1) / n.norm(dim=1), torch.cosine_similarity(n, e)
+    values = {"nudge": n.norm(dim=1), "target": e.norm(dim=1), "r": r, "cosine": c}
+    values |= {"component": r / c.clamp(min=1e-3)}  # without a component, a large scale
+    row, half = {}, 0.98 / len(n) ** 0.5
     for name, value in values.items():
         low, high = value.quantile(max(0.5 - half, 0)), value.quantile(min(0.5 + half, 1))
         row |= with_interval(name, value.median().item(), low.item(), high.item())
-    return row | {"best_factor": ((a * b).sum() / a.square().sum()).item()}
+    return row
 
 
-def measured_nudges(ddpm, grad, dataset, n=1_000, right=False):
-    """Compare the nudges on noised validation images, pushed toward a random wrong label.
+def pooled_scale(nudges, e_A, e_B, name="S"):
+    """S = sum <e_A, e_B> / sum <n, (e_A + e_B) / 2>, with a 95% interval from resampled images.
 
-    Yields t and the columns of `compare`, for decreasing t. With right=True, the images are pushed
+    The targets e_A and e_B come from disjoint training images. So S is the scale of the part of the
+    target that they share, without what each remembers of its own images.
+    """
+    n, e_A, e_B = (part.flatten(1) for part in (nudges, e_A, e_B))
+    sums = torch.stack([(e_A * e_B).sum(dim=1), (n * (e_A + e_B) / 2).sum(dim=1)])  # (2, B)
+    rng = generator(0, "subset")
+    drawn = torch.randint(len(n), (RESAMPLES, len(n)), generator=rng)
+    above, below = sums[:, drawn].sum(dim=2)
+    low, high = (above / below).quantile(torch.tensor([0.025, 0.975])).tolist()
+    above, below = sums.sum(dim=1)
+    return with_interval(name, (above / below).item(), low, high)
+
+
+def measured_nudges(ddpm, grad, log_p, dataset, n=1_000, right=False):
+    """Compare nudges and targets on noised validation images, pushed toward random wrong labels.
+
+    Yields t and its columns, for decreasing t: those of `compare`; S, from two halves of the
+    training images, and S_of_quarters; and the cross-entropies on the true labels, loss of log_p
+    and loss_of_target, which is computed from one half. With right=True, the images are pushed
     toward their own labels.
     """
-    x_0, y = (part[:n] for part in dataset.load("validation"))
-    if not right:
-        K = len(dataset.info["classes"])
-        y = (y + torch.randint(1, K, y.shape, generator=generator(0, "validation"))) % K
-    images, labels = dataset.load("train")
+    x_0, labels = (part[:n] for part in dataset.load("validation"))
+    K, images = len(dataset.info["classes"]), dataset.load("train")
+    wrong = (labels + torch.randint(1, K, labels.shape, generator=generator(0, "validation"))) % K
+    y = labels if right else wrong
+    order = torch.randperm(len(images[0]), generator=generator(0, "halves"))
+
+    def part(k, parts):
+        return [whole[order[k::parts]] for whole in images]
+
     for t in sampling_times(len(ddpm.abar) - 1, 20)[:MEASURED]:
         x_t, _, _ = noised_for_validation(ddpm.scheduler, x_0, torch.full_like(y, t))
-        yield t, compared(ddpm, grad, x_t, t, y, images, labels)
+        nudges = nudge(ddpm, grad, x_t, t, y)
+        row = {"n": n} | compare(nudges, target(ddpm, x_t, t, y, *images))
+        for name, parts in ("S", 2), ("S_of_quarters", 4):
+            both = (target(ddpm, x_t, t, y, *part(k, parts)) for k in (0, 1))
+            row |= pooled_scale(nudges, *both, name)
+        with torch.no_grad():
+            row["loss"] = -log_p(x_t, timesteps(x_t, t), labels).mean().item()
+        row["loss_of_target"] = target_loss(ddpm, x_t, t, labels, *part(0, 2))
+        yield t, row
 
 
-def compared(ddpm, grad, x_t, t, y, images, labels):
-    """`compare` for noisy images x_t (B, C, H, W), pushed toward y (B,)."""
-    return compare(nudge(ddpm, grad, x_t, t, y), exact_nudge(ddpm, x_t, t, y, images, labels))
+def fitted_b(ddpm, rows, name, times=None):
+    """The b of 1 + b SNR with the least relative squared error: a number.
 
-
-def measured_scale(rows, name):
-    """A function of t that interpolates the column `name` of rows, t -> columns."""
-    times = sorted(rows)
-    values = [float(rows[t][name]) for t in times]
-    return lambda t: float(np.interp(t, times, values))
-
-
-def fitted_scale(ddpm, rows, name):
-    """a and b of the a + b SNR with the least relative squared error in the first 3/4 of all t."""
-    times = [t for t in rows if t >= (len(ddpm.abar) - 1) / 4]
+    rows: t -> columns; name: the column with the scale. By default, for the first 3/4 of all t.
+    """
+    times = times or [t for t in rows if t >= (len(ddpm.abar) - 1) / 4]
     s = torch.tensor([float(rows[t][name]) for t in times])
-    terms = torch.stack([torch.ones_like(s), snr(ddpm.abar[times])], dim=1) / s[:, None]
-    return torch.linalg.lstsq(terms, torch.ones(len(s), 1)).solution[:, 0].tolist()
+    x, y = snr(ddpm.abar[times]) / s, 1 - 1 / s  # b x = y
+    return ((x * y).sum() / x.square().sum()).item()

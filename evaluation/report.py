@@ -1,241 +1,209 @@
 """The report: one function per experiment, and the tables in the READMEs.
 
-    python -m evaluation.report nudges scales    # results/nudges.csv and results/scales.csv
-    python -m evaluation.report                  # only update the tables in the READMEs
-
-Every experiment but `nudges` measures samples: rows with the columns method, scale, and run.
+python -m evaluation.report scales quality    # results/scales.csv and results/quality.csv
+python -m evaluation.report                   # only update the tables in the READMEs
 """
 
 import re
-from functools import cache, partial
+from functools import partial
 
 import torch
-from tqdm import tqdm
 
-from classifier import Classifier
 from data import Dataset
-from diffusion import END, add_noise, load_ddpm, predicted_x_0, snr
-from evaluation.classifier_free import SCALE, classifier_free, implied_gradient
+from diffusion import load_ddpm, sampling_times
+from evaluation.classifier_free import classifier_free as classifier_free_noise
 from evaluation.judge import judge_images, load_judge
-from evaluation.measure import cell, measure
-from evaluation.nudges import MEASURED, compared, measured_nudges, measured_scale
-from inference import SAMPLER, STEPS, gradient, guided, load_models, sample, trajectory
+from evaluation.measure import cell, measure, read_rows, write_rows
+from evaluation.nudges import fitted_b, measured_nudges
+from inference import GROWTH, gradient, growing_scale, guided, load_models, sample
 from support import cli
-from support.files import MODELS, ROOT, atomic_write, load_checkpoint, read_rows, write_rows
-from support.pictures import ACCENT, INK, plain_figure, save_figure, save_labeled_grid
-from support.pictures import to_uint8
+from support.files import MODELS, ROOT, atomic_write, sha256
+from support.pictures import ACCENT, INK, plain_figure, save_figure, save_labeled_grid, to_uint8
 from support.streams import generator, image_seeds
 
-RUNS = {0: MODELS} | {run: ROOT / "runs" / f"{run}" for run in (1, 2, "short", "fashion")}
-loaded = cache(load_ddpm)
-DEFAULT_SCALE = 1.5, 12  # a and b of a + b SNR
-SCALES_OF = {"least_squares": "r c", "ratio": "r", "component": "r / c"}  # see nudges.py
+FASHION, UNIFORM = ROOT / "runs" / "fashion", ROOT / "runs" / "uniform"  # see results/make.sh
+FAST = {"sampler": "sde-dpmsolver++", "steps": 20}
+DEFAULT = {"sampler": "ddpm", "steps": 50}
 PAGES = ROOT / "README.md", ROOT / "results" / "README.md"
+START_SEED = 0  # of the noise in starts.png
 TABLE = re.compile(
     r"(?P<heading><!-- table (?P<file>\S+): (?P<columns>.*) -->\n\|.*\n\|.*\n)(?P<rows>(?:\|.*\n)*)"
 )
 
 
-class Networks:
-    """The networks of a training run, and rows for `measure` that sample with them.
-
-    run is a key of `RUNS`, or a folder; with `guide`, the classifier is that of another run. A
-    scale is a number, or (a, b) for a + b SNR, which grows, or a column of nudges.csv, measured.
-    """
-
-    def __init__(self, run, sampler="sde-dpmsolver++", steps=20, device="cpu", guide=None):
-        self.folder, self.device, self.guide = RUNS.get(run, run), device, run
-        self.ddpm, self.classifier = load_models(self.folder, device)
-        if guide:
-            path = RUNS[guide] / "classifier.pth"
-            self.classifier, _ = load_checkpoint(path, Classifier, device)
-            self.guide, run = guide, f"{run}, classifier {guide}"
-        self.grad = gradient(self.classifier.log_p)
-        self.settings = {"sampler": sampler, "steps": steps, "run": run}
-
-    def row(self, method, scale, predict):
-        """A row with any predicted noise. Method and scale, also as a text, become columns."""
-        scale = text_of(scale) if isinstance(scale, tuple) or scale in SCALES_OF else scale
-        return partial(drawn, self.ddpm, predict, method=method, scale=scale, **self.settings)
-
-    def unguided(self):
-        return self.row("unguided", 0, self.ddpm)
-
-    def guided(self, scale=DEFAULT_SCALE):
-        s = scale
-        if isinstance(scale, tuple):
-            a, b = scale
-            s = lambda t: a + b * snr(self.ddpm.abar[t])  # noqa: E731
-        if scale in SCALES_OF:
-            s = measured_scale(stored_nudges(self.guide), scale)
-        return self.row("guided", scale, guided(self.ddpm, self.grad, s))
-
-    def classifier_free(self, scale=SCALE):
-        conditional = loaded(self.folder / "classifier_free.pth", self.device)
-        return self.row("classifier-free", scale, classifier_free(conditional, scale))
+def guided_rows(ddpm, classifier, scales, **settings):
+    """Rows for `measure`, one per scale: name -> function (y, seeds). scales: name -> scale."""
+    grad, draw = gradient(classifier.log_p), partial(sample, ddpm, **settings)
+    return {name: partial(draw, predict=guided(ddpm, grad, s)) for name, s in scales.items()}
 
 
-def drawn(ddpm, predict, y, seeds, sampler, steps, **key):
-    """Samples. The key (method, scale, run) only becomes columns of the table."""
-    return sample(ddpm, y, seeds, predict, sampler=sampler, steps=steps)
+def constant(*scales):
+    """Constant scales: name -> s."""
+    return {f"s = {s}": s for s in scales}
 
 
-def text_of(scale):
-    """A scale, a number, a pair, or a column of nudges.csv, as text."""
-    if scale in SCALES_OF:
-        return SCALES_OF[scale]
-    if isinstance(scale, tuple):
-        return "{:g} + {:g} SNR".format(*scale)
-    return f"s = {scale}".removesuffix(".0")
+def growing(ddpm, *growths):
+    """Growing scales: name -> function of t."""
+    return {f"1 + {b} SNR": growing_scale(ddpm, b) for b in growths}
+
+
+def with_networks(settings, *paths):
+    """Columns for `measure`: the settings, and the SHA-256 of each checkpoint."""
+    return settings | {f"sha256 of {path.name}": sha256(path) for path in paths}
 
 
 # --- experiments ---
 
 
-def tuning(path):
-    """Which scales? Each training run of both methods; no other experiment uses this seed."""
-    rows = {}
-    for run in (0, 1, 2):
-        networks = Networks(run)
-        for scale in (1.5, 12), (1, 6), (1, 12), (1, 24), (1.3, 15.6), (1.5, 18):
-            rows[f"guided, {text_of(scale)}, run {run}"] = networks.guided(scale)
-        for scale in 1, 1.1, 1.25, 1.5, 1.75, 2:
-            rows[f"classifier-free, {text_of(scale)}, run {run}"] = networks.classifier_free(scale)
-    table = measure(rows, seed=4, path=path)
-    save_figure(path.with_suffix(".png"), tuning_figure(table))
+def scales(path):
+    """Which scale? The default one, others of the same form, constant ones, and two ablations."""
+    ddpm, classifier = load_models()
+    growth = growing_scale(ddpm)
+    ablations = {
+        "1 + 15 SNR, s = 1 below t = 400": lambda t: growth(t) if t >= 400 else 1,
+        "1 + 15 SNR, constant below t = 400": lambda t: growth(max(t, 399)),
+    }
+    which = growing(ddpm, GROWTH) | constant(1, 1.5, 2, 3, 5) | growing(ddpm, 4, 8, 30, 60)
+    rows = guided_rows(ddpm, classifier, which | ablations, **FAST)
+    columns = with_networks(FAST, MODELS / "ddpm_unet.pth", MODELS / "classifier.pth")
+    measure(rows, seed=2, path=path, columns=columns)
 
 
-def tuning_figure(table):
-    """Accuracy against Fréchet distance: a curve for each method and training run."""
+def transfer(path):
+    """Does a growing scale help with other images? Fashion-MNIST, and its own three networks."""
+    ddpm, classifier = load_models(FASHION)
+    which = growing(ddpm, 8) | constant(1, 1.5, 2, 3, 5) | growing(ddpm, 2, 4, 15, 30)
+    rows = guided_rows(ddpm, classifier, which, **FAST)
+    dataset, judge = Dataset("fashion-mnist"), load_judge(FASHION / "judge.pth")
+    columns = with_networks(FAST, FASHION / "ddpm_unet.pth", FASHION / "classifier.pth")
+    measure(rows, seed=2, dataset=dataset, judge=judge, path=path, columns=columns)
+
+
+def middle(path):
+    """Does it help to train more often on the middle timesteps? One U-Net with, one without."""
+    rows, networks = {}, {"middle": MODELS, "uniform": UNIFORM}
+    _, classifier = load_models()
+    for name, folder in networks.items():
+        ddpm = load_ddpm(folder / "ddpm_unet.pth")
+        which = growing(ddpm, GROWTH) | constant(1)
+        for label, row in guided_rows(ddpm, classifier, which, **FAST).items():
+            rows[f"{name}, {label}"] = row
+    uniform = {"sha256 of the uniform one": sha256(UNIFORM / "ddpm_unet.pth")}
+    columns = with_networks(FAST, MODELS / "ddpm_unet.pth", MODELS / "classifier.pth") | uniform
+    measure(rows, seed=5, path=path, columns=columns)
+
+
+def classifier_free(path):
+    """Both methods, with the same two kinds of scales; no other experiment uses this seed."""
+    ddpm, classifier = load_models()
+    labeled = load_ddpm(MODELS / "classifier_free.pth")
+    ours = growing(ddpm, 4, 8, 15, 30, 60) | constant(1, 1.5, 2, 3, 5)
+    theirs = growing(labeled, 0.1, 0.3, 1, 3, 10) | constant(1, 1.25, 1.5, 2, 3)
+    rows = {
+        f"guided, {label}": row
+        for label, row in guided_rows(ddpm, classifier, ours, **FAST).items()
+    }
+    for label, s in theirs.items():
+        predict = classifier_free_noise(labeled, s)
+        rows[f"classifier-free, {label}"] = partial(sample, labeled, predict=predict, **FAST)
+    names = "ddpm_unet.pth", "classifier.pth", "classifier_free.pth"
+    columns = with_networks(FAST, *(MODELS / name for name in names))
+    table = measure(rows, seed=4, path=path, columns=columns)
+    save_figure(path.with_suffix(".png"), plot_curves(table))
+
+
+def plot_curves(table):
+    """Accuracy against Fréchet distance, a curve for each method and kind of scale: a figure."""
     figure, axes = plain_figure(6, 4)
     for method, color in (("guided", ACCENT), ("classifier-free", INK)):
-        for run, line in zip((0, 1, 2), ("-", "--", ":")):
-            rows = [r for r in table.values() if (r.get("method"), r.get("run")) == (method, run)]
-            points = sorted((100 * row["accuracy"], row["frechet"]) for row in rows)
-            accuracy, frechet = zip(*points)
-            style = {"color": color, "ls": line, "lw": 1, "ms": 3}
-            axes.plot(frechet, accuracy, "o", label=f"{method}, run {run}", **style)
+        for kind, style, label in (("1 + ", "o-", "growing scales"), ("s = ", "s--", "constant")):
+            rows = [row for name, row in table.items() if name.startswith(f"{method}, {kind}")]
+            x, y = [row["frechet"] for row in rows], [100 * row["accuracy"] for row in rows]
+            axes.plot(x, y, style, color=color, lw=1, ms=4, label=f"{method}, {label}")
     real = table["real images"]
     axes.plot(real["frechet"], 100 * real["accuracy"], "*", color=INK, ms=10, label="real images")
-    axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)")
+    axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)", ylim=(90, 100.2))
     axes.legend(frameon=False)
     return figure
 
 
 def quality(path):
     """How good are the samples? The only experiment with test images."""
-    networks = Networks(0, SAMPLER, STEPS)
-    rows = {"guided": networks.guided(), "guided, constant scale of 1": networks.guided(1)}
-    rows["unguided"] = networks.unguided()
-    measure(rows, n=4_300, split="test", seed=0, path=path)
-
-
-def short_run(path):
-    """How good are the samples after the short training run that README.md shows?"""
-    measure({"guided": Networks("short").guided()}, seed=2, path=path)
+    ddpm, classifier = load_models()
+    which = {"guided": growing_scale(ddpm)}
+    which |= {f"guided, constant scale of {s}": s for s in (1, 2)}
+    rows = guided_rows(ddpm, classifier, which, **DEFAULT)
+    rows["unguided"] = partial(sample, ddpm, **DEFAULT)
+    columns = with_networks(DEFAULT, MODELS / "ddpm_unet.pth", MODELS / "classifier.pth")
+    measure(rows, n=4_300, split="test", seed=0, path=path, columns=columns)
 
 
 def nudges(path):
     """How far does the gradient shift the predicted image, and how far should it?"""
-    networks, mnist, labeled = Networks(0), Dataset(), loaded(MODELS / "classifier_free.pth")
-    half = Dataset()
-    half.splits["train"] = [part[::2] for part in half.splits["train"]]
-    others = {
-        run: load_checkpoint(RUNS[run] / "classifier.pth", Classifier)[0]
-        for run in (1, 2, "fashion")
-    }
-
-    def case(grad, dataset=mnist, **settings):
-        return measured_nudges(networks.ddpm, grad, dataset, **settings)
-
-    cases = {  # name -> t and columns
-        "wrong labels": case(networks.grad),
-        "right labels": case(networks.grad, right=True),
-        "paths that end wrong": on_paths_that_end_wrong(networks, mnist),
-        "network with labels": case(implied_gradient(labeled)),
-        "classifier 1": case(gradient(others[1].log_p)),
-        "classifier 2": case(gradient(others[2].log_p)),
-        "fashion": case(gradient(others["fashion"].log_p), Dataset("fashion-mnist")),
-        "half of the images": case(networks.grad, half),
-    }
-    rows = []
-    for name, columns in tqdm(cases.items(), desc="nudges", disable=None):
-        rows += [{"images": f"{t}, {name}", "t": t, **row} for t, row in columns]
-        write_rows(path, rows)
+    rows, fits, panels = [], {}, {}
+    for name, folder in (("mnist", MODELS), ("fashion-mnist", FASHION)):
+        ddpm, classifier = load_models(folder)
+        inputs = ddpm, gradient(classifier.log_p), classifier.log_p, Dataset(name)
+        panels[name] = table = dict(measured_nudges(*inputs))
+        right = {t: row for t, row in measured_nudges(*inputs, right=True) if t in (399, 199)}
+        digest = {"sha256 of classifier.pth": sha256(folder / "classifier.pth")}
+        for labels, found in {"wrong labels": table, "right labels": right}.items():
+            rows += [{"row": f"{name}, {t}, {labels}"} | r | digest for t, r in found.items()]
+        sure = [t for t, row in table.items() if row["loss_of_target"] < row["loss"]]
+        for column in ("r", "S", "S_of_quarters", "component"):
+            fits[f"{name}, {column}"] = fitted_b(ddpm, table, column)
+            fits[f"{name}, {column}, sure"] = fitted_b(ddpm, table, column, sure)
+    rows += [{"row": f"{name}, b", "b": b} for name, b in fits.items()]
+    write_rows(path, rows)
+    save_figure(path.with_suffix(".png"), plot_scales(panels, load_models()[0]))
 
 
-def on_paths_that_end_wrong(networks, dataset, n=1_000):
-    """Compare the nudges on the sampling paths with s = 1 whose sample the judge misclassifies."""
-    ddpm, grad, y = networks.ddpm, networks.grad, torch.arange(n) % 10
-    inputs = ddpm, y, image_seeds(3, y.tolist()), guided(ddpm, grad, 1)
-    steps = list(trajectory(*inputs, sampler="sde-dpmsolver++", steps=20))
-    wrong = judge_images(load_judge()[0], to_uint8(steps[-1][2]))[1] != y
-    images, labels = dataset.load("train")
-    for t, x_t, _ in steps[:MEASURED]:
-        yield t, compared(ddpm, grad, x_t[wrong], t, y[wrong], images, labels)
-
-
-@cache
-def stored_nudges(guide):
-    """The rows of nudges.csv, for wrong labels, that a scale is measured with: t -> columns."""
-    name = {0: "wrong labels", "fashion": "fashion"}.get(guide, f"classifier {guide}")
-    rows = read_rows(ROOT / "results" / "nudges.csv")
-    return {int(row["t"]): row for row in rows if row["images"] == f"{row['t']}, {name}"}
-
-
-def scales(path):
-    """Which scale? The default one, constant ones, and those measured by `nudges`."""
-    networks = Networks(0)
-    rows = {text_of(s): networks.guided(s) for s in (DEFAULT_SCALE, 1, 1.5, 2, 3, 5, *SCALES_OF)}
-    for guide in 1, 2:
-        others = Networks(0, guide=guide)
-        for scale in DEFAULT_SCALE, "ratio", "component":
-            rows[f"{text_of(scale)}, classifier {guide}"] = others.guided(scale)
-    measure(rows, seed=2, path=path)
-
-
-def transfer(path):
-    """Do the scales work for other images? Fashion-MNIST, after the short training run."""
-    networks, dataset = Networks("fashion"), Dataset("fashion-mnist")
-    scales = DEFAULT_SCALE, 1, 1.5, 2, 2.5, 3, 5, "ratio", "component"
-    rows = {text_of(scale): networks.guided(scale) for scale in scales}
-    judge = load_judge(networks.folder / "judge.pth")
-    measure(rows, seed=2, dataset=dataset, judge=judge, path=path)
-
-
-def single_step(path):
-    """When does guidance matter? One of 20 steps is guided, with pushes of equal size."""
-    networks = Networks(0, "ddim")
-
-    def only_at(t, s):
-        predict = guided(networks.ddpm, networks.grad, lambda u: s if u == t else 0)
-        return networks.row("guided", f"{s:.4g} at t = {t}", predict)
-
-    equal = scales_of_equal_size(networks)
-    rows = {"s = 1 at all steps": networks.guided(1), "unguided": networks.unguided()}
-    rows |= {f"t = {t}, equal size": only_at(t, s) for t, s in equal.items() if t % 100 == 99}
-    measure(rows, n=1_000, seed=2, path=path)
+def plot_scales(panels, ddpm):
+    """The measured scales against t: a figure. panels: dataset -> t -> columns."""
+    figure, axes = plain_figure(9, 3.6, columns=2)
+    for axis, (name, table) in zip(axes, panels.items()):
+        times = list(table)
+        unsure = [t for t, row in table.items() if row["loss_of_target"] > row["loss"]]
+        axis.axvspan(0, max(unsure, default=0) + 25, color="0.93", lw=0)
+        for column, style, label in (("r", ":", "r"), ("component", "--", "r / c")):
+            y = [row[column] for row in table.values()]
+            axis.plot(times, y, style, color=INK, lw=1, label=label)
+        low, high = ([row[f"S_{end}"] for row in table.values()] for end in ("low", "high"))
+        axis.fill_between(times, low, high, color=INK, alpha=0.2, lw=0)
+        axis.plot(times, [row["S"] for row in table.values()], color=INK, lw=1.5, label="S")
+        default = [float(growing_scale(ddpm)(t)) for t in times]
+        axis.plot(times, default, color=ACCENT, lw=1.5, label="1 + 15 SNR, the default")
+        axis.set(xlabel="t: less noise to the right", xlim=(1010, 190), yscale="log", title=name)
+    axes[0].set_ylabel("scale")
+    axes[0].legend(frameon=False)
+    return figure
 
 
 @torch.no_grad()
-def scales_of_equal_size(networks, n=100):
-    """The scales that change the next image as much as s = 50 at t = 699, on average: t -> s.
-
-    With DDIM in 20 steps, and n images.
-    """
-    ddpm, y, sizes = networks.ddpm, torch.arange(n) % 10, {}
-    steps = list(trajectory(ddpm, y, range(n), sampler="ddim", steps=20))
-    for (t, x_t, _), u in zip(steps, [*(t for t, _, _ in steps[1:]), END]):
-        change = -(1 - ddpm.abar[t]).sqrt() * networks.grad(x_t, t, y)  # in the noise, ADM (14)
-        change = add_noise(predicted_x_0(0, change, ddpm.abar[t]), change, ddpm.abar[u])  # in x_u
-        sizes[t] = torch.linalg.vector_norm(change, dim=(1, 2, 3)).mean().item()
-    return {t: 50 * sizes[699] / size for t, size in sizes.items()}
+def starts(path):
+    """When does guidance matter? The same noise and ten digits, guided from one step on."""
+    ddpm, classifier = load_models()
+    times = sampling_times(len(ddpm.abar) - 1, FAST["steps"])
+    first = torch.tensor([*times, -1])  # never
+    growth, start = growing_scale(ddpm), first.repeat(10).view(-1, 1, 1, 1)
+    predict = guided(ddpm, gradient(classifier.log_p), lambda t: (t <= start) * growth(t))
+    y = torch.arange(10).repeat_interleave(len(first))
+    images = sample(ddpm, y, [START_SEED] * len(y), predict, len(y), **FAST)
+    labels = [*(f"{k}" for k in range(1, len(first))), "none"]
+    rows = [(f"{k}", part) for k, part in enumerate(images.split(len(first)))]
+    save_labeled_grid(path.with_suffix(".png"), rows, labels)
+    sure = classifier.log_p(images, torch.zeros_like(y), y).exp().view(10, -1) > 0.9
+    read = (judge_images(load_judge()[0], to_uint8(images))[1] == y).view(10, -1)
+    for name, seen in (("classifier, p > 0.9", sure), ("judge", read)):
+        print(f"{name}: the target for", dict(zip(labels, seen.sum(dim=0).tolist())))
 
 
 def real_or_generated(path):
     """Draw a real validation image and a guided sample of each digit, one above the other."""
-    networks, y = Networks(0, SAMPLER, STEPS), torch.arange(10)
-    samples = networks.guided()(y, image_seeds(6, y.tolist()))
+    ddpm, classifier = load_models()
+    y = torch.arange(10)
+    [draw] = guided_rows(ddpm, classifier, growing(ddpm, GROWTH), **DEFAULT).values()
+    samples = draw(y, image_seeds(6, y.tolist()))
     real, labels = Dataset().load("validation")
     real = torch.stack([real[labels == k][0] for k in y])
     above = torch.randint(2, (10,), generator=generator(7, "subset")).bool()
@@ -245,8 +213,8 @@ def real_or_generated(path):
     print("generated:", "".join("A" if a else "B" for a in above))
 
 
-EXPERIMENTS = {f.__name__: f for f in (nudges, scales, transfer, tuning)}
-EXPERIMENTS |= {f.__name__: f for f in (quality, short_run, single_step, real_or_generated)}
+EXPERIMENTS = {f.__name__: f for f in (scales, transfer, middle, classifier_free, quality)}
+EXPERIMENTS |= {f.__name__: f for f in (nudges, starts, real_or_generated)}
 
 
 # --- the tables in the READMEs ---

@@ -11,32 +11,29 @@ networks() { # models/, sample_ddpm_output.png, the training curves: about two h
   python -m evaluation.classifier_free
 }
 
-runs() { # networks for the report that are not included: about four hours
-  for seed in 1 2; do
-    python train_classifier.py --seed "$seed" --models "runs/$seed"
-    python train_ddpm.py --seed "$seed" --models "runs/$seed"
-    python -m evaluation.classifier_free --seed "$seed" --models "runs/$seed"
-  done
-  python train_classifier.py --models runs/short
-  python train_ddpm.py --steps 3800 --models runs/short
+runs() { # networks for the report that are not included: about two hours
   python train_classifier.py --dataset fashion-mnist --models runs/fashion
-  python train_ddpm.py --dataset fashion-mnist --steps 3800 --models runs/fashion
+  python train_ddpm.py --dataset fashion-mnist --models runs/fashion
   python -m evaluation.judge --dataset fashion-mnist --models runs/fashion
+  python - --models runs/uniform <<'EOF'
+import sys, torch, train_ddpm
+train_ddpm.training_timesteps = lambda n, T: torch.randint(T, (n,))  # as in DDPM, Algorithm 1
+train_ddpm.main(sys.argv[1:])
+EOF
 }
 
 pictures() { # guided_output.png, the other pictures in results/, and what docs/ loads
   python inference.py
   python inference.py --digits all --num-samples 1 --output results/digits.png \
     --gif results/guided.gif
-  python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 \
+  python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 --growing-scale 15 \
     --output results/scales_grid.png
-  python -m evaluation.report real_or_generated
-  python -m examples.when --output results
+  python -m evaluation.report starts real_or_generated
   python -m docs.export
 }
 
-tables() { # the CSV files in results/, and the tables of both pages: about three hours
-  python -m evaluation.report nudges scales transfer tuning quality short_run single_step
+tables() { # the CSV files in results/, and the tables of both pages: about two hours
+  python -m evaluation.report nudges scales transfer middle classifier_free quality
 }
 
 for part in "$@"; do "$part"; done

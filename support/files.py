@@ -1,7 +1,6 @@
-"""Atomic file writes, checkpoints, and CSV tables."""
+"""Atomic file writes and checkpoints."""
 
 import contextlib
-import csv
 import hashlib
 import io
 import os
@@ -168,37 +167,3 @@ def load_tensors(path, advice=""):
         raise UserError(f"{path} cannot be read: permission denied") from None
     except Exception as error:  # on a corrupted file, the unpickler raises many exception types
         raise UserError(f"{path} is corrupted or not a checkpoint{advice}") from error
-
-
-# --- tables ---
-
-
-def write_rows(path, rows):
-    """Write dicts as a CSV file; "-" where a row lacks a column."""
-    rows = list(rows)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [[as_text(row.get(column, "-")) for column in columns] for row in rows]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
-
-
-def read_rows(path):
-    """The rows of a CSV file as dicts of text, without the columns that a row lacks."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{key: value for key, value in row.items() if value != "-"} for row in rows]
-
-
-def as_text(value):
-    """A value for a CSV file: floats with six significant digits."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def as_number(text):
-    """The number in a cell of a CSV file, or its text."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text

@@ -143,13 +143,14 @@ def show(rows, titles=(), signed=()):
     return figure
 
 
-def plain_figure(width, height):
+def plain_figure(width, height, columns=1):
     """A matplotlib figure in inches, and its axes without the spines at the top and right."""
     from matplotlib.figure import Figure  # imported here, so that scripts start faster
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(1, columns)
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 

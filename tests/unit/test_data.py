@@ -14,8 +14,8 @@ import train_ddpm
 from data import DATA, SPLITS, Dataset, class_numbers
 from evaluation import __main__ as evaluate
 from evaluation import classifier_free, judge, metrics
+from evaluation.measure import read_rows
 from support import UserError, pictures
-from support.files import read_rows
 
 
 def test_the_splits_match_torchvision():
