@@ -48,17 +48,6 @@ def classifier_free(ddpm, scale=SCALE):
     return predict
 
 
-def implied_gradient(ddpm):
-    """The gradient of log p(y | x_t, t) that a classifier-free `DDPM` implies, by Bayes' rule."""
-
-    @torch.no_grad()
-    def grad(x_t, t, y):
-        none = torch.full_like(y, ddpm.unet.config.num_class_embeds - 1)
-        return (ddpm.eps(x_t, t, none) - ddpm.eps(x_t, t, y)) / (1 - ddpm.abar[t]).sqrt()
-
-    return grad
-
-
 def classifier_free_loss(unet, scheduler, x_0, y):
     """The loss on a batch: Algorithm 1 of the paper. See `train_ddpm.ddpm_loss`."""
     t = training_timesteps(len(x_0), scheduler.config.num_train_timesteps)  # (B,)

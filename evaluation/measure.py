@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data import Dataset
 from evaluation.judge import load_judge
-from evaluation.metrics import METRICS, Scores, balanced_parts, nearest_distances, readings
+from evaluation.metrics import METRICS, Scores, balanced_parts, readings
 from support import UserError
 from support.files import atomic_write
 from support.pictures import to_uint8
@@ -56,7 +56,6 @@ def measure(
     METRICS in metrics.py: with a 95% confidence interval (_low, _high), and for functions the
         change from the first one (_change), which has the same noise.
     n, split, seed, torch, diffusers, sha256 of the judge.
-    nearest, nearest_median: the distance to the nearest training image, smallest and median.
 
     Raises UserError if the judge was trained on another dataset, or if the file is not a table of
     `measure`.
@@ -87,10 +86,7 @@ def measure(
                 images, labels = row if isinstance(row, tuple) else (row(y, seeds), y)
                 images = to_uint8(images).cpu()
                 scores = Scores(readings(judge, images, labels), half, usable(images, half, K))
-            nearest = nearest_distances(images, dataset.splits["train"][0])
             table[name] = {"n": len(images)} | scores.row(labels is not None)
-            table[name] |= {"nearest": nearest.min().item()}
-            table[name] |= {"nearest_median": nearest.median().item()}
             if not isinstance(row, tuple):
                 if first:
                     table[name] |= scores.changes_from(first)

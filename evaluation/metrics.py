@@ -10,7 +10,6 @@ import torch
 
 from evaluation.judge import judge_images
 from support import UserError
-from support.pictures import from_uint8
 from support.streams import generator
 
 METRICS = {  # name -> function of samples and real images (both `Readings`); upper bound
@@ -151,19 +150,6 @@ def on_manifold(points, manifold):
     parts = points.split(CHUNK)
     inside = [(torch.cdist(part, manifold) <= radius).any(dim=1) for part in parts]
     return torch.cat(inside).float().mean().item()
-
-
-def nearest_distances(images, train_images):
-    """The distance from each uint8 image to its nearest training image: (N,).
-
-    Pixels are scaled to [-1, 1]. cdist finds the nearest image with matrix products, whose
-    rounding errors are too large for the distance itself.
-    """
-    train, distances = from_uint8(train_images).flatten(1), []
-    for part in from_uint8(images).flatten(1).split(CHUNK):
-        nearest = train[torch.cdist(part, train).argmin(dim=1)]
-        distances.append((part - nearest).norm(dim=1))
-    return torch.cat(distances)
 
 
 def balanced_parts(labels, num_parts, num_classes):

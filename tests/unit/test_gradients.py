@@ -10,7 +10,6 @@ from conftest import ABAR, IMAGE_SHAPE, abar, fake_ddpm
 from diffusers import DDPMScheduler
 
 from diffusion import END, SCHEDULE, exact_x_0, predicted_x_0, sampling_times, snr
-from evaluation.classifier_free import classifier_free, implied_gradient
 from evaluation import nudges
 from evaluation.nudges import compare, fitted_b, measured_nudges, pooled_scale, target, target_loss
 from examples.samplers import step
@@ -147,17 +146,3 @@ def test_nudges_are_measured_toward_wrong_labels_with_disjoint_images(few_images
     assert [len(part) for part in parts] == [250, 250, 125, 125]
     list(measured_nudges(DDPM, lambda x_t, t, y: ones(x_t), log_p, few_images, n=40, right=True))
     assert torch.equal(seen[-1][0], true)
-
-
-def test_a_classifier_free_network_with_its_implied_gradient_is_conditional():
-    """Unguided eps plus the implied gradient is the conditional eps."""
-    ddpm = fake_ddpm(
-        lambda x_t, t, y: 0.1 * (1 + y.view(-1, 1, 1, 1)) * x_t,
-        num_class_embeds=4,
-        clip_sample=False,
-    )
-    x_t, unguided = torch.randn(3, *IMAGE_SHAPE), classifier_free(ddpm, 0)
-    torch.testing.assert_close(unguided(x_t, 600, Y), 0.4 * x_t)  # the last label means "none"
-    shift = (1 - abar(600)).sqrt() * implied_gradient(ddpm)(x_t, 600, Y)
-    found = unguided(x_t, 600, Y) - shift
-    torch.testing.assert_close(found, classifier_free(ddpm, 1)(x_t, 600, Y))

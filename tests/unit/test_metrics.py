@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from evaluation import metrics
 from evaluation.metrics import METRICS, Readings, Scores, balanced_parts, frechet_distance
-from evaluation.metrics import metrics_of, nearest_distances, wilson_interval
+from evaluation.metrics import metrics_of, wilson_interval
 from support import UserError
 
 
@@ -47,15 +47,6 @@ def test_precision_and_recall_match_scikit_learn():
     precision, recall = on_manifold(narrow, real), on_manifold(real, narrow)
     assert precision > 0.9 and recall < 0.3
     assert row["precision"] == pytest.approx(precision) and row["recall"] == pytest.approx(recall)
-
-
-def test_nearest_is_the_distance_to_the_nearest_training_image():
-    """Pixels are in [-1, 1], so one gray level is 2 / 255."""
-    train = torch.randint(0, 256, (300, 1, 4, 4), dtype=torch.uint8)
-    images = train[[7, 250]]
-    train[250, 0, 0, 0] = 255
-    images[1, 0, 0, 0] = 254
-    assert nearest_distances(images, train).tolist() == pytest.approx([0, 2 / 255], abs=1e-6)
 
 
 def test_the_interval_of_a_proportion_matches_scipy():
