@@ -85,17 +85,19 @@ def run(monkeypatch):
 
 NUMBER = "[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]"
 TRIES = {  # what a reader may change in the demo
-    "breaking it": {"eps_hat = eps - s": "eps_hat = eps + s", "log_p.sum()": "log_p.mean()"},
-    "others": {NUMBER: "[0] * 11", "seed = 5": "seed = 77", "target, x_T = 5": "target, x_T = 3"},
+    "breaking it": {"return eps - s": "return eps + s", "log_p_y.sum()": "log_p_y.mean()"},
+    "others": {NUMBER: "[0] * 11", "seed = 2": "seed = 77", "size, x_T = 5": "size, x_T = 3"},
 }
 
 
 @pytest.mark.parametrize("change", TRIES)
 def test_the_demo_runs_with_what_a_reader_may_try(change, run, monkeypatch):
-    fewer = {"steps=20": "steps=5", "(949, 799,": "(199,) or (949, 799,", "t == 949": "t == 799"}
+    fewer = {"steps=20": "steps=5", "(**SCHEDULE), 500": "(**SCHEDULE), 60"}
+    guide = re.search(r"```python\n(.*)```", read(DEMO).cells[-1].source, re.DOTALL)[1]
+    both = {"    more = ": f"{guide}    more = more + "}  # with the guide that it suggests
     cells = code_cells(read(DEMO))
     monkeypatch.setattr(plt.Figure, "savefig", lambda *args, **settings: None)
-    for old, new in (TRIES[change] | fewer).items():
+    for old, new in (TRIES[change] | fewer | both).items():
         assert any(old in cell for cell in cells)
         cells = [cell.replace(old, new) for cell in cells]
     run(cells, DEMO)
