@@ -63,7 +63,7 @@ def train(classifier, scheduler, run, validate):
         optimizer.step()
         lr_scheduler.step()
 
-        run.losses.append(loss.detach())
+        run.log(loss)
         if run.validates:
             classifier.eval()
             validate()

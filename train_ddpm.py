@@ -90,7 +90,7 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
         lr_scheduler.step()
         ema.step(unet.parameters())
 
-        run.losses.append(loss.detach())
+        run.log(loss)
         if run.validates:
             ema.store(unet.parameters())
             ema.copy_to(unet.parameters())

@@ -104,7 +104,7 @@ def train(judge, dataset, run):
         optimizer.step()
         lr_scheduler.step()
 
-        run.losses.append(loss.detach())
+        run.log(loss)
         if run.validates:
             judge.eval()
             run.record(validation_accuracy=accuracy_of(judge, *dataset.splits["validation"]))

@@ -31,9 +31,9 @@ class Run:
         args: parsed flags; see `add_training_flags`.
         schedule: the scheduler config that the checkpoint gets, or None.
 
-    Attributes: `step` (from 1); `losses`, one tensor per step, which the loop appends; `history`,
-    one dict per validation. Raises UserError if the checkpoint may not be written (see
-    `check_may_write`), or if there are fewer images than in a batch.
+    Attributes: `step` (from 1); `losses`, one tensor per step; `history`, one dict per validation.
+    Raises UserError if the checkpoint may not be written (see `check_may_write`), or if there are
+    fewer images than in a batch.
     """
 
     def __init__(self, checkpoint, network, dataset, args, schedule=None):
@@ -86,6 +86,10 @@ class Run:
         """Whether to validate after this step: after an epoch, but at least 400 steps, or all."""
         every = max(self.batches_per_epoch, MIN_VALIDATE_EVERY)
         return self.step % every == 0 or self.step == self.args.steps
+
+    def log(self, loss):
+        """Add the loss of this step."""
+        self.losses.append(loss.detach().clone())  # without a copy, freed memory would be pinned
 
     def record(self, **numbers):
         """Add the mean loss since the last validation, and other numbers, to `history`."""
