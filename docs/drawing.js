@@ -1,74 +1,51 @@
-// Your own drawing: 784 numbers in [-1, 1], drawn with a pointer, or with arrow keys and space.
+// The pad for a drawing of one's own, which needs a pointer.
 
-import { $ } from "./dom.js";
-import { drawPicture } from "./pictures.js";
+import { $, drawPicture } from "./pictures.js";
 import { grays } from "./sampler.js";
+import { decode, encode } from "./start.js";
 
-export let drawing = new Float32Array(784).fill(-1); // another array for each drawing
 const canvas = $("drawing");
-const pen = { row: 14, column: 14 };
+let drawing = new Float32Array(784).fill(-1);
+let pen = [0, 0];
 
 /** Ink along the line from the pen to a place, where the pen is then. A stroke is as wide as MNIST's. */
-function inkTo(row, column) {
-  const length = Math.max(1, Math.ceil(2 * Math.hypot(row - pen.row, column - pen.column)));
-  for (let k = 0; k <= length; k++) {
-    const [y, x] = [pen.row + ((row - pen.row) * k) / length, pen.column + ((column - pen.column) * k) / length];
-    for (let i = 0; i < 784; i++) {
-      const distance = Math.hypot(Math.floor(i / 28) - y, (i % 28) - x);
-      drawing[i] = Math.max(drawing[i], Math.min(1, 2.4 - 2 * distance));
-    }
-  }
-  Object.assign(pen, { row, column });
+function inkTo([row, column]) {
+  const [down, right] = [row - pen[0], column - pen[1]];
+  const far = down ** 2 + right ** 2 || 1;
+  show(drawing.map((value, i) => {
+    const [y, x] = [Math.floor(i / 28) - pen[0], (i % 28) - pen[1]];
+    const along = Math.max(0, Math.min(1, (y * down + x * right) / far)); // the nearest place on the line
+    return Math.max(value, Math.min(1, 2.4 - 2 * Math.hypot(y - along * down, x - along * right)));
+  }));
+  pen = [row, column];
 }
 
-export function showDrawing() {
+function show(values) {
+  drawing = values;
   drawPicture(canvas, grays(drawing));
-  canvas.parentElement.classList.toggle("empty", drawing.every((value) => value === -1));
-  if (canvas.matches(":focus-visible")) { // show the pen, for the keyboard
-    const context = canvas.getContext("2d");
-    context.fillStyle = "#808080";
-    context.fillRect(Math.round(pen.column), Math.round(pen.row), 1, 1);
-  }
 }
 
-export function clearDrawing() {
-  drawing = new Float32Array(784).fill(-1);
-  showDrawing();
+/** Open the pad with a drawing, or with the last one. */
+export function openPad(text) {
+  show(text ? decode(text) : drawing);
+  $("pad").showModal();
 }
 
-/** Call `changed` after each stroke. */
-export function listenToDrawing(changed) {
+/** Call `changed` with the text of the drawing after each stroke. */
+export function listenToPad(changed) {
   const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [(28 * (event.clientY - box.top)) / box.height - 0.5, (28 * (event.clientX - box.left)) / box.width - 0.5];
+    const { left, top, width, height } = canvas.getBoundingClientRect();
+    return [(28 * (event.clientY - top)) / height - 0.5, (28 * (event.clientX - left)) / width - 0.5];
   };
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    drawing = drawing.slice();
-    [pen.row, pen.column] = place(event);
-    inkTo(pen.row, pen.column);
-    showDrawing();
+    inkTo((pen = place(event)));
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!canvas.hasPointerCapture(event.pointerId)) return; // the stroke did not begin here
-    inkTo(...place(event));
-    showDrawing();
+    if (canvas.hasPointerCapture(event.pointerId)) inkTo(place(event));
   });
-  canvas.addEventListener("pointerup", changed);
-  const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  canvas.addEventListener("keydown", (event) => {
-    if (event.key === " ") {
-      drawing = drawing.slice();
-      inkTo(pen.row, pen.column);
-      changed();
-    } else if (event.key in moves) {
-      const [down, right] = moves[event.key];
-      pen.row = Math.max(0, Math.min(27, pen.row + down));
-      pen.column = Math.max(0, Math.min(27, pen.column + right));
-    } else return;
-    event.preventDefault(); // do not scroll
-    showDrawing();
-  });
-  canvas.addEventListener("focus", showDrawing);
-  canvas.addEventListener("blur", showDrawing);
+  canvas.addEventListener("lostpointercapture", () => changed(encode(drawing)));
+  $("clear").addEventListener("click", () => show(new Float32Array(784).fill(-1)));
+  $("close").addEventListener("click", () => $("pad").close());
+  $("pad").addEventListener("click", ({ target }) => target === $("pad") && $("pad").close()); // beside it
 }

@@ -5,18 +5,15 @@
 
 const GROUPS = 8; // of every GroupNorm
 
-/** Load both networks: {unet, classify, weights}. */
+/** Load both networks: {unet, classify}. */
 export async function loadNetworks() {
-  const get = async (name) => {
+  const get = async (name, type) => {
     const response = await fetch(name);
     if (!response.ok) throw new Error(`${name}: ${response.status}`);
-    return response;
+    return response[type]();
   };
-  const [kernel, manifest, bytes] = await Promise.all([
-    get("conv.wasm").then((response) => response.arrayBuffer()),
-    get("weights.json").then((response) => response.json()),
-    get("weights.bin").then((response) => response.arrayBuffer()),
-  ]);
+  const files = [["conv.wasm", "arrayBuffer"], ["weights.json", "json"], ["weights.bin", "arrayBuffer"]];
+  const [kernel, manifest, bytes] = await Promise.all(files.map((file) => get(...file)));
   const { instance } = await WebAssembly.instantiate(kernel);
   const memory = new Memory(instance.exports);
   const floats = Float32Array.from(new Uint16Array(bytes), halfToFloat);
@@ -27,19 +24,13 @@ export async function loadNetworks() {
     }
     return weights;
   };
-  const weights = { unet: weightsOf("unet"), classifier: weightsOf("classifier") };
-  return {
-    unet: (x_t, t) => unet(weights.unet, x_t, t),
-    classify: (x_t, t) => classify(weights.classifier, x_t, t),
-    weights,
-  };
+  const [first, second] = [weightsOf("unet"), weightsOf("classifier")];
+  return { unet: (x_t, t) => unet(first, x_t, t), classify: (x_t, t) => classify(second, x_t, t) };
 }
 
 /** A number from its 16 bits: sign, exponent, fraction. */
 function halfToFloat(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
+  const [sign, exponent, fraction] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 0x1f, bits & 0x3ff];
   if (exponent === 0) return sign * fraction * 2 ** -24;
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
@@ -54,24 +45,18 @@ function unet(w, x_t, t) {
   let h = run(image(x_t), conv(w, "conv_in"));
   const skips = [h];
   for (const k of [0, 1, 2]) {
-    h = run(h, resnet(`down_blocks.${k}.resnets.0`));
-    skips.push(h);
-    if (k < 2) {
-      h = run(h, conv(w, `down_blocks.${k}.downsamplers.0.conv`, 2));
-      skips.push(h);
-    }
+    skips.push((h = run(h, resnet(`down_blocks.${k}.resnets.0`))));
+    if (k < 2) skips.push((h = run(h, conv(w, `down_blocks.${k}.downsamplers.0.conv`, 2))));
   }
   h = run(h, resnet("mid_block.resnets.0"), resnet("mid_block.resnets.1"));
   for (const k of [0, 1, 2]) {
-    for (const i of [0, 1]) {
-      h = run(concatenate(h, skips.pop()), resnet(`up_blocks.${k}.resnets.${i}`));
-    }
+    for (const i of [0, 1]) h = run(concatenate(h, skips.pop()), resnet(`up_blocks.${k}.resnets.${i}`));
     if (k < 2) h = run(enlarge(h), conv(w, `up_blocks.${k}.upsamplers.0.conv`));
   }
   return run(h, groupNorm(w, "conv_norm_out"), silu, conv(w, "conv_out")).data;
 }
 
-/** {p, gradient}: p(y | x_t, t) of the ten digits, and the gradient of log p(y | x_t, t) in x_t, a function of y. */
+/** {p, gradient}: p(y | x_t, t) of ten digits, and the gradient of log p(y | x_t, t), a function of y. */
 function classify(w, x_t, t) {
   const embedding = timeEmbedding(w, t, 64);
   const block = (name, stride) => residual(w, name, embedding, ["scale_shift", "skip"], stride);
@@ -92,7 +77,7 @@ function classify(w, x_t, t) {
 }
 
 /** A residual block; t scales and shifts its features. `names` are those of its projection and its skip. */
-export function residual(w, name, embedding, [projection, skip], stride = 1) {
+function residual(w, name, embedding, [projection, skip], stride = 1) {
   const [scaleAndShift] = linear(w, `${name}.${projection}`)(embedding);
   const main = sequence(
     groupNorm(w, `${name}.norm1`), silu, conv(w, `${name}.conv1`, stride),
@@ -108,14 +93,10 @@ export function residual(w, name, embedding, [projection, skip], stride = 1) {
 /** Sines and cosines of t, through two linear layers. */
 function timeEmbedding(w, t, size) {
   const half = size / 2;
-  const waves = new Float32Array(size);
-  for (let i = 0; i < half; i++) {
-    const angle = t * Math.exp((-Math.log(10000) * i) / half);
-    waves[i] = Math.cos(angle);
-    waves[half + i] = Math.sin(angle);
-  }
+  const angles = Array.from({ length: half }, (_, i) => t * Math.exp((-Math.log(10000) * i) / half));
+  const data = Float32Array.from([...angles.map(Math.cos), ...angles.map(Math.sin)]);
   const layers = [linear(w, "time_embedding.linear_1"), silu, linear(w, "time_embedding.linear_2"), silu];
-  return sequence(...layers)({ data: waves, H: 1, W: 1, C: size })[0];
+  return sequence(...layers)({ data, H: 1, W: 1, C: size })[0];
 }
 
 // --- layers ---
@@ -135,7 +116,7 @@ function sequence(...layers) {
 
 const identity = (x) => [x, (grad) => grad];
 
-export function silu(x) {
+function silu(x) {
   const sigmoid = (value) => 1 / (1 + Math.exp(-value));
   const slope = (value) => sigmoid(value) * (1 + value * (1 - sigmoid(value)));
   const back = (grad) => ({ ...grad, data: grad.data.map((value, i) => value * slope(x.data[i])) });
@@ -143,7 +124,7 @@ export function silu(x) {
 }
 
 /** Multiply each channel by 1 + scale and add its shift; `values` are all scales, then all shifts. */
-export function scaleShift(values) {
+function scaleShift(values) {
   return (x) => {
     const { C } = x;
     const data = x.data.map((value, i) => value * (1 + values[i % C]) + values[C + (i % C)]);
@@ -153,56 +134,49 @@ export function scaleShift(values) {
 }
 
 /** GroupNorm; without weights, it only normalizes. */
-export function groupNorm(w, name) {
+function groupNorm(w, name) {
   const [weight, bias] = [w[`${name}.weight`]?.data, w[`${name}.bias`]?.data];
   return (x) => {
     const { H, W, C } = x;
     const [size, count] = [C / GROUPS, (H * W * C) / GROUPS];
+    const eachOf = (group, f) => {
+      for (let k = group * size; k < x.data.length; k += C) for (let i = k; i < k + size; i++) f(i);
+    };
     const normalized = new Float32Array(x.data.length);
     const inverse = new Float32Array(GROUPS); // 1 / standard deviation
     for (let group = 0; group < GROUPS; group++) {
       let [sum, squares] = [0, 0];
-      for (let k = group * size; k < x.data.length; k += C) for (let c = 0; c < size; c++) sum += x.data[k + c];
+      eachOf(group, (i) => (sum += x.data[i]));
       const mean = sum / count;
-      for (let k = group * size; k < x.data.length; k += C) for (let c = 0; c < size; c++) squares += (x.data[k + c] - mean) ** 2;
+      eachOf(group, (i) => (squares += (x.data[i] - mean) ** 2));
       inverse[group] = 1 / Math.sqrt(squares / count + 1e-5);
-      for (let k = group * size; k < x.data.length; k += C) {
-        for (let c = 0; c < size; c++) normalized[k + c] = (x.data[k + c] - mean) * inverse[group];
-      }
+      eachOf(group, (i) => (normalized[i] = (x.data[i] - mean) * inverse[group]));
     }
-    const data = weight ? normalized.map((value, i) => value * weight[i % C] + bias[i % C]) : normalized;
     const back = (grad) => {
-      const of_x = new Float32Array(data.length);
+      const of_x = new Float32Array(x.data.length);
       const scaled = weight ? grad.data.map((value, i) => value * weight[i % C]) : grad.data;
       for (let group = 0; group < GROUPS; group++) {
         let [mean, along] = [0, 0];
-        for (let k = group * size; k < of_x.length; k += C) {
-          for (let c = 0; c < size; c++) {
-            mean += scaled[k + c] / count;
-            along += (scaled[k + c] * normalized[k + c]) / count;
-          }
-        }
-        for (let k = group * size; k < of_x.length; k += C) {
-          for (let c = 0; c < size; c++) {
-            of_x[k + c] = inverse[group] * (scaled[k + c] - mean - along * normalized[k + c]);
-          }
-        }
+        eachOf(group, (i) => (mean += scaled[i] / count));
+        eachOf(group, (i) => (along += (scaled[i] * normalized[i]) / count));
+        eachOf(group, (i) => (of_x[i] = inverse[group] * (scaled[i] - mean - along * normalized[i])));
       }
       return { ...grad, data: of_x };
     };
+    const data = weight ? normalized.map((value, i) => value * weight[i % C] + bias[i % C]) : normalized;
     return [{ ...x, data }, back];
   };
 }
 
 /** A linear layer, from all features of the input to a vector. */
-export function linear(w, name) {
+function linear(w, name) {
   const { data: weight, shape: [inputs, outputs] } = w[`${name}.weight`];
   return (x) => {
     const data = w[`${name}.bias`].data.slice();
-    for (let i = 0; i < inputs; i++) for (let o = 0; o < outputs; o++) data[o] += x.data[i] * weight[i * outputs + o];
+    data.forEach((_, o) => x.data.forEach((value, i) => (data[o] += value * weight[i * outputs + o])));
     const back = (grad) => {
       const of_x = new Float32Array(inputs);
-      for (let i = 0; i < inputs; i++) for (let o = 0; o < outputs; o++) of_x[i] += grad.data[o] * weight[i * outputs + o];
+      of_x.forEach((_, i) => grad.data.forEach((value, o) => (of_x[i] += value * weight[i * outputs + o])));
       return { ...x, data: of_x };
     };
     return [{ data, H: 1, W: 1, C: outputs }, back];
@@ -210,7 +184,7 @@ export function linear(w, name) {
 }
 
 /** A convolution with a square kernel; weights are (size, size, in, out). */
-export function conv(w, name, stride = 1, padding = 1) {
+function conv(w, name, stride = 1, padding = 1) {
   const [weight, bias] = [w[`${name}.weight`], w[`${name}.bias`].data];
   const { data: kernel, shape: [size, , inputs, outputs] } = weight;
   return (x) => {
@@ -218,11 +192,12 @@ export function conv(w, name, stride = 1, padding = 1) {
     const [H, W] = [side(x.H), side(x.W)];
     const back = ({ data: of_y }) => {
       const data = new Float32Array(x.data.length);
-      for (let i = 0; i < H; i++) for (let j = 0; j < W; j++) for (let u = 0; u < size; u++) for (let v = 0; v < size; v++) {
-        const [row, column] = [i * stride + u - padding, j * stride + v - padding];
+      for (let pixel = 0; pixel < H * W; pixel++) for (let place = 0; place < size * size; place++) {
+        const row = Math.floor(pixel / W) * stride + Math.floor(place / size) - padding;
+        const column = (pixel % W) * stride + (place % size) - padding;
         if (row < 0 || row >= x.H || column < 0 || column >= x.W) continue;
-        const [to, from] = [(row * x.W + column) * inputs, (i * W + j) * outputs];
-        for (let c = 0, k = (u * size + v) * inputs * outputs; c < inputs; c++, k += outputs) {
+        const [to, from] = [(row * x.W + column) * inputs, pixel * outputs];
+        for (let c = 0, k = place * inputs * outputs; c < inputs; c++, k += outputs) {
           let sum = 0;
           for (let o = 0; o < outputs; o++) sum += of_y[from + o] * kernel[k + o];
           data[to + c] += sum;
@@ -266,7 +241,8 @@ class Memory {
     const at_y = this.floats.length - 100_000;
     this.floats.fill(0, at_x, at_x + row * (x.H + 2 * padding));
     for (let i = 0; i < x.H; i++) {
-      this.floats.set(x.data.subarray(i * x.W * x.C, (i + 1) * x.W * x.C), at_x + (i + padding) * row + padding * x.C);
+      const line = x.data.subarray(i * x.W * x.C, (i + 1) * x.W * x.C);
+      this.floats.set(line, at_x + (i + padding) * row + padding * x.C);
     }
     const bytes = [at_x, at, at_bias, at_y].map((place) => 4 * place);
     this.kernel(...bytes, H, W, x.C, C, stride, weight.shape[0], 4 * row);
@@ -282,9 +258,7 @@ const padded = (channels) => 16 * Math.ceil(channels / 16);
 
 const image = (data) => ({ data, H: 28, W: 28, C: 1 });
 
-function add(a, b) {
-  return { ...a, data: a.data.map((value, i) => value + b.data[i]) };
-}
+const add = (a, b) => ({ ...a, data: a.data.map((value, i) => value + b.data[i]) });
 
 function concatenate(a, b) {
   const C = a.C + b.C;

@@ -1,40 +1,34 @@
 // Pictures of 784 gray values, from 0 to 255, in the colors of page.css.
 
-const SIDE = 28;
-const tile = document.createElement("canvas");
-[tile.width, tile.height] = [SIDE, SIDE];
+export const $ = (id) => document.getElementById(id);
+
+const tile = new OffscreenCanvas(28, 28);
 const tileContext = tile.getContext("2d", { willReadFrequently: true });
-const picture = tileContext.createImageData(SIDE, SIDE);
+const picture = tileContext.createImageData(28, 28);
 const pixels = new Uint32Array(picture.data.buffer);
-const style = getComputedStyle(document.documentElement);
+const known = new Map(); // colors of page.css, which are read hundreds of times for one sheet
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => known.clear());
+const remember = (key, find) => known.get(key) ?? known.set(key, find()).get(key);
 
 /** A color of page.css. */
-export const css = (name) => style.getPropertyValue(name).trim();
-
-const tables = new Map();
-
-/** The 256 colors between the colors of page.css that are named, #rrggbb, as pixels: red is the lowest byte. */
-function colors(...names) {
-  const stops = names.map(css);
-  if (!tables.has(`${stops}`)) tables.set(`${stops}`, blend(stops));
-  return tables.get(`${stops}`);
+export function css(name) {
+  return remember(name, () => getComputedStyle(document.documentElement).getPropertyValue(name).trim());
 }
 
-function blend(stops) {
-  const channels = stops.map((color) => color.match(/[\da-f]{2}/gi).map((hex) => parseInt(hex, 16)));
-  return Uint32Array.from({ length: 256 }, (_, gray) => {
-    const place = (gray / 255) * (stops.length - 1);
-    const k = Math.min(Math.floor(place), stops.length - 2);
-    const [red, green, blue] = channels[k].map((from, i) => Math.round(from + (channels[k + 1][i] - from) * (place - k)));
-    return (255 << 24) | (blue << 16) | (green << 8) | red;
-  });
-}
+/** The 256 colors from one color of page.css to the next, as pixels. */
+const colors = (...names) => remember(`${names}`, () => {
+  const context = new OffscreenCanvas(256, 1).getContext("2d");
+  context.fillStyle = context.createLinearGradient(0, 0, 256, 0);
+  names.forEach((name, i) => context.fillStyle.addColorStop(i / (names.length - 1), css(name)));
+  context.fillRect(0, 0, 256, 1);
+  return new Uint32Array(context.getImageData(0, 0, 256, 1).data.buffer);
+});
 
 /** Ink on paper: 0 is paper, 255 is ink. */
-export const ink = (paper = "--card") => colors(paper, "--ink");
+export const ink = (paper = "--frame") => colors(paper, "--ink");
 
 /** 0 is blue, which removes ink; 255 is orange, which adds it. */
-export const blueAndOrange = () => colors("--blue", "--card", "--orange");
+export const blueAndOrange = () => colors("--blue", "--frame", "--orange");
 
 /** Draw a picture into a square of a canvas. */
 export function drawTile(context, x, y, size, values, table) {
@@ -45,17 +39,14 @@ export function drawTile(context, x, y, size, values, table) {
 
 /** Draw a picture as a canvas of its own. */
 export function drawPicture(canvas, values, table = ink()) {
-  [canvas.width, canvas.height] = [SIDE, SIDE];
-  drawTile(canvas.getContext("2d"), 0, 0, SIDE, values, table);
+  drawTile(canvas.getContext("2d"), 0, 0, 28, values, table);
 }
 
-/** Empty a canvas, as sharp as the screen. Returns its context, and its height in CSS pixels. */
+/** Empty a canvas, which is as sharp as the screen. Returns its context, in CSS pixels. */
 export function clear(canvas) {
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((length) => Math.round(length * devicePixelRatio));
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
-  context.resetTransform();
-  context.clearRect(0, 0, width, height);
+  canvas.width = Math.round(canvas.clientWidth * devicePixelRatio);
+  canvas.height = Math.round(canvas.clientHeight * devicePixelRatio);
   context.scale(devicePixelRatio, devicePixelRatio);
-  return [context, canvas.clientHeight];
+  return context;
 }

@@ -1,107 +1,46 @@
-// What a path means: the height of its states, the kind of its result, and the sentences about it.
+// What the page says.
 
-import { CERTAIN, DECADES, STEPS, THRESHOLD } from "./constants.js";
+import { NOISE, STEPS } from "./constants.js";
+import { firstStep, isDrawing } from "./start.js";
 
-export const likeliest = (p) => p.indexOf(Math.max(...p));
+const LATE = 13; // from this start on, the picture and the classifier tend to disagree
+
 export const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
-const percent = (chance) => `${Math.round(100 * chance)}%`;
+export const likeliest = (p) => p.indexOf(Math.max(...p));
 
-/** The height of a state: log10 p(chosen) / p(unpushed), clipped, as a share of the largest height. */
-export function heightOf(p, chosen, unpushed) {
-  const decades = Math.log10((p[chosen] + 1e-12) / (p[unpushed] + 1e-12));
-  return Math.max(-1, Math.min(1, decades / DECADES));
+/** The sentence about a result, by its probabilities p, and by those without a push if they are known. */
+export function sentence({ from, digit, start }, p, alone) {
+  const seen = likeliest(p);
+  const sure = `${Math.min(99, Math.round(100 * p[seen]))}%`;
+  const source = isDrawing(from) ? "your drawing" : "this noise";
+  if (start === STEPS) return `On its own, ${source} becomes ${named(seen)}.`;
+  if (seen !== digit) return `The classifier sees ${named(seen)} (${sure}), not <b>${named(digit)}</b>.`;
+  const says = `The classifier sees <b>${named(seen)}</b> (${sure}).`;
+  if (alone && seen === likeliest(alone)) return `${says} It was one anyway.`;
+  return `${says} <em${start >= LATE ? ' class="late"' : ""}>Do you?</em>`;
 }
 
-/** Whether the model cannot restore a result after noise is added. */
-const isDamaged = ({ surprise }) => surprise > THRESHOLD;
-
-/** The kind of a result, as in examples/when.py: "broken", "target", "alone" (the unpushed digit), or "other". */
-export function kindOf(path, { digit, origin }) {
-  if (isDamaged(path) || Math.max(...path.p) < CERTAIN) return "broken";
-  const shown = likeliest(path.p);
-  if (shown === digit) return "target";
-  return shown === origin.unpushed ? "alone" : "other";
+/** What the frames are, or the one before step k. */
+export function frameNote(from, k) {
+  const first = firstStep(from);
+  const frames = first ? "from frame 13 on" : "each frame";
+  if (k === null) return `${frames}: the model’s guess of the final digit`;
+  if (k < first || k === 0) return first ? "your drawing, under noise" : "noise";
+  return k === STEPS ? "the result" : `the model’s guess before step ${k + 1}`;
 }
 
-/** A headline, and the reason. */
-export function sentences(path, { digit, origin, isPointless }) {
-  const { unpushed, isDrawing, isEmpty } = origin;
-  const start = isDrawing ? "drawing" : "noise";
-  if (isEmpty) return ["Draw a digit.", "The page adds noise to it and runs the last eight steps."];
-  if (isPointless) return [`${capital(named(digit))} in any case.`, `Without a push, this ${start} becomes ${named(digit)}. Choose another digit.`];
-  if (!path?.kind) return ["…", ""];
-  const { end, p, kind, heights } = path;
-  const after = (text) => (end === STEPS ? "It was pushed to the end." : `After step ${end}, the model ${text}.`);
-  const wasAbove = heights[end] > 0;
-  const shown = likeliest(p);
-  if (kind === "target") return [`Now ${named(digit)}.`, after(wasAbove ? `kept the ${digit}` : `went on to the ${digit}`)];
-  if (kind === "alone") return [`Still ${named(unpushed)}.`, after(wasAbove ? "went back to it" : "stayed with it")];
-  if (kind === "other") return [`${capital(named(shown))}: neither ${unpushed} nor ${digit}.`, after(`went on to the ${shown}`)];
-  if (isDamaged(path)) return ["Damaged.", "The model cannot restore this picture after noise is added."];
-  return ["Hard to read.", `The classifier is undecided: ${shown}, ${percent(p[shown])}.`];
-}
-
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
-
-/** What both networks say about a result. */
-export function opinions(path) {
-  const shown = likeliest(path.p);
-  return `classifier: ${named(shown)}, ${percent(path.p[shown])}; ${isDamaged(path) ? "not " : ""}typical for the model`;
-}
-
-export const pushedSteps = ({ first, end }) => (end - first === 1 ? `in step ${end}` : `in steps ${first + 1} to ${end}`);
-
-/** What to try next, or what the last move of the end of the push has shown. */
-export function hint({ first, end, kind }, map) {
-  const [shorter, longer] = [end - 1, end + 1].map((other) => map.get(first, other)?.kind);
-  if (kind === "alone" && longer === "target") return "one more step →";
-  if (kind === "target" && shorter === "alone") return `step ${end} decided it`;
-  return "";
-}
-
-/** The tasks: whether the visitor has completed them with the pushes tried on a map, and a note. */
-export function tasks(map) {
-  const tried = map.known((path) => path.kind && map.tried.has(`${path.first},${path.end}`));
-  const reached = tried.filter(({ kind }) => kind === "target");
-  const shortest = reached.find(({ first, end }) => end - first === map.shortest());
-  const damaged = tried.find(isDamaged);
-  const task = (path, note, isSolution) => {
-    if (path) return { done: true, note };
-    return { done: false, note: map.isComplete() && map.known(isSolution).length === 0 ? "No push does." : "" };
-  };
-  const isTarget = ({ kind }) => kind === "target";
-  return {
-    reach: task(reached[0], reached[0] && `Pushed ${pushedSteps(reached[0])}.`, isTarget),
-    shorten: task(shortest, shortest && (map.shortest() === 1 ? `Step ${shortest.end} alone is enough.` : "No shorter push is enough."), isTarget),
-    damage: task(damaged, damaged && `${capital(opinions(damaged))}. And you?`, isDamaged),
-  };
-}
-
-/** Numbers of steps, as text: 1, 2, 3, and 5 are "1 to 3, 5". */
-function ranges(numbers) {
-  const runs = [];
-  for (const number of numbers) {
-    if (runs.at(-1)?.[1] === number - 1) runs.at(-1)[1] = number;
-    else runs.push([number, number]);
+/** What the sheet shows, by its finished cells [digit, start, p], or nothing while they are too few. */
+export function conclusion({ from, strength }, cells) {
+  const [early, late] = [8, 16].map((start) => Math.max(firstStep(from), start));
+  const columns = [early, late].map((start) => cells.filter(([, other]) => other === start));
+  const isSeen = ([digit, , p]) => likeliest(p) === digit;
+  const [many, still] = columns.map((column) => column.filter(isSeen).length);
+  if (columns.flat().length < 20) return "";
+  if (from === `${NOISE}` && strength === 1) {
+    return `In this example, most digits are clean if the push starts by step 12, while it is undecided what
+      to draw. Pushed later, the pictures break. And yet the orange lines stay long: from step ${late + 1} on,
+      the classifier still sees the right digit in ${still} of 10. Only the classifier is convinced.`;
   }
-  return runs.map(([from, to]) => (from === to ? from : `${from} to ${to}`)).join(", ") || "none";
-}
-
-/** The steps in which a push of one step has a kind of result, as text; undefined as long as some are not known. */
-export function stepsAlone(map, kind) {
-  const singles = map.windows.filter(([first, end]) => end - first === 1).map((window) => map.get(...window));
-  if (singles.every((path) => path?.kind)) return ranges(singles.filter((path) => path.kind === kind).map(({ end }) => end));
-}
-
-/** What a sweep shows: in which steps a push of one step is enough, and in which it does damage. */
-export function swept(map) {
-  const [enough, broken] = [stepsAlone(map, "target"), stepsAlone(map, "broken")];
-  return enough && `One step is enough for ${named(map.digit)}: ${enough}. One step breaks it: ${broken}.`;
-}
-
-/** How many pushes have each kind of result. */
-export function counts(map) {
-  const numbers = { target: 0, alone: 0, other: 0, broken: 0 };
-  for (const { kind } of map.known(({ kind }) => kind)) numbers[kind] += 1;
-  return numbers;
+  return `Here, the classifier sees the right digit in ${many} of 10 pictures if the push starts at step
+    ${early + 1}, and in ${still} of 10 if it starts at step ${late + 1}. In how many do you?`;
 }

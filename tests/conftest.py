@@ -1,5 +1,9 @@
 import os
+import shutil
+import threading
 import warnings
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,3 +120,23 @@ def fails(capsys):
         return error
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; without it, the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    paths = map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
+    path = next(filter(None, paths), None) or pytest.skip("no Chromium: apt install chromium")
+    with playwright.sync_playwright() as running:
+        yield running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="module")
+def served():
+    """The address at which the repository is served."""
+    handler = partial(SimpleHTTPRequestHandler, directory=ROOT)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()

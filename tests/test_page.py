@@ -1,13 +1,7 @@
 """The web page in a real browser computes what PyTorch computes, and does what it says."""
 
-import io
-import re
-import shutil
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import json
 
-import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -15,297 +9,192 @@ from PIL import Image
 from torch.testing import assert_close
 
 from docs import export
-from examples import when
 from inference import load_models
 from support.pictures import to_uint8
 
-pytestmark = pytest.mark.xdist_group("page")  # one browser, which computes one map
-THRESHOLD = float(re.search("THRESHOLD = (.+);", (ROOT / "docs/constants.js").read_text())[1])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    paths = map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
-    path = next(filter(None, paths), None) or pytest.skip("no Chromium: apt install chromium")
-    with playwright.sync_playwright() as running:
-        yield running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-
-
-@pytest.fixture(scope="module")
-def address():
-    handler = partial(SimpleHTTPRequestHandler, directory=ROOT)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/docs/"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def open_page(browser, address):
-    """A function that opens the page. At the end, nothing may be in the console."""
-    problems = []
-
-    def new(hash="", worker=None, **options):
-        page = browser.new_page(base_url=address, **options)
-        if worker:
-            page.route(
-                "**/worker.js", lambda r: r.fulfill(body=worker, content_type="text/javascript")
-            )
-        page.set_default_timeout(120_000)
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(f"index.html{hash}")
-        page.wait_for_function("() => !document.getElementById('status').textContent")
-        return page
-
-    yield new
-    assert not problems
-
-
-@pytest.fixture(scope="module")
-def page(open_page):
-    """The page with both networks, as in its worker."""
-    page = open_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
-    page.evaluate("""async () => {
-        window.networks = await (await import('./networks.js')).loadNetworks();
-    }""")
-    return page
-
-
-# --- the networks ---
-
-
-def test_the_exported_weights_are_those_of_the_shipped_networks(tmp_path):
-    export.export_weights(tmp_path, *load_models())
-    for name in ("weights.bin", "weights.json"):
-        assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), name
-
-
-def test_the_constants_are_those_of_python(tmp_path):
-    export.export_constants(tmp_path, load_models()[0], THRESHOLD)
-    texts = [(folder / "constants.js").read_text() for folder in (tmp_path, ROOT / "docs")]
-    found, expected = (re.findall(r"-?\d[\d.e-]*", text) for text in texts)
-    assert [*map(float, found)] == pytest.approx([*map(float, expected)])
-
-
-def test_the_kernel_is_compiled_from_its_source():
-    wasmtime = pytest.importorskip("wasmtime")
-    binary = wasmtime.wat2wasm((ROOT / "docs" / "conv.wat").read_text())
-    assert bytes(binary) == (ROOT / "docs" / "conv.wasm").read_bytes()
-
-
-def rounded_models():
-    """The shipped networks with weights rounded to float16, as on the page."""
-    ddpm, classifier = load_models()
-    for network in (ddpm.unet, classifier):
-        network.half().float()
-    return ddpm, classifier
-
-
-@pytest.mark.parametrize("t", [999, 499, 0])
-def test_both_networks_and_the_gradient_equal_pytorch(page, t):
-    ddpm, classifier = rounded_models()
-    x_t, times = torch.randn(1, 1, 28, 28), torch.tensor([t])
-    eps, p, grad = page.evaluate(
-        """([x_t, t]) => {
-            const x = Float32Array.from(x_t), {p, gradient} = networks.classify(x, t);
-            return [[...networks.unet(x, t)], p, [...gradient(3)]];
-        }""",
-        [x_t.flatten().tolist(), t],
-    )
-    x_t.requires_grad_()
-    log_p = classifier.log_p(x_t, times, torch.tensor([3]))
-    found = torch.tensor(eps), torch.tensor([p[3]]).log(), torch.tensor(grad)
-    expected = ddpm.unet(x_t, times).sample, log_p, torch.autograd.grad(log_p, x_t)[0]
-    for ours, theirs in zip(found, expected):
-        atol = 1e-3 * theirs.abs().max().item()
-        assert_close(ours, theirs.detach().flatten(), atol=atol, rtol=0)
-
-
-def until(page, script, arg=None):
-    """Call an asynchronous function in the page until it returns something (within a minute)."""
-    for _ in range(600):
-        if found := page.evaluate(script, arg):
-            return found
-        page.wait_for_timeout(100)
-    raise TimeoutError(script)
-
-
-PATHS = """async ([start, digit, size, windows]) => {
-    const map = (await import('./paths.js')).findMap({start, digit, size});
-    const paths = windows.map((window) => map?.get(...window));
-    if (!paths.every((path) => path?.kind)) return null;
-    return paths.map((path) => ({...path, guesses: path.guesses.map((grays) => [...grays])}));
-}"""
-
-
-@pytest.mark.parametrize("noise, digit, size", [(5, 5, 0), (3, 7, 0), (5, 3, 3.5), (6, 5, 3.5)])
-def test_the_paths_are_those_of_python(open_page, noise, digit, size):
-    """Pictures, heights, and verdicts: of the shipped map, and of the workers."""
-    windows = [(0, 0), (9, 10), (9, 12), (9, 20)]
-    page = open_page(f"#start={noise}&digit={digit}&size={size}&first=10&last=10")
-    found = until(page, PATHS, [noise, digit, size, windows[1:]])
-    page.close()
-    ddpm, classifier = rounded_models()
-    y = torch.tensor([(digit, *window) for window in windows])
-    scale = when.equal_scale(ddpm, classifier, noise, digit, size) if size else None
-    guesses, log_p = when.pushed_paths(ddpm, classifier, [noise] * len(y), y, scale)
-    surprises, alone = when.surprise(ddpm, guesses[:, -1]), log_p[0, -1].argmax().item()
-
-    def compare(name, expected, atol):
-        values = torch.tensor([path[name] for path in found])
-        assert_close(values, expected[1:], atol=atol, rtol=0, check_dtype=False)
-
-    compare("guesses", to_uint8(guesses).flatten(2), 20)  # the shipped map has 16 gray levels
-    compare("heights", when.heights(log_p, digit), 0.03)
-    compare("p", log_p[:, -1].exp(), 0.02)
-    compare("surprise", surprises, 1e-3)
-    kinds = when.kinds(log_p[:, -1], surprises, THRESHOLD, digit, alone)
-    assert [path["kind"] for path in found] == kinds[1:]
-
-
-# --- the page ---
-
-
-def push(page):
-    """The first and the last pushed step."""
-    return tuple(int(page.input_value(f"#{end}")) for end in ("begin", "end"))
-
-
-def ink(page, selector):
-    """The fraction of dark pixels in what the screen shows of an element."""
-    picture = Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
-    return (np.asarray(picture).max(axis=2) < 100).mean()
-
-
-def test_the_first_picture_needs_neither_networks_nor_much_data(browser, address):
-    page, sizes = browser.new_page(base_url=address), []
-    page.on("response", lambda response: sizes.append(len(response.body())))
-    page.goto("index.html", wait_until="networkidle")
-    page.wait_for_selector("main:not(.waiting) #result")
-    assert ink(page, "#fork") > 0.005 and ink(page, "#result") > 0.05 and sum(sizes) < 300_000
-    page.close()
-
-
-VISIBLE = "h1, #lead, #digits span, #noise, #fork, #track, #caption, #headline, #tasks li, #cells"
-COVERED = """(selector) => [...document.querySelectorAll(selector)].filter((node) => {
-    if (!node.checkVisibility()) return false;
-    node.scrollIntoView({block: 'center'});
-    const {left, top, width, height} = node.getBoundingClientRect();
-    const found = document.elementFromPoint(left + width / 2, top + height / 2);
-    return !node.parentElement.contains(found);
-}).map((node) => node.outerHTML)"""
-
-
-@pytest.mark.parametrize("width, height", [(1280, 720), (901, 700), (390, 844), (320, 568)])
-def test_each_screen_shows_the_handles_and_nothing_is_covered_or_cut_off(open_page, width, height):
-    page = open_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    box = page.locator("#push").bounding_box()
-    assert box["y"] + box["height"] <= height  # without scrolling
-    assert page.evaluate(COVERED, VISIBLE) == []
-    page.close()
-
-
-def test_a_push_is_chosen_with_the_keyboard_or_a_pointer(page):
-    for end, step in (("begin", 1), ("end", 10)):
-        page.locator(f"#{end}").fill(str(step))
-    page.focus("#end")
-    for key, last in {"ArrowRight": 11, "PageUp": 13, "PageDown": 11, "End": 20, "Home": 1}.items():
-        page.keyboard.press(key)
-        assert push(page) == (1, last)
-    page.focus("#begin")
-    page.keyboard.press("End")  # it stops at the other handle
-    assert push(page) == (1, 1)
-    track, cells = (page.locator(name).bounding_box() for name in ("#track", "#cells"))
-    y, step = track["y"] + track["height"] / 2, track["width"] / 20
-    for start, stop, expected in ((1.2, 4.1, (1, 4)), (0.7, 7.7, (8, 11))):  # a handle, the band
-        page.mouse.move(track["x"] + start * step, y)
-        page.mouse.down()
-        page.mouse.move(track["x"] + stop * step, y, steps=5)
-        page.mouse.up()
-        assert push(page) == expected
-    page.wait_for_url("**&first=8&last=11")
-    assert page.get_attribute("#begin", "aria-valuetext") == "8, of 20"
-    assert page.inner_text("#headline") in page.text_content("#announcement")
-    page.locator("#cells").click(position={"x": cells["width"] / 8, "y": cells["width"] / 4.5})
-    assert push(page) == (3, 16)
-
-
-STUB = """const chance = (d) => Array.from({length: 10}, (_, k) => k === d ? 0.991 : 0.001);
-onmessage = ({data: {id, start, states, digit, windows = []}}) => {
-    const begin = typeof start === 'object' ? 12 : 0, alone = begin ? 5 : (start + 2) % 10;
-    const guess = new Uint8ClampedArray(784), guesses = Array(21).fill(guess);
-    for (const [first, end] of windows) {
-        const chances = guesses.map(() => chance(first <= 10 && end > 10 ? digit : alone));
-        for (let k = begin; !states && k <= 20; k++) postMessage({id, k, guess, p: chance(alone)});
-        postMessage(states ? {id, first, end, guesses, chances} : {id, states: {}});
-        if (states) postMessage({id, first, end, surprise: first > 14 ? 1 : 0});
-    }
-};"""  # a worker that needs no networks
-AGREES = """async () => {
-    const {findMap} = await import('./paths.js'), {drawing} = await import('./drawing.js');
+pytestmark = pytest.mark.xdist_group("page")  # one browser
+DOCS = ROOT / "docs"
+# a worker without networks, which is slow, and answers even the jobs that were replaced
+STUB = """onmessage = ({data: {key, from, digit, start}}) => setTimeout(() => {
+    const guess = new Uint8Array(784).fill(250), send = (key, k, digit, push) =>
+        postMessage({key, k, guess, p: Array(10).fill(0).with(digit % 10, 1), push});
+    for (let k = from[3] ? 12 : 0; k < 21; k++) send(from, k, +from[0]);
+    for (let k = start + 1; k < 21; k++) send(key, k, +from[0] + 3 * digit + start, guess);
+    postMessage({key, isDone: true});
+}, 20 + 60 * Math.random());"""
+# whether the page is about the film in the address, as this worker computes it
+AGREES = """() => {
     const at = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-    const [$, isDrawn] = [document.querySelector.bind(document), at.start === 'drawing'];
-    const map = findMap({start: isDrawn ? drawing : +at.start, digit: +at.digit, size: +at.size});
-    const shows = [$('#digits :checked'), $('#begin'), $('#end')].map(({value}) => value);
-    const isIdle = map?.isPointless || map?.origin.isEmpty;
-    return map && `${shows}` === `${[at.digit, at.first, at.last]}`
-        && $('#equal').checked === at.size > 0 && $('#from-drawing').checked === isDrawn
-        && at.first > map.origin.earliest && (isIdle || map.isComplete())
-        && $('main').className === (isIdle ? 'waiting' : map.get(at.first - 1, +at.last).kind)
-        && (map.tried.size > 0 || !$('#tasks .done'));
+    const start = at.start === 'never' ? 20 : at.start - 1, $ = (id) => document.querySelector(id);
+    return `${[$('#digits :checked').value, $('#start').value - 1, $('#push').hidden,
+        $('#strength-text').textContent, $('#start').min, $('#tag-noise').textContent,
+        $('#sentence').className, $('#sentence').textContent.match(/an? (\\d)/)?.[1]]}`
+        === `${[at.digit, start, start === 20, `×${at.strength}`,
+        ...(at.from?.[3] ? [13, 'your drawing', ''] : [1, 'noise', '']),
+        (+at.from?.[0] + (start < 20 ? 3 * at.digit + start : 0)) % 10]}`;
 }"""
-SEQUENCE = [  # what is clicked or typed, and a part of the address afterward
-    ("#end=10", "start=5&digit=5&size=0&first=1&last=10"),
-    ("#equal", "size=3.5"),
-    ("#digits label:nth-child(4)", "digit=3&size=3.5"),
-    ("#equal", "digit=3&size=0"),
-    ("#digits label:nth-child(6)", "start=5&digit=5"),
-    ("#from-drawing", "start=drawing&digit=5"),
-    ("#drawing", "start=drawing&digit=5&size=0&first=13&last=20"),  # the digit that is chosen
-    ("#digits label:nth-child(4)", "start=drawing&digit=3"),
-    ("#begin=16", "first=16&last=20"),
-    ("#from-noise", "start=5&digit=5&size=0&first=1&last=10"),
-    ("#noise", "start=6&digit=5"),
-    ("back", "start=5&digit=5"),
-    ("#from-drawing", "start=drawing&digit=5"),
-    ("#noise", "start=6&digit=5&size=0&first=1&last=10"),
+FILM = """(place) => import('./films.js').then((films) => films.findFilms(place).pushed)
+    .then(({guesses, ps}) => [guesses.slice(1).map((grays) => [...grays]), ps])"""
+CROWDED = """() => {
+    const boxes = (selector) => [...document.querySelectorAll(selector)]
+        .map((node) => node.getBoundingClientRect()).filter(({width}) => width > 0);
+    return boxes('button, input, summary').some((a) => Math.min(a.width, a.height) < 40)
+        || boxes('#film, .result, #when, #sentence, fieldset, #tools, #sheet, #conclusion')
+            .some((a, i, all) => all.slice(0, i).some((b) => a.left < b.right - 1
+                && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1))
+        || document.documentElement.scrollWidth > innerWidth;
+}"""
+ACT = """([kind, a, b]) => {
+    const $ = (id) => document.getElementById(id), place = {clientX: a, clientY: b};
+    const slide = (id, value) => $(id).dispatchEvent(new Event('input', ($(id).value = value, {})));
+    const click = (id) => $(id).dispatchEvent(new PointerEvent('click', place));
+    [() => $('digits').children[a % 10].click(), () => slide('start', 1 + a % 21),
+        () => slide('strength', a % 11), () => $('new').click(), () => click('sheet'),
+        () => click('films'), () => history.back(), () => history.forward(),
+        () => (location.hash = `from=1${'06af'.repeat(98)}&start=${a % 22}`),
+        () => (location.hash = `from=${a}&digit=${b % 12}&start=${b % 25}`)][kind % 10]();
+}"""
+HAS_INK = """(id) => document.getElementById(id).getContext('2d').getImageData(0, 0, 999, 999)
+    .data.some((alpha, i, data) => alpha > 254 && data[i - 1] + data[i - 2] + data[i - 3] < 240)"""
+KEYS = [  # the element, a key, and what the address then says
+    ("#digits :checked", "ArrowRight", "from=7&digit=6&start=9&strength=1"),
+    ("#start", "ArrowRight", "start=10"),
+    ("#start", "End", "start=never"),
+    ("#strength", "ArrowRight", "strength=2"),
+    ("#sheet", "ArrowLeft", "digit=6&start=20"),
 ]
 
 
-def test_a_sequence_of_actions_leaves_everything_in_agreement(open_page):
-    """After each action: the address, the controls, the map, the tasks, and the verdict."""
-    page = open_page(worker=STUB, reduced_motion="reduce")
-    for number, (action, expected) in enumerate(SEQUENCE):
-        selector, _, value = action.partition("=")
-        if action == "back":
-            page.go_back()
-        else:
-            page.fill(selector, value) if value else page.click(selector, force=True)
-        print(f"action {number}: {action}")  # shown if it fails
-        until(page, AGREES)
-        assert expected in page.evaluate("location.hash")
-    page.close()
+@pytest.fixture
+def open_page(browser, served):
+    """A function that opens the page. At the end, nothing may be in the console."""
+    problems = []
+
+    def new(hash="", blocked=None, stub=STUB, width=1280, height=800, motion="reduce"):
+        size = {"width": width, "height": height}
+        page = browser.new_page(viewport=size, reduced_motion=motion)
+        js = {"body": stub, "content_type": "text/javascript"}
+        path = f"**/{blocked or 'worker.js'}"  # if a file is blocked, the real worker computes
+        page.route(path, lambda route: route.abort() if blocked else route.fulfill(**js))
+        page.on("console", lambda message: blocked or problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"{served}/docs/index.html{hash}")
+        return page
+
+    yield new
+    for context in browser.contexts:
+        context.close()
+    assert not problems
 
 
-def test_after_a_failed_download_the_page_goes_on(browser, address):
-    page = browser.new_page(base_url=address)
-    for missing in ("weights.bin", "conv.wasm", "worker.js"):
-        page.goto("index.html")
-        page.route(f"**/{missing}", lambda route: route.abort())
-        page.click("#noise")
-        page.locator("#status", has_text="cannot").wait_for()
-        page.unroute(f"**/{missing}")
-    page.click("#noise")
-    page.locator("#status", has_text="cannot").wait_for(state="detached")
-    page.goto((ROOT / "docs" / "index.html").as_uri())
-    assert "python3 -m http.server" in page.inner_text("#status")
-    page.close()
+def test_the_exported_files_are_up_to_date(tmp_path):
+    ddpm, classifier = load_models()
+    export.export_weights(tmp_path, ddpm, classifier)
+    export.export_constants(tmp_path, ddpm)
+    export.export_films(tmp_path, ddpm, classifier)
+    for name in ("weights.bin", "weights.json", "constants.js"):
+        assert (tmp_path / name).read_bytes() == (DOCS / name).read_bytes(), name
+    new, old = [Image.open(folder / "first.png").getdata() for folder in (tmp_path, DOCS)]
+    assert max(abs(a - b) for a, b in zip(new, old)) <= export.LEVEL  # on another machine
+    new, old = [json.loads((folder / "first.json").read_text()) for folder in (tmp_path, DOCS)]
+    assert_close(torch.tensor(new["results"]), torch.tensor(old["results"]), atol=3, rtol=0)
+    assert sum(path.stat().st_size for path in DOCS.glob("first.*")) < 100_000
+    binary = pytest.importorskip("wasmtime").wat2wasm((DOCS / "conv.wat").read_text())
+    assert bytes(binary) == (DOCS / "conv.wasm").read_bytes()
 
 
-def test_links_and_the_social_picture(page):
+@pytest.mark.parametrize("noise, digit, start, s", [(5, 5, 8, 1), (5, 3, 16, 1), (7, 8, 3, 3)])
+def test_every_frame_of_a_film_is_that_of_python(open_page, noise, digit, start, s):
+    hash = f"#from={noise}&digit={digit}&start={start + 1}&strength={s}"
+    page, (ddpm, classifier) = open_page(hash, blocked="first.*"), load_models()
+    page.wait_for_selector("#sentence:not(.old):not(:empty)")
+    place = {"from": f"{noise}", "digit": digit, "start": start, "strength": s}
+    guesses, p = page.evaluate(FILM, place)
+    for network in (ddpm.unet, classifier):
+        network.half().float()  # as on the page
+    films = export.films(ddpm, classifier, noise, torch.tensor([(digit, start)]), s)
+    expected = to_uint8(films[0][0, 1:]).flatten(1)  # before, the page shows the noise
+    assert_close(torch.tensor(guesses), expected, atol=2, rtol=0, check_dtype=False)
+    assert_close(torch.tensor(p), films[1][0], atol=0.01, rtol=0)
+
+
+def test_the_first_screen_needs_no_networks(open_page):
+    page = open_page(blocked="weights.bin")
+    page.locator("#sentence", has_text="The classifier sees a 5 (99%). Do you?").wait_for()
+    assert page.is_visible("#push") and not page.inner_text("#progress")  # all results are there
+    assert all(map(all, page.evaluate(FILM, {"from": "5", "digit": 5, "start": 8, "strength": 1})))
+    assert all(page.evaluate(HAS_INK, f"result-{name}") for name in ("alone", "pushed"))
+    page.click("#new")
+    page.locator("#status", has_text="cannot").wait_for()
     links = page.evaluate("[...document.querySelectorAll('a[data-path]')].map((a) => a.href)")
     assert links and all(page.request.get(link).ok for link in links)
-    assert Image.open(ROOT / "docs" / "preview.png").size == (1200, 630)
+    page.goto((DOCS / "index.html").as_uri())
+    assert "python3 -m http.server" in page.inner_text("#status")
+    assert Image.open(DOCS / "preview.png").size == (1200, 630)
+
+
+def test_a_click_stops_the_glide_and_the_newest_click_is_answered_first(open_page):
+    stub = STUB.replace("20 + 60 * Math.random()", "digit === 8 ? 20 : 1e6")
+    page = open_page(motion="no-preference", stub=stub)
+    page.wait_for_function("document.querySelector('#start[min]')?.value > 9")
+    page.click("#new")  # which the worker never answers
+    page.wait_for_selector("#sentence.old")  # about the old noise
+    page.click("#digits label:nth-child(9)")
+    page.wait_for_selector("#sentence:not(.old)")
+    page.wait_for_timeout(500)
+    assert f"digit=8&start={page.input_value('#start')}&" in page.evaluate("location.hash")
+
+
+def test_every_control_works_with_the_keyboard(open_page):
+    page = open_page("#from=7")
+    entries = page.evaluate("history.length")
+    for selector, key, expected in KEYS:
+        page.focus(selector)
+        page.keyboard.press(key)
+        page.wait_for_function("(text) => location.hash.includes(text)", arg=expected)
+        page.wait_for_function(AGREES)
+    assert page.evaluate("history.length") == entries  # keys replace the current one
+    page.focus("#new")
+    for key in ("Enter", "Tab", "Space"):
+        page.keyboard.press(key)
+    assert page.is_visible("#drawing") and "from=7&" not in page.evaluate("location.hash")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#drawing") and page.evaluate("document.activeElement.id") == "draw"
+
+
+@pytest.mark.parametrize("width, height", [(390, 844), (320, 640), (768, 1024), (1280, 800)])
+def test_nothing_is_small_or_covered_or_cut_off(open_page, width, height):
+    page = open_page(width=width, height=height)
+    for start in ("1", "9", "17", "never"):
+        page.evaluate("(start) => (location.hash = `start=${start}`)", start)
+        page.wait_for_timeout(300)
+        assert not page.evaluate(CROWDED)
+    assert page.locator("#start").bounding_box()["y"] < height - 40  # without scrolling
+    page.click("#draw")
+    box = page.locator("#pad").bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= height and box["width"] <= width
+
+
+def test_a_drawing_survives_a_reload(open_page):
+    page = open_page()
+    page.click("#draw")
+    top, bottom = {"x": 100, "y": 50}, {"x": 100, "y": 200}
+    page.drag_and_drop("#drawing", "#drawing", source_position=top, target_position=bottom)
+    assert page.evaluate(HAS_INK, "result-pushed")  # the old result, until there is another
+    page.wait_for_function(AGREES)
+    hash = page.evaluate("location.hash")
+    page.reload()
+    page.wait_for_function(AGREES)
+    page.click("#draw")
+    assert page.evaluate("location.hash") == hash and page.evaluate(HAS_INK, "drawing")
+
+
+def test_a_hundred_random_actions_end_in_the_state_of_the_address(open_page):
+    page = open_page("#from=3")
+    page.evaluate("for (let k = 0; k < 50; k++) history.pushState(null, '', location)")
+    for number in range(1, 101):
+        page.evaluate(ACT, torch.randint(1300, (3,)).tolist())
+        page.wait_for_timeout(number % 7 * 10)
+        if number % 6 == 0:
+            page.wait_for_timeout(300)  # until the address is written
+            page.wait_for_function(AGREES)
