@@ -1,8 +1,9 @@
-"""Helpers for the lessons: pictures, and checks of answers."""
+"""Helpers for the lessons: checks of answers, and pictures."""
 
 import copy
-import functools
 import io
+import re
+import reprlib
 import traceback
 from itertools import pairwise
 
@@ -15,24 +16,19 @@ from IPython.display import display
 from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
-from data import load_mnist
-from diffusion import END, SCHEDULE, implied_noise, predicted_x_0
+from diffusion import END, SCHEDULE, add_noise, implied_noise, predicted_x_0
 from inference import make_scheduler, reverse
 from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, write_gif
 
 BACKGROUND = (PAPER / 255,) * 3
-FRAME_MS = 300
 CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
 SCHEDULER = DDPMScheduler(**SCHEDULE)
 ABAR = F.pad(SCHEDULER.alphas_cumprod, (0, 1), value=1.0)  # ABAR[END] is 1
-TOLERANCE = 1e-4
-
-
-@functools.cache
-def real(digit):
-    """An MNIST digit that no network was trained on: (1, 1, 28, 28) in [-1, 1]."""
-    images, labels = load_mnist("validation")
-    return images[labels == digit][:1]
+IN_PLACE = "Compute a new tensor, `x_t = ...`, instead of changing one in place."
+NO_GRAPH = """
+`log_p` must depend on the image by which you differentiate: call `requires_grad_()` on the image
+before `log_p` is computed, do not detach anything in between, and use `no_grad` only for the U-Net.
+"""
 
 
 def path_of(predict, x_t, y, times):
@@ -49,8 +45,12 @@ def clipped_noise(x_t, eps, abar_t):
 # --- checks of answers ---
 
 
+class NotYet(Exception):
+    """An answer is not correct; the message says why."""
+
+
 def checked_path(function, inputs, guidance, times, bugs=None):
-    """Check a sampler at every step, and print the first quantity that differs.
+    """Check a sampler at every step, and print what differs.
 
     Args:
         function: the student's (x_t, y, s, ...) -> a list of (t, x_t, x_0).
@@ -61,150 +61,136 @@ def checked_path(function, inputs, guidance, times, bugs=None):
 
     Returns the student's path, or None if it is not a path, and whether it is correct.
     """
-    path = path_from(function, inputs, times)
-    if path is None:
-        return None, False
-    problem = diagnosis(path, function, inputs, guidance, times, bugs or {})
-    result = f"not yet. {problem}" if problem else "correct."
+    path, result = None, "correct."
+    try:
+        path = path_from(function, inputs, times)
+        check_path(path, function, inputs, guidance, times, bugs or {})
+    except NotYet as problem:
+        result = f"not yet. {problem}"
     print(f"{function.__name__} with s = {inputs[2]:g}: {result}")
-    return path, not problem
+    return path, result == "correct."
 
 
-def diagnosis(path, function, inputs, guidance, times, bugs):
-    """Describe the first quantity in a path that differs; "" if there is none."""
+def check_path(path, function, inputs, guidance, times, bugs):
+    """Raise NotYet with a description of the quantity that differs most from ours."""
     x_T, y, s, *others = inputs
-    found = first_difference(path, y, guidance(s))
+    found = largest_difference(path, y, guidance(s))
     if not found:
-        return ""
-    quantity, t, x_t, yours, ours = found
-    near = min(TOLERANCE, 0.05 * (yours - ours).abs().max())  # much closer to the bug than to ours
-    for bug, predict in bugs.items():
-        if (yours - predict(x_t, t, y)).abs().max() < near:
-            return f"It looks like this bug: {bug}."
-    unguided = path_from(function, (x_T, y, 0.0, *others), times)
-    if unguided is None:
-        return "It fails with s = 0."
-    if torch.equal(unguided[-1][2], path[-1][2]):
-        return "With s = 0 it returns the same: the gradient, or s, is not used."
-    found_unguided = first_difference(unguided, y, guidance(0.0))
-    if found_unguided:
-        quantity, t, _, yours, ours = found_unguided
-        known, where = "Start with s = 0, where `eps_hat` is `eps`.", f"at t = {t}"
-    else:
-        eps = guidance(0.0)(x_t, t, y)
-        yours, ours = yours - eps, ours - eps
-        known, where = "With s = 0 it is correct.", f"at t = {t}; after subtracting `eps`"
-    return f"{known} The first difference is in {quantity}, {where}: {difference(yours, ours)}."
+        return
+    name, t, x_t, yours, ours = found
+    if t != END:
+        for bug, predict in bugs.items():
+            theirs = predicted_x_0(x_t, predict(x_t, t, y), ABAR[t])
+            if (yours - theirs).abs().max() < 0.05 * (yours - ours).abs().max():
+                raise NotYet(f"It looks like this bug: {bug}.")
+    if s:
+        unguided, correct = checked_path(function, (x_T, y, 0.0, *others), guidance, times)
+        if unguided and torch.equal(unguided[-1][2], path[-1][2]):
+            raise NotYet("With s = 0 it returns the same: the gradient, or s, is not used.")
+        if not correct:
+            raise NotYet("Start with s = 0, where `eps_hat` is `eps`.")
+        if t != END:
+            x_0 = predicted_x_0(x_t, guidance(0.0)(x_t, t, y), ABAR[t])
+            name, yours, ours = f"how the gradient changes {name}", yours - x_0, ours - x_0
+    raise NotYet(f"It differs in {name}: {difference(yours, ours, t)}.")
 
 
-def first_difference(path, y, predict):
-    """The first quantity that differs from ours: (name, t, x_t, yours, ours), or None.
+def largest_difference(path, y, predict):
+    """What differs from ours in most elements: (name, t, x_t, yours, ours), or None.
 
-    A step of the path is determined by two noises, which we compute from its images: the noise
-    removed from x_t to get x_0, and the noise added to x_0 to get the next x_t.
+    Ours are computed from the student's x_t and x_0, so an error in one step does not spread. If a
+    predicted image differs, it is the answer; else the next x_t, with END in place of t.
     """
-    end = END, path[-1][2], None
-    for (t, x_t, x_0), (u, x_u, _) in pairwise([*path, end]):
-        eps_hat = predict(x_t, t, y)
-        removed = implied_noise(x_t, x_0, ABAR[t])
-        added = removed if u == END else implied_noise(x_u, x_0, ABAR[u])
-        if difference(removed, eps_hat):
-            both = difference(added, eps_hat)
-            name = "`eps_hat`" if both else "the noise removed to get `x_0`"
-            return name, t, x_t, removed, eps_hat
-        if difference(added, eps_hat):
-            return "the noise added to get the next `x_t`", t, x_t, added, eps_hat
+    predicted, noised = [], []
+    for (t, x_t, x_0), (u, x_u, _) in pairwise([*path, (END, path[-1][2], None)]):
+        ours = predicted_x_0(x_t, predict(x_t, t, y), ABAR[t])
+        predicted.append((f"`x_0` at t = {t}", t, x_t, x_0, ours))
+        ours = add_noise(x_0, implied_noise(x_t, x_0, ABAR[t]), ABAR[u])
+        noised.append((f"`x_t` at t = {u}", END, x_t, x_u, ours))
+    for quantities in (predicted, noised):
+        counts = [wrong(yours, ours, t).sum() for _, t, _, yours, ours in quantities]
+        if max(counts):
+            return quantities[counts.index(max(counts))]
     return None
 
 
-def difference(yours, ours):
-    """Describe how a tensor differs from ours; "" if every element agrees."""
-    if malformed(yours, ours):
-        return malformed(yours, ours)
-    yours, ours = yours.double(), ours.double()
-    wrong = (yours - ours).abs() > TOLERANCE * ours.abs().max().clamp(min=1)
-    if not wrong.any():
-        return ""
-    if ours.dim() == 0:
-        return f"the ratio to ours is {yours / ours:.3f}"
-    ratio = yours.norm() / ours.norm()
-    cosine = F.cosine_similarity(yours.flatten(), ours.flatten(), dim=0)
-    count = f"{wrong.sum():,} of {wrong.numel():,} values differ by up to"
-    largest = (yours - ours).abs().max()
-    return f"norm ratio {ratio:.3f}, cosine {cosine:.3f}, {count} {largest:.2g}"
+def wrong(yours, ours, t=END):
+    """Where a tensor, or an x_0 predicted at t, differs from ours by more than rounding errors."""
+    return (yours - ours).abs() > 1e-4 * max(ours.abs().max(), ABAR[t] ** -0.5)
 
 
-def malformed(yours, ours):
-    """Describe what makes a tensor impossible to compare with ours; "" if nothing does."""
+def difference(yours, ours, t=END):
+    """Describe how a tensor differs from ours."""
+    factor, largest = (yours * ours).sum() / ours.square().sum(), (yours - ours).abs().max()
+    if abs(factor - 1) > 0.001 and (yours - factor * ours).norm() < 0.01 * yours.norm():
+        return f"yours is {factor:.3f} times ours"
+    return f"{wrong(yours, ours, t).sum():,} of {ours.numel():,} values, by up to {largest:.2g}"
+
+
+def check_form(name, yours, ours):
+    """Raise NotYet if a tensor cannot be compared with ours."""
     if yours.shape != ours.shape:
-        return f"expected shape {tuple(ours.shape)}, got {tuple(yours.shape)}"
-    if yours.is_complex() or not yours.isfinite().all():
-        return "expected finite real numbers"
-    return ""
+        expected, got = tuple(ours.shape), tuple(yours.shape)
+        raise NotYet(f"{name} should have the shape {expected}; its shape is {got}.")
+    if not (yours.is_floating_point() and yours.isfinite().all()):
+        raise NotYet(f"{name} should have finite floating-point values.")
 
 
 def path_from(function, inputs, times):
-    """What a student's sampler returns; None, with a message, if it is not a path."""
-    path, x_T = answer(function, *inputs), inputs[0]
-    if path is None:
-        return None
+    """What a student's sampler returns. Raises NotYet if it is not a path from the noise."""
+    path, x_T, expected = answer(function, *inputs), inputs[0], [*times[:-1]]
     if not (isinstance(path, list) and all(map(is_step, path))):
-        print(f"{function.__name__}: expected a list of tuples (t, x_t, x_0): an int, two tensors.")
-        return None
-    path = [(t, x_t.detach(), x_0.detach()) for t, x_t, x_0 in path]
-    if [t for t, _, _ in path] != times[:-1]:
-        print(f"{function.__name__}: expected t = {times[0]}, {times[1]}, ... {times[-2]}.")
-        return None
+        raise NotYet("It should return a list of tuples (t, x_t, x_0): an int and two tensors.")
+    got = [t for t, _, _ in path]
+    if got != expected:
+        expected, got = (f"{reprlib.repr(ts)} ({len(ts)})" for ts in (expected, got))
+        raise NotYet(f"The timesteps should be {expected}; they are {got}.")
     for t, x_t, x_0 in path:
-        for name, image in {"x_t": x_t, "x_0": x_0}.items():
-            if malformed(image, x_T):
-                print(f"{function.__name__}: {name} at t = {t}: {malformed(image, x_T)}.")
-                return None
+        check_form(f"`x_t` at t = {t}", x_t, x_T)
+        check_form(f"`x_0` at t = {t}", x_0, x_T)
     if (path[0][1] != x_T).any():
-        print(f"{function.__name__}: the first x_t must be the noise; store x_t before its step.")
-        return None
-    return path
+        raise NotYet(f"The first `x_t` is not the argument. Store it before the step. {IN_PLACE}")
+    return [(t, x_t.detach().float(), x_0.detach().float()) for t, x_t, x_0 in path]
 
 
 def is_step(entry):
     """Whether an entry of a path is (t, x_t, x_0)."""
-    if not (isinstance(entry, tuple) and len(entry) == 3):
-        return False
-    return isinstance(entry[0], int) and all(map(torch.is_tensor, entry[1:]))
+    types = int, torch.Tensor, torch.Tensor
+    return isinstance(entry, tuple) and len(entry) == 3 and all(map(isinstance, entry, types))
+
+
+def checked_value(title, function, inputs, ours):
+    """Check what a function returns, print the result, and return whether it is correct."""
+    result = "correct."
+    try:
+        yours = torch.as_tensor(answer(function, *inputs)).detach()
+        check_form("The value", yours, ours)
+        if wrong(yours, ours).any():
+            raise NotYet(f"It differs: {difference(yours, ours)}.")
+    except NotYet as problem:
+        result = f"not yet. {problem}"
+    except (TypeError, ValueError, RuntimeError):
+        result = "not yet. It should return a tensor."
+    print(f"{title}: {result}")
+    return result == "correct."
 
 
 def answer(function, *inputs):
-    """What a student's function returns; None, with a message, if it is empty or fails."""
+    """What a student's function returns. Raises NotYet if it is empty or fails."""
     name, copies = function.__name__, copy.deepcopy(inputs)
     try:
         result = function(*copies)
     except Exception as error:  # your code can raise anything
         own = [line for line in traceback.extract_tb(error.__traceback__) if line.name == name]
         where = f" in `{own[-1].line}`" if own else ""
-        print(f"{name} raises {type(error).__name__}{where}: {error}")
-        if "does not require grad" in str(error):
-            print("Call `requires_grad_()` on the image before it goes through the classifier.")
-        return None
+        advice = NO_GRAPH if re.search("require grad|used in the graph", str(error)) else ""
+        raise NotYet(f"It raises {type(error).__name__}{where}: {error}{advice}") from error
     if result is None or result is ...:
-        print(f"{name} returns nothing: it is still empty, or `return` is missing.")
-        return None
+        raise NotYet("It returns nothing: it is still empty, or `return` is missing.")
     for before, after in zip(inputs, copies):
         if isinstance(before, torch.Tensor) and not torch.equal(before, after):
-            print(f"{name}: not yet. It changes its input in place; work on x.clone().")
-            return None
+            raise NotYet(f"It changes its arguments. {IN_PLACE}")
     return result
-
-
-def verdict(name, yours, ours):
-    """Print whether an answer equals ours, and return it. `yours` is None if there is none."""
-    if yours is None:
-        return False
-    try:
-        problem = difference(torch.as_tensor(yours).detach(), ours)
-    except (TypeError, ValueError, RuntimeError):
-        problem = f"expected a tensor, got {type(yours).__name__}"
-    print(f"{name}: not yet; {problem}." if problem else f"{name}: correct.")
-    return not problem
 
 
 # --- pictures ---
@@ -212,17 +198,16 @@ def verdict(name, yours, ours):
 
 def film(path, gradient, y):
     """Play a path, a list of (t, x_t, x_0), with the gradient at each x_t."""
-    frames = []
-    for t, x_t, x_0 in path[::3]:
-        frames.append(animation_frame(f"t = {t}", x_t, x_0, gradient(x_t, t, y), len(x_t)))
-    _, _, end = path[-1]
-    animate([*frames, animation_frame("done", end, end, torch.zeros_like(end), len(end))])
+    steps = [(f"t = {t}", x_t, x_0, gradient(x_t, t, y)) for t, x_t, x_0 in path[::3]]
+    end = path[-1][2]
+    steps.append(("done", end, end, torch.zeros_like(end)))
+    animate([animation_frame(*step, len(end)) for step in steps])
 
 
 def animate(frames):
     """Play PIL images as a GIF."""
     file = io.BytesIO()
-    write_gif(file, frames, FRAME_MS)
+    write_gif(file, frames, frame_ms=300)
     display(Picture(file.getvalue(), format="png"))  # GitHub shows a GIF only under this name
 
 
@@ -231,9 +216,8 @@ def plot_steps(title, values, unguided):
     axes = panels(1, size=(6, 2.6))
     axes.plot(list(values), list(values.values()), "o-", color=INK)
     axes.axhline(unguided, color="0.5", linestyle="--")
-    axes.text(0, unguided, "unguided", va="bottom", ha="right", color="0.4")
-    axes.set(xlim=(1020, -20), xlabel="t: less noise to the right", title=title)
-    axes.set_ylim(bottom=0)
+    axes.text(1000, unguided, "unguided", va="bottom", color="0.4")
+    axes.set(xlim=(1020, -20), ylim=(0, None), xlabel="t: less noise to the right", title=title)
     plt.show()
 
 
@@ -244,8 +228,8 @@ def draw_strokes(strokes):
     """
     large = Image.new("L", (280, 280))
     for points in strokes:
-        scaled = [(10 * x, 10 * y) for x, y in points]
-        ImageDraw.Draw(large).line(scaled, fill=255, width=24, joint="curve")
+        line = [(10 * x, 10 * y) for x, y in points]
+        ImageDraw.Draw(large).line(line, fill=255, width=24, joint="curve")
     return pil_to_tensor(large.resize((28, 28)))[None] / 127.5 - 1
 
 
@@ -259,10 +243,10 @@ def read_photo(path):
 def panels(columns, rows=1, size=(3.0, 2.6)):
     """Axes without frames, as returned by `plt.subplots`; `size` is that of one panel."""
     size = columns * size[0], rows * size[1]
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", dpi=90)
-    figure.set_facecolor(BACKGROUND)
+    paper = {"facecolor": BACKGROUND}
+    settings = {"figsize": size, "layout": "constrained", "dpi": 90, "subplot_kw": paper} | paper
+    figure, axes = plt.subplots(rows, columns, **settings)
     for axis in figure.axes:
-        axis.set_facecolor(BACKGROUND)
         axis.spines[["top", "right"]].set_visible(False)
     return axes
 
@@ -276,6 +260,6 @@ def plane(axis, **settings):
 def frame_of(figure):
     """A matplotlib figure as a frame for `animate`."""
     file = io.BytesIO()
-    figure.savefig(file, facecolor=BACKGROUND)
+    figure.savefig(file)
     plt.close(figure)
     return Image.open(file).convert("RGB").quantize(32)

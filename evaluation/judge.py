@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, RandomAffine
 from data import Dataset, add_data_flags
 from support import cli
 from support.files import MODELS, load_checkpoint
-from support.pictures import from_uint8
+from support.pictures import from_uint8, to_uint8
 from support.training import FUSED, Run, add_training_flags
 
 STEPS = 5_148  # twelve epochs
@@ -85,6 +85,11 @@ def judge_images(judge, images):
 def accuracy_of(judge, images, labels):
     """The fraction of uint8 images (N, C, H, W) that the judge classifies as labels (N,)."""
     return (judge_images(judge, images)[1] == labels).float().mean().item()
+
+
+def read(images):
+    """The digits (N,) that the included judge sees in images (N, 1, 28, 28) in [-1, 1]."""
+    return judge_images(load_judge()[0], to_uint8(images))[1]
 
 
 def train(judge, dataset, run):

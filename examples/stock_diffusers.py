@@ -15,7 +15,6 @@ import torch
 from diffusers import DDPMPipeline
 
 from diffusion import DDPM, load_ddpm
-from examples.shared import FAST, add_output_flag
 from inference import gradient, guided, sample
 from support import cli
 from support.files import MODELS
@@ -23,6 +22,7 @@ from support.pictures import save_labeled_grid
 
 CARD = Path(__file__).with_name("model_card.md")
 N = 10
+FAST = {"sampler": "sde-dpmsolver++", "steps": 20}
 STRICTNESS = 500  # 1 / (2 variance) of the mean intensity
 
 
@@ -34,7 +34,8 @@ def mean_intensity(images):
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.make_parser(__doc__)
-    add_output_flag(parser)
+    folder_help = "output folder (default: output)"
+    parser.add_argument("--output", type=Path, default=Path("output"), help=folder_help)
     folder = parser.parse_args(argv).output
     ddpm, digits = load_ddpm(MODELS / "ddpm_unet.pth"), folder / "digits"
     DDPMPipeline(ddpm.unet, ddpm.scheduler).save_pretrained(digits)

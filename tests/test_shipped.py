@@ -13,7 +13,7 @@ from PIL import Image
 import inference
 from data import load_mnist
 from evaluation import measure, metrics, report
-from examples.shared import read
+from evaluation.judge import read
 from inference import gradient, growing_scale, guided, sample
 from support.streams import image_seeds
 
@@ -83,17 +83,6 @@ def test_each_command_of_the_pages_exists(capsys):
 
 def python_of(path):
     return re.findall(r"```python\n(.*?)```", path.read_text(), re.S)
-
-
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
-    """It makes ambigrams that read both ways."""
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for block in python_of(README):
-        exec(block, names)
-    images = names["images"]
-    assert Image.open("six_nine.png").size == (4 * (10 * 30 + 2), 4 * (30 + 2))
-    assert (read(images) == 6).sum() >= 8 and (read(images.flip(2, 3)) == 9).sum() >= 8
 
 
 def test_the_code_that_the_readme_quotes_is_that_of_inference():
