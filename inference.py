@@ -41,8 +41,8 @@ def guided(ddpm, grad, scale):
         ddpm: a `DDPM`, the prediction of the noise without guidance.
         grad: (x_t, t, y) -> the gradient of log p(y | x_t, t), such as `gradient(log_p)`. Any
             network in it must have been trained with the same noise schedule.
-        scale: s, a number, or a function of t (int) that returns a number or a tensor
-            (B, 1, 1, 1), one scale per image.
+        scale: s, a number, or a function of t (int) that returns a number, or a tensor
+            (B, 1, 1, 1) with one scale per image of the batch.
 
     Equation (14) is ADM's rule for DDIM; we use it with every sampler. For ancestral sampling, ADM
     shifts the mean of each step instead (Algorithm 1). With the posterior variance, that is (14)
@@ -96,9 +96,7 @@ def reverse(predict, scheduler, x_t, y, rngs):
 def growing_scale(ddpm, b=GROWTH):
     """s_t = 1 + b SNR_t, a function of t, where SNR_t is abar_t / (1 - abar_t).
 
-    1 is Bayes' rule; b makes up for a gradient that is too small once the image has become another
-    digit. The shift of the predicted image, s (1 - abar) / sqrt(abar) grad, tends to b grad as the
-    noise vanishes.
+    1 is Bayes' rule; b makes up for a gradient that is too small once the image is another digit.
     """
     return lambda t: 1 + b * snr(ddpm.abar[t])
 

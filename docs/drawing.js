@@ -1,4 +1,4 @@
-// The pad for a drawing of one's own, which needs a pointer.
+// The pad for a drawing of your own, which needs a pointer.
 
 import { $, drawPicture } from "./pictures.js";
 import { grays } from "./sampler.js";

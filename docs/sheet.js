@@ -46,7 +46,7 @@ function drawCell(context, x, y, cell, result, p, isChosen) {
   context.fillRect(...square, cell - 4);
   if (result) drawTile(context, ...square, result.guess, ink());
   Object.assign(context, { fillStyle: css("--orange"), strokeStyle: css("--orange"), lineWidth: 3 });
-  if (p) context.fillRect(x + 2, y + cell - 5, (cell - 4) * p, 3);
+  if (p) context.fillRect(x + 2, y + cell - 6, (cell - 4) * p, 4);
   if (isChosen) context.strokeRect(x + 1, y + 1, cell - 2, cell - 2);
 }
 

@@ -37,9 +37,9 @@ export function conclusion({ from, strength }, cells) {
   const [many, still] = columns.map((column) => column.filter(isSeen).length);
   if (columns.flat().length < 20) return "";
   if (from === `${NOISE}` && strength === 1) {
-    return `In this example, most digits are clean if the push starts by step 12, while it is undecided what
-      to draw. Pushed later, the pictures break. And yet the orange lines stay long: from step ${late + 1} on,
-      the classifier still sees the right digit in ${still} of 10. Only the classifier is convinced.`;
+    return `In this example, most digits are clean if the push starts by step 12, while the drawing can still
+      change. Pushed later, the pictures break. And yet, if the push starts at step ${late + 1}, the classifier
+      sees the right digit in ${still} of 10. Only the classifier is convinced.`;
   }
   return `Here, the classifier sees the right digit in ${many} of 10 pictures if the push starts at step
     ${early + 1}, and in ${still} of 10 if it starts at step ${late + 1}. In how many do you?`;

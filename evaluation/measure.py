@@ -54,7 +54,7 @@ def measure(
     other rows continue. The columns:
 
     METRICS in metrics.py: with a 95% confidence interval (_low, _high), and for functions the
-        change from the first one (_change), which has the same noise.
+        change from the first one (_change), which has the same noise, unless that one failed.
     n, split, seed, torch, diffusers, sha256 of the judge.
 
     Raises UserError if the judge was trained on another dataset, or if the file is not a table of
@@ -78,19 +78,20 @@ def measure(
     same = {"split": split, "seed": seed, "sha256 of judge": info["sha256"], **(columns or {})}
     same |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
 
-    table, first = {}, None  # the `Scores` of the first function
+    first = next((name for name, row in rows.items() if callable(row)), None)
+    table, baseline = {}, None  # the `Scores` of the first function
     for name, row in tqdm((real | rows).items(), desc="rows", disable=None):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("always", UserWarning)  # in every row, not only in the first
                 images, labels = row if isinstance(row, tuple) else (row(y, seeds), y)
                 images = to_uint8(images).cpu()
-                scores = Scores(readings(judge, images, labels), half, usable(images, half, K))
-            table[name] = {"n": len(images)} | scores.row(labels is not None)
-            if not isinstance(row, tuple):
-                if first:
-                    table[name] |= scores.changes_from(first)
-                first = first or scores
+                scores = Scores(readings(judge, images, labels), half, usable(labels, half, K))
+            table[name] = {"n": len(images)} | scores.row()
+            if name == first:
+                baseline = scores
+            elif baseline and callable(row):
+                table[name] |= scores.changes_from(baseline)
         except Exception as error:  # the other rows continue
             table[name] = {"error": f"{type(error).__name__}: {error}"}
             if not isinstance(error, UserError):
@@ -108,12 +109,14 @@ def taken(dataset, split, index):
     return tuple(part[index.flatten()] for part in dataset.splits[split])
 
 
-def usable(images, half, num_classes):
-    """The names of the metrics for which there are enough images."""
-    number = min(len(images), len(half.images))
-    if number >= PER_CLASS * num_classes:
+def usable(labels, half, num_classes):
+    """The names of the metrics for which there are labels, and enough images in every class."""
+    if labels is None:
+        return [name for name in METRICS if name not in ("accuracy", "class_frechet")]
+    number = min(y.bincount(minlength=num_classes).min().item() for y in (labels, half.labels))
+    if number >= PER_CLASS:
         return list(METRICS)
-    warnings.warn(f"no {', '.join(OF_MANY_IMAGES)} with only {number} images", stacklevel=2)
+    warnings.warn(f"no {', '.join(OF_MANY_IMAGES)}: a class has {number} images", stacklevel=2)
     return [name for name in METRICS if name not in OF_MANY_IMAGES]
 
 

@@ -62,16 +62,15 @@ class Scores:
             for name in names
         }
 
-    def row(self, labeled=True):
-        """All metrics with 95% confidence intervals, without the accuracy if not labeled."""
+    def row(self):
+        """All metrics with their 95% confidence intervals: name -> number."""
         row = {}
         for name, value in self.values.items():
             half_width = Z * self.halves[name].std().item()
             low, high = max(value - half_width, 0), min(value + half_width, METRICS[name][1])
             if name == "accuracy":
                 low, high = wilson_interval(round(value * self.n), self.n)
-            if labeled or name != "accuracy":
-                row |= with_interval(name, value, low, high)
+            row |= with_interval(name, value, low, high)
         return row
 
     def changes_from(self, first):

@@ -70,13 +70,13 @@ def pooled_scale(nudges, e_A, e_B, name="S"):
     return with_interval(name, (above / below).item(), low, high)
 
 
-def measured_nudges(ddpm, grad, log_p, dataset, n=1_000, right=False):
+def measured_nudges(ddpm, grad, log_p, dataset, n=1_000, times=None, right=False):
     """Compare nudges and targets on noised validation images, pushed toward random wrong labels.
 
-    Yields t and its columns, for decreasing t: those of `compare`; S, from two halves of the
-    training images, and S_of_quarters; and the cross-entropies on the true labels, loss of log_p
-    and loss_of_target, which is computed from one half. With right=True, the images are pushed
-    toward their own labels.
+    Yields t and its columns, by default for 17 decreasing t: those of `compare`; S, from two halves
+    of the training images, and S_of_quarters; and the cross-entropies on the true labels, loss of
+    log_p and loss_of_target, which is computed from one half. With right=True, the images are
+    pushed toward their own labels.
     """
     x_0, labels = (part[:n] for part in dataset.load("validation"))
     K, images = len(dataset.info["classes"]), dataset.load("train")
@@ -87,7 +87,7 @@ def measured_nudges(ddpm, grad, log_p, dataset, n=1_000, right=False):
     def part(k, parts):
         return [whole[order[k::parts]] for whole in images]
 
-    for t in sampling_times(len(ddpm.abar) - 1, 20)[:MEASURED]:
+    for t in times or sampling_times(len(ddpm.abar) - 1, 20)[:MEASURED]:
         x_t, _, _ = noised_for_validation(ddpm.scheduler, x_0, torch.full_like(y, t))
         nudges = nudge(ddpm, grad, x_t, t, y)
         row = {"n": n} | compare(nudges, target(ddpm, x_t, t, y, *images))

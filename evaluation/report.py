@@ -122,7 +122,7 @@ def plot_curves(table):
             axes.plot(x, y, style, color=color, lw=1, ms=4, label=f"{method}, {label}")
     real = table["real images"]
     axes.plot(real["frechet"], 100 * real["accuracy"], "*", color=INK, ms=10, label="real images")
-    axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)", ylim=(90, 100.2))
+    axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)", xlim=(0, 0.8), ylim=(90, 100.2))
     axes.legend(frameon=False)
     return figure
 
@@ -144,7 +144,7 @@ def nudges(path):
         ddpm, classifier = load_models(folder)
         inputs = ddpm, gradient(classifier.log_p), classifier.log_p, Dataset(name)
         panels[name] = table = dict(measured_nudges(*inputs))
-        right = {t: row for t, row in measured_nudges(*inputs, right=True) if t in (399, 199)}
+        right = dict(measured_nudges(*inputs, times=[399, 199], right=True))
         digest = {"sha256 of classifier.pth": sha256(folder / "classifier.pth")}
         for labels, found in {"wrong labels": table, "right labels": right}.items():
             rows += [{"row": f"{name}, {t}, {labels}"} | r | digest for t, r in found.items()]

@@ -6,7 +6,35 @@ import torch
 
 from data import Dataset
 from evaluation import report
-from support.files import ROOT
+from evaluation.measure import read_rows
+from support.files import MODELS, ROOT
+
+
+def test_the_stored_tables_are_those_of_the_experiments(monkeypatch, tmp_path):
+    """The same rows, settings, and networks. Only `quality` uses test images."""
+    calls = {}
+
+    def called(rows, n=2_000, split="validation", seed=1, path=None, columns=None, **others):
+        stored = read_rows(ROOT / "results" / path.name)
+        assert [r["images"] for r in stored if not r["images"].startswith("real")] == list(rows)
+        for row in stored:
+            assert (row["split"], row["seed"]) == (split, f"{seed}")
+            for key, value in columns.items():
+                assert row[key] == f"{value}" or path.stem == "transfer" or "uniform" in key
+        calls[path.stem] = split, seed, n
+        return {row["images"]: dict.fromkeys(row, 0.0) for row in stored}
+
+    monkeypatch.setattr(report, "measure", called)
+    monkeypatch.setattr(report, "FASHION", MODELS)
+    monkeypatch.setattr(report, "UNIFORM", MODELS)
+    monkeypatch.setattr(report, "Dataset", str)  # Fashion-MNIST is not included
+    for name in ("scales", "transfer", "middle", "classifier_free", "quality"):
+        report.EXPERIMENTS[name](tmp_path / f"{name}.csv")
+    assert [name for name, (split, *_) in calls.items() if split == "test"] == ["quality"]
+    chosen = calls.pop("classifier_free"), calls.pop("middle")
+    assert not {seed for _, seed, _ in chosen} & {seed for _, seed, _ in calls.values()}
+    for page in report.PAGES:  # every table can be filled in
+        assert report.with_tables(page.read_text()) == page.read_text()
 
 
 def test_the_answer_says_which_images_are_generated(monkeypatch, tmp_path, capsys):
