@@ -153,9 +153,8 @@ def trajectory(ddpm, y, seeds, predict=None, sampler=SAMPLER, steps=STEPS, loop=
 def sample(ddpm, y, seeds, predict=None, batch_size=100, **settings):
     """Sample one image per seed, with a progress bar: (N, C, H, W) in [-1, 1].
 
-    The arguments are those of `trajectory`; `settings` are sampler, steps, and loop. Raises
-    UserError if y does not have one condition per seed, or if the samples are not finite. Warns if
-    pixels are far outside [-1, 1].
+    The arguments are those of `trajectory`. Raises UserError if y does not have one condition per
+    seed, or if the samples are not finite. Warns if pixels are far outside [-1, 1].
     """
     if y is not None and len(y) != len(seeds):
         raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
