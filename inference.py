@@ -219,13 +219,11 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def scales_of(args, ddpm):
-    """The scales that the flags select: a list of (label, scale), constant ones first."""
-    constant = [(f"s = {s}".removesuffix(".0"), s) for s in args.guidance_scale]
-    growths = args.growing_scale or ([] if constant else [GROWTH])
-    return constant + [
-        (f"1 + {b} SNR".replace(".0 ", " "), growing_scale(ddpm, b)) for b in growths
-    ]
+def named_scales(ddpm, constants=(), growths=()):
+    """A list of (label, scale), constant scales first; without arguments, the default one."""
+    growths = growths or ([] if constants else [GROWTH])
+    scales = [(f"s = {s}".removesuffix(".0"), s) for s in constants]
+    return scales + [(f"1 + {b} SNR".replace(".0 ", " "), growing_scale(ddpm, b)) for b in growths]
 
 
 @cli.one_line_errors
@@ -239,7 +237,7 @@ def main(argv=None, unet_class=UNet2DModel, classifier_class=Classifier):
     settings = {"sampler": args.sampler, "steps": args.steps}
 
     rows = []
-    for label, scale in scales_of(args, ddpm):
+    for label, scale in named_scales(ddpm, args.guidance_scale, args.growing_scale):
         predict = guided(ddpm, grad, scale)
         images = sample(ddpm, y, seeds, predict, **settings)
         rows.append((label, pictures.as_displayed(images, info)))

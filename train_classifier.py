@@ -72,23 +72,18 @@ def train(classifier, scheduler, run, validate):
 
 
 @torch.no_grad()
-def predict_noised(classifier, scheduler, x_0, t=None, batch_size=500):
-    """Add noise to images x_0 (N, C, H, W) and classify them: p(y | x_t, t) (N, K).
+def accuracy_and_confidence(classifier, scheduler, images, labels, t=None, batch_size=500):
+    """Accuracy and mean confidence on noised images (N, C, H, W), by default over all t.
 
     The noise is the same in every call: see `noised_for_validation`.
     """
     device = next(classifier.parameters()).device
-    x_t, t, _ = noised_for_validation(scheduler, x_0, t)
+    x_t, t, _ = noised_for_validation(scheduler, images, t)
     probabilities = []
-    for part in torch.arange(len(x_0)).split(batch_size):
+    for part in torch.arange(len(images)).split(batch_size):
         logits = classifier(x_t[part].to(device), t[part].to(device))
         probabilities.append(logits.softmax(dim=1).cpu())
-    return torch.cat(probabilities)
-
-
-def accuracy_and_confidence(classifier, scheduler, images, labels, t=None):
-    """Accuracy and mean confidence on noised images (N, C, H, W), by default over all t."""
-    confidence, prediction = predict_noised(classifier, scheduler, images, t).max(dim=1)
+    confidence, prediction = torch.cat(probabilities).max(dim=1)
     accuracy = (prediction == labels).float().mean().item()
     return {"accuracy": accuracy, "confidence": confidence.mean().item()}
 

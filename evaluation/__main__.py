@@ -25,7 +25,8 @@ from diffusion import load_ddpm
 from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import load_judge
 from evaluation.measure import SEED, measure, name_of
-from inference import SAMPLER, SAMPLERS, STEPS, gradient, guided, load_models, sample, scales_of
+from inference import SAMPLER, SAMPLERS, STEPS, gradient, guided, load_models, named_scales
+from inference import sample
 from support import UserError, cli
 from support.files import MODELS, sha256
 
@@ -66,18 +67,17 @@ def make_rows(args, dataset):
             f"the networks in {args.models} are for {trained_on}, but --dataset is {args.dataset}"
         )
     draw = partial(sample, sampler=args.sampler, steps=args.steps)
-    rows = {}
+    rows, scales = {}, (args.guidance_scale, args.growing_scale)
     for method in args.method:
         if method == "unguided":
             rows[method] = partial(draw, ddpm)
         elif method == "guided":
             grad = gradient(classifier.log_p)
-            for label, scale in scales_of(args, ddpm):
+            for label, scale in named_scales(ddpm, *scales):
                 rows[f"guided, {label}"] = partial(draw, ddpm, predict=guided(ddpm, grad, scale))
         else:
             labeled = load_ddpm(args.models / "classifier_free.pth", args.device)
-            given = args.guidance_scale or args.growing_scale
-            for label, s in scales_of(args, labeled) if given else [(f"s = {SCALE}", SCALE)]:
+            for label, s in named_scales(labeled, *(scales if any(scales) else [[SCALE]])):
                 predict = classifier_free(labeled, s)
                 rows[f"classifier-free, {label}"] = partial(draw, labeled, predict=predict)
     return rows

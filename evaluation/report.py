@@ -15,7 +15,7 @@ from evaluation.classifier_free import classifier_free as classifier_free_noise
 from evaluation.judge import judge_images, load_judge
 from evaluation.measure import cell, measure, read_rows, write_rows
 from evaluation.nudges import fitted_b, measured_nudges
-from inference import GROWTH, gradient, growing_scale, guided, load_models, sample
+from inference import gradient, growing_scale, guided, load_models, named_scales, sample
 from support import cli
 from support.files import MODELS, ROOT, atomic_write, sha256
 from support.pictures import ACCENT, INK, plain_figure, save_figure, save_labeled_grid, to_uint8
@@ -32,19 +32,9 @@ TABLE = re.compile(
 
 
 def guided_rows(ddpm, classifier, scales, **settings):
-    """Rows for `measure`, one per scale: name -> function (y, seeds). scales: name -> scale."""
+    """Rows for `measure`: name -> function (y, seeds). scales: a list of (name, scale)."""
     grad, draw = gradient(classifier.log_p), partial(sample, ddpm, **settings)
-    return {name: partial(draw, predict=guided(ddpm, grad, s)) for name, s in scales.items()}
-
-
-def constant(*scales):
-    """Constant scales: name -> s."""
-    return {f"s = {s}": s for s in scales}
-
-
-def growing(ddpm, *growths):
-    """Growing scales: name -> function of t."""
-    return {f"1 + {b} SNR": growing_scale(ddpm, b) for b in growths}
+    return {name: partial(draw, predict=guided(ddpm, grad, s)) for name, s in scales}
 
 
 def with_networks(settings, *paths):
@@ -59,12 +49,12 @@ def scales(path):
     """Which scale? The default one, others of the same form, constant ones, and two ablations."""
     ddpm, classifier = load_models()
     growth = growing_scale(ddpm)
-    ablations = {
-        "1 + 15 SNR, s = 1 below t = 400": lambda t: growth(t) if t >= 400 else 1,
-        "1 + 15 SNR, constant below t = 400": lambda t: growth(max(t, 399)),
-    }
-    which = growing(ddpm, GROWTH) | constant(1, 1.5, 2, 3, 5) | growing(ddpm, 4, 8, 30, 60)
-    rows = guided_rows(ddpm, classifier, which | ablations, **FAST)
+    ablations = [
+        ("1 + 15 SNR, s = 1 below t = 400", lambda t: growth(t) if t >= 400 else 1),
+        ("1 + 15 SNR, constant below t = 400", lambda t: growth(max(t, 399))),
+    ]
+    others = named_scales(ddpm, [1, 1.5, 2, 3, 5], [4, 8, 30, 60])
+    rows = guided_rows(ddpm, classifier, named_scales(ddpm) + others + ablations, **FAST)
     columns = with_networks(FAST, MODELS / "ddpm_unet.pth", MODELS / "classifier.pth")
     measure(rows, seed=2, path=path, columns=columns)
 
@@ -72,7 +62,8 @@ def scales(path):
 def transfer(path):
     """Does a growing scale help with other images? Fashion-MNIST, and its own three networks."""
     ddpm, classifier = load_models(FASHION)
-    which = growing(ddpm, 8) | constant(1, 1.5, 2, 3, 5) | growing(ddpm, 2, 4, 15, 30)
+    others = named_scales(ddpm, [1, 1.5, 2, 3, 5], [2, 4, 15, 30])
+    which = named_scales(ddpm, growths=[8]) + others
     rows = guided_rows(ddpm, classifier, which, **FAST)
     dataset, judge = Dataset("fashion-mnist"), load_judge(FASHION / "judge.pth")
     columns = with_networks(FAST, FASHION / "ddpm_unet.pth", FASHION / "classifier.pth")
@@ -85,7 +76,7 @@ def middle(path):
     _, classifier = load_models()
     for name, folder in networks.items():
         ddpm = load_ddpm(folder / "ddpm_unet.pth")
-        which = growing(ddpm, GROWTH) | constant(1)
+        which = named_scales(ddpm) + named_scales(ddpm, [1])
         for label, row in guided_rows(ddpm, classifier, which, **FAST).items():
             rows[f"{name}, {label}"] = row
     uniform = {"sha256 of the uniform one": sha256(UNIFORM / "ddpm_unet.pth")}
@@ -97,13 +88,14 @@ def classifier_free(path):
     """Both methods, with the same two kinds of scales; no other experiment uses this seed."""
     ddpm, classifier = load_models()
     labeled = load_ddpm(MODELS / "classifier_free.pth")
-    ours = growing(ddpm, 4, 8, 15, 30, 60) | constant(1, 1.5, 2, 3, 5)
-    theirs = growing(labeled, 0.1, 0.3, 1, 3, 10) | constant(1, 1.25, 1.5, 2, 3)
+    ours = named_scales(ddpm, growths=[4, 8, 15, 30, 60]) + named_scales(ddpm, [1, 1.5, 2, 3, 5])
+    theirs = named_scales(labeled, growths=[0.1, 0.3, 1, 3, 10])
+    theirs += named_scales(labeled, [1, 1.25, 1.5, 2, 3])
     rows = {
         f"guided, {label}": row
         for label, row in guided_rows(ddpm, classifier, ours, **FAST).items()
     }
-    for label, s in theirs.items():
+    for label, s in theirs:
         predict = classifier_free_noise(labeled, s)
         rows[f"classifier-free, {label}"] = partial(sample, labeled, predict=predict, **FAST)
     names = "ddpm_unet.pth", "classifier.pth", "classifier_free.pth"
@@ -130,8 +122,8 @@ def plot_curves(table):
 def quality(path):
     """How good are the samples? The only experiment with test images."""
     ddpm, classifier = load_models()
-    which = {"guided": growing_scale(ddpm)}
-    which["guided, constant scale of 2"] = 2  # the best one in `scales`
+    # of the constant scales, 2 has the lowest Fréchet distance in `scales`
+    which = [("guided", growing_scale(ddpm)), ("guided, constant scale of 2", 2)]
     rows = guided_rows(ddpm, classifier, which, **DEFAULT)
     columns = with_networks(DEFAULT, MODELS / "ddpm_unet.pth", MODELS / "classifier.pth")
     measure(rows, n=4_300, split="test", seed=0, path=path, columns=columns)
@@ -154,7 +146,7 @@ def nudges(path):
             fits[f"{name}, {column}, sure"] = fitted_b(ddpm, table, column, sure)
     rows += [{"row": f"{name}, b", "b": b} for name, b in fits.items()]
     write_rows(path, rows)
-    save_figure(path.with_suffix(".png"), plot_scales(panels, load_models()[0]))
+    save_figure(path.with_suffix(".png"), plot_scales(panels, ddpm))
 
 
 def plot_scales(panels, ddpm):
@@ -201,7 +193,7 @@ def real_or_generated(path):
     """Draw a real validation image and a guided sample of each digit, one above the other."""
     ddpm, classifier = load_models()
     y = torch.arange(10)
-    [draw] = guided_rows(ddpm, classifier, growing(ddpm, GROWTH), **DEFAULT).values()
+    [draw] = guided_rows(ddpm, classifier, named_scales(ddpm), **DEFAULT).values()
     samples = draw(y, image_seeds(6, y.tolist()))
     real, labels = Dataset().load("validation")
     real = torch.stack([real[labels == k][0] for k in y])

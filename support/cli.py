@@ -59,24 +59,31 @@ def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
 
 
 def output(suffix):
-    """An argparse type: the Path of an output file with this suffix, which can be written.
-
-    With the suffix "", it is an output folder.
-    """
+    """An argparse type: the Path of an output file with this suffix, which can be written."""
 
     def parse(text):
         path = Path(text)
-        if suffix and path.suffix.lower() != suffix:
+        if path.suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(f"must end in {suffix}, got {text!r}")
-        absolute = path.absolute()
-        folders = absolute.parents if suffix else [absolute, *absolute.parents]
-        folder = next(parent for parent in folders if parent.exists())
-        is_folder = path.is_dir() and suffix
-        if is_folder or not folder.is_dir() or not os.access(folder, os.W_OK):
+        if path.is_dir() or not is_writable(path.parent):
             raise argparse.ArgumentTypeError(f"cannot write {text}")
         return path
 
     return parse
+
+
+def writable_folder(text):
+    """An argparse type: the Path of an output folder, which can be written."""
+    if not is_writable(Path(text)):
+        raise argparse.ArgumentTypeError(f"cannot write {text}")
+    return Path(text)
+
+
+def is_writable(folder):
+    """Whether files can be written to a folder, which need not exist yet."""
+    folder = folder.absolute()
+    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def add_run_flags(parser, seed=0):

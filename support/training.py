@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm, trange
 
 from support import UserError
-from support.cli import add_run_flags, number, output
+from support.cli import add_run_flags, number, writable_folder
 from support.files import MODELS, STATE, check_may_write, load_tensors, save_checkpoint
 from support.files import save_tensors
 from support.pictures import from_uint8
@@ -130,7 +130,8 @@ class Run:
         state = load_tensors(
             self.state_path, "; there is nothing to resume; start without --resume"
         )
-        others = {key: x for key, x in state["settings"].items() if self.settings.get(key) != x}
+        before, now = state["settings"], self.settings
+        others = {key: before.get(key) for key in before | now if before.get(key) != now.get(key)}
         if others:
             raise UserError(f"{self.state_path} belongs to a run with other settings: {others}")
         self.begin -= state["seconds"]
@@ -158,7 +159,7 @@ def add_training_flags(parser, steps, batch_size, lr, channels=None):
     """Add the flags of every training script, with the script's defaults."""
     add, default = parser.add_argument, "(default: %(default)s)"
     models_help = "folder for the checkpoints (default: models)"
-    add("--models", type=output(""), default=MODELS, metavar="DIR", help=models_help)
+    add("--models", type=writable_folder, default=MODELS, metavar="DIR", help=models_help)
     add("--steps", type=number(int, 1), default=steps, help=f"optimizer steps {default}")
     size_help = f"images per step {default}"
     add("--batch-size", type=number(int, 1), default=batch_size, help=size_help)

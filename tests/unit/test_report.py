@@ -66,7 +66,7 @@ def test_guidance_starts_where_the_sheet_says(monkeypatch, tmp_path):
     assert len(images[:, -1].unique(dim=0)) == 1 and len(images[:, 0].unique(dim=0)) == 10
     ddpm, classifier = report.load_models()
     [alone] = report.guided_rows(
-        ddpm, classifier, {"": lambda t: report.growing_scale(ddpm)(t) * (t < 500)}, **report.FAST
+        ddpm, classifier, [("", lambda t: report.growing_scale(ddpm)(t) * (t < 500))], **report.FAST
     ).values()
     torch.testing.assert_close(alone(torch.tensor([3]), [0])[0], images[3, 10], atol=1e-3, rtol=0)
 
