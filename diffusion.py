@@ -18,6 +18,7 @@ SCHEDULE = {  # config of the DDPMScheduler that all scripts share (DDPM, sectio
     "beta_end": 0.02,
     "beta_schedule": "linear",
     "prediction_type": "epsilon",  # or "v_prediction", or "sample"
+    "clip_sample": True,  # predicted images are clipped to [-1, 1]
     "timestep_spacing": "trailing",  # as in `sampling_times`
 }
 CHANNELS = 16  # number of U-Net channels at full resolution
@@ -169,8 +170,8 @@ def noised_for_validation(scheduler, x_0, t=None):
     n = len(x_0)
     if t is None:
         t = torch.arange(n) * scheduler.config.num_train_timesteps // n
-        t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation", 0))]
-    eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation", 1))
+        t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation timesteps"))]
+    eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation noise"))
     return scheduler.add_noise(x_0, eps, t), t, eps
 
 

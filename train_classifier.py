@@ -23,7 +23,7 @@ from diffusion import SCHEDULE, noised_for_validation
 from support import cli
 from support.files import output_folder
 from support.pictures import ACCENT, INK, plain_figure, save_figure
-from support.training import FUSED, Run, add_training_flags
+from support.training import FUSED, Run, add_training_flags, run_settings
 
 STEPS = 6_000
 BATCH_SIZE = 128
@@ -33,21 +33,22 @@ WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
 
 
-def train(classifier, scheduler, run, validate):
+def train(classifier, scheduler, run, lr, validate):
     """Minimize the cross-entropy on noised images.
 
     Args:
         classifier: (x_t, t) -> logits.
         scheduler: a DDPMScheduler, which adds the noise.
         run: a `Run`, which makes the batches, shows a progress bar, and saves the state.
-        validate: called without arguments, with the classifier in eval mode.
+        lr: the peak learning rate.
+        validate: called with the classifier in eval mode; returns a dict of numbers for the log.
     """
-    device, steps, lr = next(classifier.parameters()).device, run.args.steps, run.args.lr
+    device = next(classifier.parameters()).device
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED
     )
-    warmup = min(WARMUP_STEPS, steps // 2)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    warmup = min(WARMUP_STEPS, run.steps // 2)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, run.steps)
 
     for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler):
         t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
@@ -66,7 +67,7 @@ def train(classifier, scheduler, run, validate):
         run.log(loss)
         if run.validates:
             classifier.eval()
-            validate()
+            run.record(**validate())
             classifier.train()
     classifier.eval()
 
@@ -85,7 +86,7 @@ def accuracy_and_confidence(classifier, scheduler, images, labels, t=None, batch
         probabilities.append(logits.softmax(dim=1).cpu())
     confidence, prediction = torch.cat(probabilities).max(dim=1)
     accuracy = (prediction == labels).float().mean().item()
-    return {"accuracy": accuracy, "confidence": confidence.mean().item()}
+    return accuracy, confidence.mean().item()
 
 
 def plot_accuracy(classifier, scheduler, images, labels, num_classes):
@@ -97,7 +98,7 @@ def plot_accuracy(classifier, scheduler, images, labels, num_classes):
         for t in timesteps
     ]
     figure, axes = plain_figure(6, 3.5)
-    axes.plot(timesteps, [f["accuracy"] for f in found], "o-", color=INK, label="classifier")
+    axes.plot(timesteps, [accuracy for accuracy, _ in found], "o-", color=INK, label="classifier")
     axes.axhline(1 / num_classes, color=ACCENT, label="chance")
     axes.set(xlabel="t: from the image to pure noise", ylim=(0, 1.02))
     axes.set(ylabel=f"accuracy on {len(images):,} validation images")
@@ -122,16 +123,16 @@ def main(argv=None, classifier_class=Classifier):
     classifier = classifier_class(args.channels, num_classes=num_classes, image_shape=image_shape)
     classifier.to(args.device)
     checkpoint = args.models / "classifier.pth"
-    run = Run(checkpoint, classifier, dataset, args, dict(SCHEDULE))
+    figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
 
     def validate():
-        run.record(**accuracy_and_confidence(classifier, scheduler, images, labels))
+        numbers = accuracy_and_confidence(classifier, scheduler, images, labels)
+        return dict(zip(("validation_accuracy", "validation_confidence"), numbers))
 
-    train(classifier, scheduler, run, validate)
-    run.save_checkpoint()
-    figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
-    save_figure(figure, plot_accuracy(classifier, scheduler, images, labels, num_classes))
-    run.finish()
+    with Run(checkpoint, classifier, dataset, SCHEDULE, **run_settings(args)) as run:
+        train(classifier, scheduler, run, args.lr, validate)
+        run.save_checkpoint()
+        save_figure(figure, plot_accuracy(classifier, scheduler, images, labels, num_classes))
     print(f"saved {checkpoint} and {figure} after {run.seconds():.0f} s")
 
 

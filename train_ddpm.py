@@ -4,9 +4,8 @@
     python train_ddpm.py --steps 300 --models trial    # a short trial in another folder
     python train_ddpm.py --resume                      # after an interruption
 
-Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239), with one change: half of the timesteps are
-drawn from the middle, t = 150 to 549, where the digit takes shape. Keeps an exponential moving
-average (EMA) of the weights.
+Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239). Like the authors' code, it keeps an
+exponential moving average (EMA) of the weights.
 
 Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and, after every
 validation but the last, unguided samples to previews/. With --models DIR, all are in DIR.
@@ -24,7 +23,7 @@ from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, trai
 from support import UserError, cli
 from support.files import output_folder
 from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
-from support.training import FUSED, Run, add_training_flags
+from support.training import FUSED, Run, add_training_flags, run_settings
 
 STEPS = 11_000
 BATCH_SIZE = 64
@@ -34,50 +33,46 @@ WARMUP_STEPS = 200
 MAX_GRAD_NORM = 1.0
 EMA_DECAY = 0.998
 NUM_VALIDATION_IMAGES = 1_000
-MIDDLE = 0.15, 0.55  # fractions of all timesteps
 SAMPLING_STEPS = 50
-VALIDATIONS = ("validation", "o", "validation, all t"), ("middle", "^", "validation, middle t")
 NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
-def training_timesteps(n, T):
-    """Timesteps (n,) to train on: half of them uniform, as in DDPM, and half from the `MIDDLE`."""
-    t = torch.randint(T, (n,))
-    middle = torch.randint(int(MIDDLE[0] * T), int(MIDDLE[1] * T), (n,))
-    return torch.where(torch.rand(n) < 0.5, middle, t)
+def ddpm_loss(unet, scheduler, x_0, *labels):
+    """The loss on a batch of images x_0 (B, C, H, W): L_simple, DDPM (14).
 
-
-def ddpm_loss(unet, scheduler, x_0, y):
-    """The loss on a batch of images x_0 (B, C, H, W): DDPM (14) for `training_timesteps`.
-
-    The labels y are ignored.
+    labels: y (B,), if the U-Net takes labels.
     """
-    t = training_timesteps(len(x_0), scheduler.config.num_train_timesteps)  # (B,)
+    t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
     eps = torch.randn_like(x_0)
     x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
     target = training_target(scheduler, x_0, eps, t)  # eps by default
-    prediction = unet(x_t.to(unet.device), t.to(unet.device)).sample
-    return F.mse_loss(prediction, target.to(unet.device))
+    inputs = [tensor.to(unet.device) for tensor in (x_t, t, *labels)]
+    return F.mse_loss(unet(*inputs).sample, target.to(unet.device))
 
 
-def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
+def unlabeled_loss(unet, scheduler, x_0, y):
+    """The loss of step 2, which does not use the labels y."""
+    return ddpm_loss(unet, scheduler, x_0)
+
+
+def train(unet, scheduler, run, lr, validate, loss_of=unlabeled_loss):
     """Run DDPM Algorithm 1. On return, the U-Net holds the averaged weights.
 
     Args:
         unet: (x_t, t) -> output with `.sample`.
         scheduler: a DDPMScheduler, which adds the noise.
         run: a `Run`, which makes the batches, shows a progress bar, and saves the state.
-        validate: called without arguments, while the U-Net holds the averaged weights, in eval
-            mode.
+        lr: the peak learning rate.
+        validate: called while the U-Net holds the averaged weights, in eval mode; returns a dict
+            of numbers for the log.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator. The
             U-Net must still predict the scheduler's target, which `main` validates and samples.
     """
-    steps, lr = run.args.steps, run.args.lr
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=unet.device.type in FUSED
     )
-    warmup = min(WARMUP_STEPS, steps // 2)
-    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    warmup = min(WARMUP_STEPS, run.steps // 2)
+    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, run.steps)
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
 
     for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema):
@@ -95,7 +90,7 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
             ema.store(unet.parameters())
             ema.copy_to(unet.parameters())
             unet.eval()
-            validate()
+            run.record(**validate())
             unet.train()
             ema.restore(unet.parameters())
     ema.copy_to(unet.parameters())
@@ -103,19 +98,14 @@ def train(unet, scheduler, run, validate, loss_of=ddpm_loss):
 
 
 @torch.no_grad()
-def validation_losses(unet, scheduler, x_0, batch_size=250):
-    """The loss on images (N, C, H, W), averaged over all t and over the `MIDDLE`: two floats.
-
-    The noise is the same in every call.
-    """
+def validation_loss(unet, scheduler, x_0, batch_size=250):
+    """The loss on images (N, C, H, W), over all t; the noise is the same in every call."""
     x_t, t, eps = noised_for_validation(scheduler, x_0)
     target, losses = training_target(scheduler, x_0, eps, t), []
     for part in torch.arange(len(x_0)).split(batch_size):
         prediction = unet(x_t[part].to(unet.device), t[part].to(unet.device)).sample.cpu()
         losses.append((prediction - target[part]).square().mean(dim=(1, 2, 3)))
-    losses, fraction = torch.cat(losses), t / scheduler.config.num_train_timesteps
-    middle = (MIDDLE[0] <= fraction) & (fraction < MIDDLE[1])
-    return losses.mean().item(), losses[middle].mean().item()
+    return torch.cat(losses).mean().item()
 
 
 @torch.no_grad()
@@ -138,23 +128,22 @@ def unguided_samples(unet):
 
 
 def plot_losses(run):
-    """The training loss, as means over 1% of the steps, and the validation losses: a figure."""
+    """The training loss, as means over 1% of the steps, and the validation loss: a figure."""
     size = max(1, run.step // 100)  # steps per mean
     parts = torch.stack(run.losses).split(size)
     ends = [min(size * k, run.step) for k in range(1, len(parts) + 1)]
     figure, axes = plain_figure(6, 3.5)
     axes.plot(ends, [part.mean() for part in parts], color=INK, lw=1, label="training")
     steps = [entry["step"] for entry in run.history]
-    for name, marker, label in VALIDATIONS:
-        losses = [entry[name] for entry in run.history]
-        axes.plot(steps, losses, marker, color=ACCENT, label=label)
+    losses = [entry["validation_loss"] for entry in run.history]
+    axes.plot(steps, losses, "o", color=ACCENT, label="validation")
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.legend(frameon=False)
     return figure
 
 
 @cli.one_line_errors
-def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
+def main(argv=None, unet_class=make_unet, loss_of=unlabeled_loss):
     """Train a U-Net, or another unet_class(shape, channels); loss_of is as for `train`."""
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
@@ -168,23 +157,21 @@ def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
     scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
     unet = unet_class(dataset.info["shape"], args.channels).to(args.device)
     checkpoint, folder = args.models / "ddpm_unet.pth", output_folder(args.models)
-    run = Run(checkpoint, unet, dataset, args, dict(SCHEDULE))
+    samples, figure = folder / "sample_ddpm_output.png", folder / "results" / "ddpm_loss.png"
 
     def save_samples(path):
         save_grid(path, as_displayed(unguided_samples(unet), dataset.info), COLUMNS)
 
     def validate():
-        loss, middle = validation_losses(unet, scheduler, validation)
-        run.record(validation=loss, middle=middle)
-        if run.step < args.steps:
+        if run.step < run.steps:
             save_samples(folder / "previews" / f"step_{run.step:06d}.png")
+        return {"validation_loss": validation_loss(unet, scheduler, validation)}
 
-    train(unet, scheduler, run, validate, loss_of)
-    run.save_checkpoint()
-    samples, figure = folder / "sample_ddpm_output.png", folder / "results" / "ddpm_loss.png"
-    save_samples(samples)
-    save_figure(figure, plot_losses(run))
-    run.finish()
+    with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
+        train(unet, scheduler, run, args.lr, validate, loss_of)
+        run.save_checkpoint()
+        save_samples(samples)
+        save_figure(figure, plot_losses(run))
     print(f"saved {checkpoint}, {samples} and {figure} after {run.seconds():.0f} s")
 
 

@@ -10,14 +10,13 @@ Writes models/classifier_free.pth; with --models DIR, it goes to DIR.
 """
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
 from data import Dataset, add_data_flags
-from diffusion import CHANNELS, SCHEDULE, implied_noise, make_unet, predicted_x_0, training_target
+from diffusion import CHANNELS, SCHEDULE, implied_noise, make_unet, predicted_x_0
 from support import cli
-from support.training import Run, add_training_flags
-from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, train, training_timesteps
+from support.training import Run, add_training_flags, run_settings
+from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, ddpm_loss, train
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
 SCALE = 1.5  # chosen in results/classifier_free.csv
@@ -49,15 +48,10 @@ def classifier_free(ddpm, scale=SCALE):
 
 
 def classifier_free_loss(unet, scheduler, x_0, y):
-    """The loss on a batch: Algorithm 1 of the paper. See `train_ddpm.ddpm_loss`."""
-    t = training_timesteps(len(x_0), scheduler.config.num_train_timesteps)  # (B,)
-    eps = torch.randn_like(x_0)
-    x_t = scheduler.add_noise(x_0, eps, t)
-    target = training_target(scheduler, x_0, eps, t)
+    """The DDPM loss, with some labels dropped: Algorithm 1 of the paper."""
     dropped = torch.rand(len(y)) < DROPPED
     y = y.masked_fill(dropped, unet.config.num_class_embeds - 1)
-    x_t, t, y = x_t.to(unet.device), t.to(unet.device), y.to(unet.device)
-    return F.mse_loss(unet(x_t, t, y).sample, target.to(unet.device))
+    return ddpm_loss(unet, scheduler, x_0, y)
 
 
 @cli.one_line_errors
@@ -73,10 +67,9 @@ def main(argv=None):
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
     unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
     checkpoint = args.models / "classifier_free.pth"
-    run = Run(checkpoint, unet, dataset, args, dict(SCHEDULE))
-    train(unet, DDPMScheduler(**SCHEDULE), run, run.record, classifier_free_loss)
-    run.save_checkpoint()
-    run.finish()
+    with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
+        train(unet, DDPMScheduler(**SCHEDULE), run, args.lr, dict, classifier_free_loss)
+        run.save_checkpoint()
     print(f"saved {checkpoint} after {run.seconds():.0f} s")
 
 

@@ -16,7 +16,7 @@ from data import Dataset, add_data_flags
 from support import cli
 from support.files import MODELS, load_checkpoint
 from support.pictures import from_uint8, to_uint8
-from support.training import FUSED, Run, add_training_flags
+from support.training import FUSED, Run, add_training_flags, run_settings
 
 STEPS = 5_148  # twelve epochs
 BATCH_SIZE = 128
@@ -92,13 +92,13 @@ def read(images):
     return judge_images(load_judge()[0], to_uint8(images))[1]
 
 
-def train(judge, dataset, run):
+def train(judge, dataset, run, lr):
     """Minimize the cross-entropy on augmented images; see `train_classifier.train`."""
-    device, steps, lr = judge.linear.weight.device, run.args.steps, run.args.lr
+    device = judge.linear.weight.device
     optimizer = torch.optim.AdamW(
         judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED
     )
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, run.steps // 20, run.steps)
 
     for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler):
         logits = judge(AUGMENT(x_0).to(device))
@@ -130,11 +130,10 @@ def main(argv=None):
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
     checkpoint = args.models / "judge.pth"
-    run = Run(checkpoint, judge, dataset, args)
-    train(judge, dataset, run)
-    test_accuracy = accuracy_of(judge, *dataset.splits["test"])
-    run.save_checkpoint(test_accuracy=test_accuracy)
-    run.finish()
+    with Run(checkpoint, judge, dataset, None, **run_settings(args)) as run:
+        train(judge, dataset, run, args.lr)
+        test_accuracy = accuracy_of(judge, *dataset.splits["test"])
+        run.save_checkpoint(test_accuracy=test_accuracy)
     print(f"saved {checkpoint} after {run.seconds():.0f} s; test accuracy {test_accuracy:.4f}")
 
 

@@ -157,7 +157,7 @@ def balanced_parts(labels, num_parts, num_classes):
     The parts are disjoint, and M is as large as the smallest class allows. Raises UserError if M
     is 0.
     """
-    order = torch.randperm(len(labels), generator=generator(0, "subset"))
+    order = torch.randperm(len(labels), generator=generator(0, "real images"))
     by_class = [order[labels[order] == y] for y in range(num_classes)]
     size = min(map(len, by_class)) // num_parts
     if size == 0:

@@ -26,8 +26,8 @@ def one_line_errors(main):
                 return main(*args, **settings)
         except UserError as error:
             message, status = f"error: {' '.join(str(error).split())}", 2
-        except KeyboardInterrupt:
-            message, status = "interrupted", 130
+        except KeyboardInterrupt as interrupt:
+            message, status = str(interrupt) or "interrupted", 130
         # printed here, after the progress bars have closed
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(status)

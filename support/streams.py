@@ -5,7 +5,14 @@ from collections import Counter
 import numpy as np
 import torch
 
-PURPOSES = {"samples": 4, "validation": 5, "split": 7, "subset": 8, "halves": 9}
+PURPOSES = {
+    "samples": 4,  # the noise of generated images
+    "split": 7,  # the training, validation, and test images of a folder
+    "validation timesteps": 10,
+    "validation noise": 11,
+    "real images": 12,  # the halves that samples are compared with
+    "halves": 13,  # of samples and real images, for confidence intervals
+}
 
 
 def stream_seed(seed, purpose, *numbers):
