@@ -6,7 +6,7 @@ these properties:
 - Its features depend on t: an embedding of t scales and shifts them in every block. If t entered
   only at the last layer, it would merely shift the logits.
 - It is smooth: SiLU and strided convolutions.
-- Images do not depend on each other: GroupNorm, not BatchNorm.
+- The logits of an image do not depend on the rest of the batch: GroupNorm, not BatchNorm.
 - It is small, because it runs forward and backward at every guided step.
 """
 

@@ -46,14 +46,14 @@ class Dataset:
             if size:
                 raise UserError(f"--size applies only to a folder of images, not to {name}")
             self.splits, classes = read_torchvision(name)
+            images, _ = self.splits["train"]
+            self.info = {"kind": name, "name": name}
         else:
             self.splits, classes = read_folder(name, size)
-        images, labels = self.splits["train"]
-        kind, shape = name, list(images.shape[1:])
-        if name not in TORCHVISION:
-            content = images.numpy().tobytes() + labels.numpy().tobytes()
-            kind, name = "folder", hashlib.sha256(content).hexdigest()
-        self.info = {"kind": kind, "name": name, "classes": classes, "shape": shape}
+            images, labels = self.splits["train"]
+            digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes())
+            self.info = {"kind": "folder", "name": digest.hexdigest()}
+        self.info |= {"classes": classes, "shape": list(images.shape[1:])}
 
     def __str__(self):
         counts = (f"{len(labels):,} {split}" for split, (_, labels) in self.splits.items())
@@ -85,9 +85,12 @@ def read_torchvision(name):
 
 
 class Folder(datasets.ImageFolder):
-    """torchvision's ImageFolder, without hidden folders such as .ipynb_checkpoints."""
+    """torchvision's ImageFolder, in which hidden folders (.ipynb_checkpoints) are no classes."""
 
     def find_classes(self, directory):
+        for link in Path(directory).rglob("*"):  # ImageFolder would follow it without end
+            if link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve()):
+                raise UserError(f"{link} is a symbolic link to a folder that contains it")
         folders = Path(directory).iterdir()
         classes = sorted(f.name for f in folders if f.is_dir() and not f.name.startswith("."))
         if not classes:
@@ -104,20 +107,20 @@ def read_folder(folder, size):
         known = f"expected {', '.join(TORCHVISION)}, or a folder of images"
         raise UserError(f"cannot read {folder}: {error}; {known}") from error
     images = [image for image, _ in pictures]
+    if len(images) < 100:
+        raise UserError(f"at least 100 images are needed, found {len(images)} in {folder}")
+    _, height, width = images[0].shape
+    if height != width or height % 4:
+        needed = "they must be square, with a side that is a multiple of 4; use --size 32"
+        raise UserError(f"the images in {folder} are {height}x{width}; {needed}")
     for (path, _), image in zip(pictures.samples, images):
         if image.shape != images[0].shape:
             raise UserError(
                 f"{path} differs in size from the other images; resize them with --size 32"
             )
-    _, height, width = images[0].shape
-    if height != width or height % 4:
-        needed = "they must be square, with a side that is a multiple of 4; use --size 32"
-        raise UserError(f"the images in {folder} are {height}x{width}; {needed}")
     images, labels = torch.stack(images), torch.tensor(pictures.targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
-    if len(images) < 100:
-        raise UserError(f"at least 100 images are needed, found {len(images)} in {folder}")
     order = torch.randperm(len(images), generator=generator(0, "split"))
     tenth = len(images) // 10
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
@@ -126,12 +129,17 @@ def read_folder(folder, size):
 
 
 def load_image(path):
-    """An RGB image in its EXIF orientation. Raises UserError if it is corrupted or has 16 bits."""
+    """An RGB image in its EXIF orientation, on white where it is transparent.
+
+    Raises UserError if it is corrupted, or grayscale with more than 8 bits.
+    """
     try:
         image = Image.open(path)
         if image.mode.startswith(("I", "F")):
             raise ValueError("more than 8 bits per channel; convert it to 8 bits")
-        return ImageOps.exif_transpose(image).convert("RGB")
+        image = ImageOps.exif_transpose(image).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
     except Exception as error:  # Pillow raises many exception types
         raise UserError(f"cannot read {path}: {error}") from error
 
@@ -141,28 +149,14 @@ def load_mnist(split):
     return Dataset().load(split)
 
 
-def class_numbers(words, classes):
-    """Convert class names, class indices, or "all" to a list of class indices.
-
-    If the class names are numbers, a number is read as a name. Raises UserError for unknown words.
-    """
-    if words == ["all"]:
-        return list(range(len(classes)))
-    numbers = {name: k for k, name in enumerate(classes)}
-    if not any(name.isdecimal() for name in classes):
-        numbers |= {str(k): k for k in range(len(classes))}
-    for word in words:
-        if word not in numbers:
-            raise UserError(
-                f"unknown class {word!r}; expected any of {' '.join(numbers)}, or 'all' by itself"
-            )
-    return [numbers[word] for word in words]
-
-
-def add_data_flags(parser):
-    """Add --dataset and --size."""
+def parse_with_dataset(parser, argv):
+    """Add --dataset and --size, parse the flags, and read the data: (args, Dataset)."""
     known = f"{', '.join(TORCHVISION)}, or a folder with one subfolder of images per class"
     parser.add_argument("--dataset", default="mnist", metavar="NAME", help=known)
     parser.add_argument(
         "--size", type=number(int, 4), help="resize the images of a folder to this height and width"
     )
+    args = parser.parse_args(argv)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset, flush=True)
+    return args, dataset

@@ -5,10 +5,11 @@
     python train_classifier.py --resume                      # after an interruption
 
 Minimizes the cross-entropy on noisy images x_t, DDPM (4), with t uniform over all timesteps. At
-high noise levels no classifier can be accurate, but it can be calibrated: validation reports the
-mean confidence next to the accuracy, and the two should agree.
+high noise levels no classifier can be accurate, but it should not be overconfident: validation
+reports the mean confidence next to the accuracy, and the two should agree.
 
-Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both to DIR.
+Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both are in
+DIR.
 """
 
 import torch
@@ -18,7 +19,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch.nn.utils import clip_grad_norm_
 
 from classifier import CHANNELS, Classifier
-from data import Dataset, add_data_flags
+from data import parse_with_dataset
 from diffusion import SCHEDULE, noised_for_validation
 from support import cli
 from support.files import output_folder
@@ -74,10 +75,7 @@ def train(classifier, scheduler, run, lr, validate):
 
 @torch.no_grad()
 def accuracy_and_confidence(classifier, scheduler, images, labels, t=None, batch_size=500):
-    """Accuracy and mean confidence on noised images (N, C, H, W), by default over all t.
-
-    The noise is the same in every call: see `noised_for_validation`.
-    """
+    """Accuracy and mean confidence on images, noised as `noised_for_validation` does it."""
     device = next(classifier.parameters()).device
     x_t, t, _ = noised_for_validation(scheduler, images, t)
     probabilities = []
@@ -111,10 +109,7 @@ def main(argv=None, classifier_class=Classifier):
     """Train Classifier, or another classifier_class(channels, num_classes=..., image_shape=...)."""
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
-    add_data_flags(parser)
-    args = parser.parse_args(argv)
-    dataset = Dataset(args.dataset, args.size)
-    print(dataset, flush=True)
+    args, dataset = parse_with_dataset(parser, argv)
     images, labels = dataset.load("validation")
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
 

@@ -18,11 +18,12 @@ from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
 
-from data import Dataset, add_data_flags
+from data import parse_with_dataset
 from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
 from support import UserError, cli
 from support.files import output_folder
-from support.pictures import ACCENT, INK, as_displayed, plain_figure, save_figure, save_grid
+from support.pictures import ACCENT, INK, as_displayed, grid_image, plain_figure, save_figure
+from support.pictures import save_picture
 from support.training import FUSED, Run, add_training_flags, run_settings
 
 STEPS = 11_000
@@ -37,25 +38,21 @@ SAMPLING_STEPS = 50
 NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
-def ddpm_loss(unet, scheduler, x_0, *labels):
+def ddpm_loss(unet, scheduler, x_0, y):
     """The loss on a batch of images x_0 (B, C, H, W): L_simple, DDPM (14).
 
-    labels: y (B,), if the U-Net takes labels.
+    The labels y (B,) are used only by a U-Net with class embeddings, which ours does not have.
     """
     t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
     eps = torch.randn_like(x_0)
     x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
     target = training_target(scheduler, x_0, eps, t)  # eps by default
+    labels = [y] if unet.config.get("num_class_embeds") else []
     inputs = [tensor.to(unet.device) for tensor in (x_t, t, *labels)]
     return F.mse_loss(unet(*inputs).sample, target.to(unet.device))
 
 
-def unlabeled_loss(unet, scheduler, x_0, y):
-    """The loss of step 2, which does not use the labels y."""
-    return ddpm_loss(unet, scheduler, x_0)
-
-
-def train(unet, scheduler, run, lr, validate, loss_of=unlabeled_loss):
+def train(unet, scheduler, run, lr, validate, loss_of=ddpm_loss):
     """Run DDPM Algorithm 1. On return, the U-Net holds the averaged weights.
 
     Args:
@@ -109,28 +106,27 @@ def validation_loss(unet, scheduler, x_0, batch_size=250):
 
 
 @torch.no_grad()
-def unguided_samples(unet):
+def unguided_samples(unet, scheduler, n, steps):
     """Samples from diffusers' DDPMPipeline, which calls unet(x_t, t) with t of shape ().
 
-    Returns (NUM_SAMPLES, C, H, W) in [-1, 1]; image k starts from the noise of seed k, as in
+    Returns (n, C, H, W) in [-1, 1]; image k starts from the noise of seed k, as in
     `inference.sample`. Raises UserError if they are not finite.
     """
-    scheduler = DDPMScheduler(**SCHEDULE)  # the pipeline changes its timesteps
-    pipeline = DDPMPipeline(unet, scheduler)
+    pipeline = DDPMPipeline(unet, DDPMScheduler(**scheduler.config))  # it sets the timesteps
     pipeline.set_progress_bar_config(desc="sampling", disable=None, leave=False)
-    rngs = [torch.Generator().manual_seed(k) for k in range(NUM_SAMPLES)]
-    steps = min(SAMPLING_STEPS, scheduler.config.num_train_timesteps)
-    images = pipeline(NUM_SAMPLES, rngs, steps, output_type="np").images  # (N, H, W, C) in [0, 1]
+    rngs = [torch.Generator().manual_seed(k) for k in range(n)]
+    steps = min(steps, scheduler.config.num_train_timesteps)
+    images = pipeline(n, rngs, steps, output_type="np").images  # (n, H, W, C) in [0, 1]
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
     if not images.isfinite().all():
-        raise UserError("the samples are not finite; lower --lr")
+        raise UserError("the samples are not finite")
     return 2 * images - 1
 
 
 def plot_losses(run):
     """The training loss, as means over 1% of the steps, and the validation loss: a figure."""
     size = max(1, run.step // 100)  # steps per mean
-    parts = torch.stack(run.losses).split(size)
+    parts = torch.stack(run.losses).cpu().split(size)
     ends = [min(size * k, run.step) for k in range(1, len(parts) + 1)]
     figure, axes = plain_figure(6, 3.5)
     axes.plot(ends, [part.mean() for part in parts], color=INK, lw=1, label="training")
@@ -143,24 +139,28 @@ def plot_losses(run):
 
 
 @cli.one_line_errors
-def main(argv=None, unet_class=make_unet, loss_of=unlabeled_loss):
-    """Train a U-Net, or another unet_class(shape, channels); loss_of is as for `train`."""
+def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
+    """Train a U-Net, or another unet_class(sample_size=..., in_channels=..., channels=...).
+
+    loss_of is as for `train`.
+    """
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
-    add_data_flags(parser)
-    args = parser.parse_args(argv)
-    dataset = Dataset(args.dataset, args.size)
-    print(dataset, flush=True)
+    args, dataset = parse_with_dataset(parser, argv)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
     torch.manual_seed(args.seed)
     scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
-    unet = unet_class(dataset.info["shape"], args.channels).to(args.device)
+    in_channels, size, _ = dataset.info["shape"]
+    unet = unet_class(sample_size=size, in_channels=in_channels, channels=args.channels)
+    unet.to(args.device)
+    unguided_samples(unet, scheduler, n=1, steps=1)  # fail before the training, not after it
     checkpoint, folder = args.models / "ddpm_unet.pth", output_folder(args.models)
     samples, figure = folder / "sample_ddpm_output.png", folder / "results" / "ddpm_loss.png"
 
     def save_samples(path):
-        save_grid(path, as_displayed(unguided_samples(unet), dataset.info), COLUMNS)
+        images = unguided_samples(unet, scheduler, NUM_SAMPLES, SAMPLING_STEPS)
+        save_picture(path, grid_image(as_displayed(images, dataset.info), COLUMNS))
 
     def validate():
         if run.step < run.steps:

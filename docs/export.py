@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion import END, sampling_times, timesteps
+from diffusion import END, sampling_times, t_batch
 from inference import gradient, growing_scale, guided, load_models, trajectory
 from support.cli import make_parser, one_line_errors
 from support.files import MODELS, ROOT, atomic_write, sha256
@@ -86,10 +86,10 @@ def films(ddpm, classifier, noise, y, strength=1):
     def loop(predict, scheduler, x_t, y, rngs):  # `inference.reverse` with the noise of the page
         x_t, *noises = page_noise(noise, STEPS + 1).unsqueeze(1).expand(-1, *x_t.shape)
         for t, eps in zip(times, noises):
-            yield ddpm.x_0(x_t, t), classifier(x_t, timesteps(x_t, t)), late(x_t, t, y)
+            yield ddpm.x_0(x_t, t), classifier(x_t, t_batch(x_t, t)), late(x_t, t, y)
             x_t = scheduler.step(predict(x_t, t, y), t, x_t, variance_noise=eps).prev_sample
         x_0 = x_t.clamp(-1, 1)
-        yield x_0, classifier(x_0, timesteps(x_0, 0)), torch.zeros_like(x_0)
+        yield x_0, classifier(x_0, t_batch(x_0, 0)), torch.zeros_like(x_0)
 
     predict = guided(ddpm, late, lambda t: strength * growing_scale(ddpm)(t))
     frames = trajectory(ddpm, y, range(len(y)), predict, "sde-dpmsolver++", STEPS, loop)

@@ -1,1 +1,0 @@
-"""Evaluation of samples: the judge, metrics, tables, baselines, and ablations."""

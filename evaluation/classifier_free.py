@@ -1,19 +1,17 @@
 """The classifier-free guidance baseline, trained for as many steps as the unconditional U-Net.
 
     python -m evaluation.classifier_free
-    python -m evaluation.classifier_free --steps 100 --models trial    # a short trial
 
 Ho & Salimans 2022, arXiv 2207.12598: the U-Net also takes the label, which is dropped with
-probability 0.1. Everything else is as in train_ddpm.py.
-
-Writes models/classifier_free.pth; with --models DIR, it goes to DIR.
+probability 0.1. Everything else is as in train_ddpm.py. Writes models/classifier_free.pth; with
+--models DIR, it goes to DIR.
 """
 
 import torch
 from diffusers import DDPMScheduler
 
-from data import Dataset, add_data_flags
-from diffusion import CHANNELS, SCHEDULE, implied_noise, make_unet, predicted_x_0
+from data import parse_with_dataset
+from diffusion import CHANNELS, SCHEDULE, eps_from_x_0, make_unet, x_0_from_eps
 from support import cli
 from support.training import Run, add_training_flags, run_settings
 from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, ddpm_loss, train
@@ -25,24 +23,16 @@ SCALE = 1.5  # chosen in results/classifier_free.csv
 def classifier_free(ddpm, scale=SCALE):
     """Classifier-free guidance: a function (x_t, t, y) -> the guided noise, for `sample`.
 
-    Equation (6) of the paper with w = s - 1:
-    eps(x_t, t, none) + s (eps(x_t, t, y) - eps(x_t, t, none)), where the last label of the U-Net
-    means "none". s = 0 is unguided and s = 1 conditional; both take one U-Net call per step. The
-    predicted x_0 is clipped afterward.
-
-    Args:
-        ddpm: a `DDPM` whose U-Net takes labels.
-        scale: s, a number or a function of t.
+    Equation (6) of the paper with w = s - 1, for a `DDPM` whose last label means "none". The
+    predicted x_0 is clipped afterward. The scale s is a number or a function of t.
     """
-    none = ddpm.unet.config.num_class_embeds - 1
 
     def predict(x_t, t, y):
-        s = scale(t) if callable(scale) else scale
-        eps = 0 if s == 1 else ddpm.eps(x_t, t, torch.full_like(y, none))
-        if s != 0:
-            eps = eps + s * (ddpm.eps(x_t, t, y) - eps)
-        x_0 = ddpm.clip(predicted_x_0(x_t, eps, ddpm.abar[t]))
-        return implied_noise(x_t, x_0, ddpm.abar[t])
+        s, abar_t = scale(t) if callable(scale) else scale, ddpm.abar[t]
+        none = torch.full_like(y, ddpm.unet.config.num_class_embeds - 1)
+        eps, eps_y = (ddpm.unclipped_eps(x_t, t, labels) for labels in (none, y))
+        x_0 = ddpm.clip(x_0_from_eps(x_t, eps + s * (eps_y - eps), abar_t))
+        return eps_from_x_0(x_t, x_0, abar_t)
 
     return predict
 
@@ -58,14 +48,12 @@ def classifier_free_loss(unet, scheduler, x_0, y):
 def main(argv=None):
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
-    add_data_flags(parser)
-    args = parser.parse_args(argv)
-    dataset = Dataset(args.dataset, args.size)
-    print(dataset, flush=True)
+    args, dataset = parse_with_dataset(parser, argv)
 
     torch.manual_seed(args.seed)
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
-    unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
+    in_channels, size, _ = dataset.info["shape"]
+    unet = make_unet(size, in_channels, args.channels, num_labels).to(args.device)
     checkpoint = args.models / "classifier_free.pth"
     with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
         train(unet, DDPMScheduler(**SCHEDULE), run, args.lr, dict, classifier_free_loss)

@@ -1,10 +1,11 @@
 """The judge: a classifier of clean digits that evaluates samples and is never used for guidance.
 
     python -m evaluation.judge
-    python -m evaluation.judge --steps 300 --models trial    # a short trial in another folder
 
 Writes models/judge.pth; with --models DIR, it goes to DIR.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
 
-from data import Dataset, add_data_flags
+from data import parse_with_dataset
 from support import cli
 from support.files import MODELS, load_checkpoint
 from support.pictures import from_uint8, to_uint8
@@ -28,13 +29,7 @@ AUGMENT = RandomAffine(12, (0.1, 0.1), (0.88, 1.13), 8, InterpolationMode.BILINE
 
 
 class Judge(nn.Module):
-    """A CNN with BatchNorm, ReLU, and max pooling, deliberately unlike `Classifier`.
-
-    Args:
-        num_features: size of the last hidden layer, whose outputs are the features.
-        num_classes: number of classes, K.
-        image_shape: (C, H, H), where H is a multiple of 4.
-    """
+    """A CNN with BatchNorm, ReLU, and max pooling, deliberately unlike `Classifier`."""
 
     def __init__(self, num_features=128, num_classes=10, image_shape=(1, 28, 28)):
         super().__init__()
@@ -46,19 +41,15 @@ class Judge(nn.Module):
             *block(64, 64, 3), *block(64, 128, 3), nn.Flatten(),
         )  # fmt: skip
         self.fully_connected = nn.Sequential(
-            nn.Dropout(0.3),
-            nn.Linear(128 * (image_shape[1] // 4) ** 2, num_features),
-            nn.BatchNorm1d(num_features),
-            nn.ReLU(),
-        )
+            nn.Dropout(0.3), nn.Linear(128 * (image_shape[1] // 4) ** 2, num_features),
+            nn.BatchNorm1d(num_features), nn.ReLU(),
+        )  # fmt: skip
         self.linear = nn.Linear(num_features, num_classes)
 
-    def features(self, x_0):
-        """(B, C, H, W) in [-1, 1] -> (B, num_features)."""
+    def features(self, x_0):  # (B, C, H, W) in [-1, 1] -> (B, num_features)
         return self.fully_connected(self.convolutions(x_0))
 
-    def forward(self, x_0):
-        """(B, C, H, W) in [-1, 1] -> logits (B, K)."""
+    def forward(self, x_0):  # (B, C, H, W) in [-1, 1] -> logits (B, K)
         return self.linear(self.features(x_0))
 
 
@@ -68,36 +59,45 @@ def block(in_channels, out_channels, size):
     return convolution, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
+class Judged(NamedTuple):
+    """Images, and what the judge says about them."""
+
+    images: torch.Tensor  # (N, C, H, W), uint8
+    labels: torch.Tensor | None  # (N,), the target classes
+    features: torch.Tensor  # (N, D)
+    prediction: torch.Tensor  # (N,)
+    confidence: torch.Tensor  # (N,), the probability of the prediction
+
+
 def load_judge(path=MODELS / "judge.pth", device="cpu"):
     """Load a judge, in eval mode: (judge, info), as from `load_checkpoint`."""
     return load_checkpoint(path, Judge, device)
 
 
 @torch.no_grad()
-def judge_images(judge, images):
-    """Features (N, D) and predictions (N,) of uint8 images (N, C, H, W), on the CPU."""
+def judge_images(judge, images, labels=None):
+    """Uint8 images (N, C, H, W) with their target classes (N,), if any, and what the judge sees."""
     device = judge.linear.weight.device
-    parts = [judge.features(from_uint8(part).to(device)) for part in images.split(500)]
-    features = torch.cat(parts)
-    return features.cpu(), judge.linear(features).argmax(dim=1).cpu()
+    features = torch.cat([judge.features(from_uint8(x).to(device)) for x in images.split(500)])
+    confidence, prediction = judge.linear(features).softmax(dim=1).cpu().max(dim=1)
+    return Judged(images, labels, features.cpu(), prediction, confidence)
 
 
 def accuracy_of(judge, images, labels):
     """The fraction of uint8 images (N, C, H, W) that the judge classifies as labels (N,)."""
-    return (judge_images(judge, images)[1] == labels).float().mean().item()
+    return (judge_images(judge, images).prediction == labels).float().mean().item()
 
 
-def read(images):
+def read_digits(images):
     """The digits (N,) that the included judge sees in images (N, 1, 28, 28) in [-1, 1]."""
-    return judge_images(load_judge()[0], to_uint8(images))[1]
+    return judge_images(load_judge()[0], to_uint8(images)).prediction
 
 
 def train(judge, dataset, run, lr):
     """Minimize the cross-entropy on augmented images; see `train_classifier.train`."""
     device = judge.linear.weight.device
-    optimizer = torch.optim.AdamW(
-        judge.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED
-    )
+    weights, fused = judge.parameters(), device.type in FUSED
+    optimizer = torch.optim.AdamW(weights, lr, weight_decay=WEIGHT_DECAY, fused=fused)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, run.steps // 20, run.steps)
 
     for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler):
@@ -121,10 +121,9 @@ def train(judge, dataset, run, lr):
 def main(argv=None):
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
-    add_data_flags(parser)
-    args = parser.parse_args(argv)
-    dataset = Dataset(args.dataset, args.size)
-    print(dataset, flush=True)
+    args, dataset = parse_with_dataset(parser, argv)
+    if args.batch_size == 1:
+        parser.error("--batch-size must be at least 2, because of BatchNorm")
 
     torch.manual_seed(args.seed)
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]

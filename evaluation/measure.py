@@ -1,20 +1,7 @@
-"""Measure samples: one row of metrics per name.
+"""Measure samples: a table with one row of metrics per name. examples/README.md has examples."""
 
-    ddpm, classifier = load_models()
-    predict = guided(ddpm, gradient(classifier.log_p), 5)
-    measure({
-        "unguided": partial(sample, ddpm),
-        "s = 5": partial(sample, ddpm, predict=predict, sampler="ddim", steps=20),
-        "my samples": (images, labels),
-    }, n=500, path="mine.csv")
-
-Choose settings with the default split and seed; report results with split="test", seed=0.
-"""
-
-import csv
-import io
-import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -22,15 +9,20 @@ import torch
 from tqdm import tqdm
 
 from data import Dataset
-from evaluation.judge import load_judge
-from evaluation.metrics import METRICS, Scores, balanced_parts, readings
+from diffusion import load_ddpm
+from evaluation.classifier_free import classifier_free
+from evaluation.judge import judge_images, load_judge
+from evaluation.metrics import METRICS, balanced_parts, scores_of, with_intervals
+from evaluation.tables import REAL, cell, write_rows
+from inference import gradient, guided, load_models, sample
 from support import UserError
-from support.files import atomic_write
+from support.files import MODELS, sha256
 from support.pictures import to_uint8
 from support.streams import image_seeds
 
-SEED = 1  # 0 is for reported results
-SHOWN = ("error", "accuracy", "frechet", "precision", "recall")
+SEED = 1  # for choosing settings; results are reported with split="test", seed=0
+SHOWN = ("accuracy", "frechet", "precision", "recall")
+OF_LABELS = ("accuracy", "class_frechet")
 OF_MANY_IMAGES = ("precision", "recall", "class_frechet")
 PER_CLASS = 10  # with fewer images per class, these metrics are left out
 
@@ -42,61 +34,50 @@ def measure(
 
     Args:
         rows: name -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), such as
-            `partial(sample, ddpm, predict=predict)`; or existing samples, (images, labels or None).
-            Images are in [-1, 1] or uint8.
-        n: samples per row, rounded down to a multiple of the number of classes.
+            `partial(sample, ddpm, predict=predict)`; or existing samples, (images, labels). Without
+            target classes, a function returns (images, None). Images are in [-1, 1] or uint8.
+        n: samples per row, rounded down to a multiple of the number of classes; at least that.
         dataset, judge: a `Dataset`, and what `load_judge` returns; MNIST by default.
         path: a CSV file, written after every row. It is replaced, if an earlier call wrote it.
         columns: more columns, the same for every row, such as the sampler.
 
-    Returns name -> dict of columns. Real images come first: the other half of the split and, with
-    split="test", the validation images. If a row fails, it has a column `error` and no metrics; the
-    other rows continue. The columns:
+    Returns name -> dict of columns: METRICS (those of labels only with labels) with 95% confidence
+    intervals (_low, _high); for functions the change from the first one (_change), which has the
+    same noise; and how it was measured. Real images come first: the other half of the split and,
+    with split="test", the validation images. Errors in a row are not caught.
 
-    METRICS in metrics.py: with a 95% confidence interval (_low, _high), and for functions the
-        change from the first one (_change), which has the same noise, unless that one failed.
-    n, split, seed, torch, diffusers, sha256 of the judge.
-
-    Raises UserError if the judge was trained on another dataset, or if the file is not a table of
-    `measure`.
+    Raises UserError if the judge was trained on another dataset, or the file is no such table.
     """
     dataset, (judge, info) = dataset or Dataset(), judge or load_judge()
-    if info["dataset"] != dataset.info:
-        names = f"{name_of(info['dataset'])}, not for {name_of(dataset.info)}"
-        raise UserError(f"the judge is for {names}; train one with `python -m evaluation.judge`")
-    if path and Path(path).exists() and not is_table(path):
-        raise UserError(f"{path} is not a table of `measure`; choose another file")
+    advice = f"train one: python -m evaluation.judge --dataset {dataset.name} --models DIR"
+    check_dataset(info, dataset, "the judge", advice)
     K = len(dataset.info["classes"])
-    y = torch.arange(K).repeat_interleave(n // K)
+    if path and Path(path).exists() and b"sha256 of judge" not in Path(path).read_bytes():
+        raise UserError(f"{path} is not a table of `measure`; choose another file")
+    y = torch.arange(K).repeat_interleave(max(n // K, 1))
     seeds = image_seeds(seed, y.tolist())
-    here, there = balanced_parts(dataset.splits[split][1], 2, K)  # (K, M) each
-    half = readings(judge, *taken(dataset, split, here))
-    real = {"real images": taken(dataset, split, there[:, : n // K])}
-    if split == "test":
-        [index] = balanced_parts(dataset.splits["validation"][1], 1, K)
-        real["real validation images"] = taken(dataset, "validation", index[:, : n // K])
-    same = {"split": split, "seed": seed, "sha256 of judge": info["sha256"], **(columns or {})}
-    same |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
 
-    first = next((name for name, row in rows.items() if callable(row)), None)
-    table, baseline = {}, None  # the `Scores` of the first function
+    reference, held_out = balanced_parts(*dataset.splits[split], 2, K)
+    reference, real = judge_images(judge, *reference), {REAL: held_out}
+    if split == "test":
+        [real["real validation images"]] = balanced_parts(*dataset.splits["validation"], 1, K)
+    real = {name: (images[: len(y)], labels[: len(y)]) for name, (images, labels) in real.items()}
+    shared = {"split": split, "seed": seed, "sha256 of judge": info["sha256"], **(columns or {})}
+    shared |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
+
+    table, first = {}, None  # the scores of the first function
     for name, row in tqdm((real | rows).items(), desc="rows", disable=None):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("always", UserWarning)  # in every row, not only in the first
-                images, labels = row if isinstance(row, tuple) else (row(y, seeds), y)
-                images = to_uint8(images).cpu()
-                scores = Scores(readings(judge, images, labels), half, usable(labels, half, K))
-            table[name] = {"n": len(images)} | scores.row()
-            if name == first:
-                baseline = scores
-            elif baseline and callable(row):
-                table[name] |= scores.changes_from(baseline)
-        except Exception as error:  # the other rows continue
-            table[name] = {"error": f"{type(error).__name__}: {error}"}
-            if not isinstance(error, UserError):
-                tqdm.write(traceback.format_exc())
-        table[name] |= same
+        images = row(y, seeds) if callable(row) else row
+        images, labels = images if isinstance(images, tuple) else (images, y)
+        samples = judge_images(judge, to_uint8(images).cpu(), labels)
+        scores = scores_of(samples, reference, available_metrics(samples, reference, K))
+        table[name] = {"n": len(images)} | with_intervals(scores, len(images))
+        if callable(row) and first:  # paired: the halves are the same, and so is the noise
+            changes = {f"{k}_change": scores[k] - first[k] for k in scores if k in first}
+            table[name] |= with_intervals(changes)
+        elif callable(row):
+            first = scores
+        table[name] |= shared
         shown = (f"{key} {cell(table[name], key)}" for key in SHOWN if key in table[name])
         tqdm.write(f"{name}: {'  '.join(shown)}")
         if path:
@@ -104,65 +85,41 @@ def measure(
     return table
 
 
-def taken(dataset, split, index):
-    """Images and labels of a split, (N, C, H, W) and (N,), at the indices (K, M)."""
-    return tuple(part[index.flatten()] for part in dataset.splits[split])
+def check_dataset(info, dataset, network, advice):
+    """Raise UserError if a network, described by the info of its checkpoint, has other data."""
+    if info["dataset"] != dataset.info:
+        raise UserError(f"{network} was not trained on {dataset.name}; {advice}")
 
 
-def usable(labels, half, num_classes):
+def available_metrics(samples, reference, num_classes):
     """The names of the metrics for which there are labels, and enough images in every class."""
-    if labels is None:
-        return [name for name in METRICS if name not in ("accuracy", "class_frechet")]
-    number = min(y.bincount(minlength=num_classes).min().item() for y in (labels, half.labels))
-    if number >= PER_CLASS:
-        return list(METRICS)
-    warnings.warn(f"no {', '.join(OF_MANY_IMAGES)}: a class has {number} images", stacklevel=2)
-    return [name for name in METRICS if name not in OF_MANY_IMAGES]
+    labels = [images.labels for images in (samples, reference) if images.labels is not None]
+    number = min(y.bincount(minlength=num_classes).min().item() for y in labels)
+    left_out = () if samples.labels is not None else OF_LABELS
+    if number < PER_CLASS:
+        left_out += OF_MANY_IMAGES
+        warnings.warn(f"no {', '.join(OF_MANY_IMAGES)}: a class has {number} images", stacklevel=2)
+    return [name for name in METRICS if name not in left_out]
 
 
-def name_of(info):
-    """The name of a dataset, given its `Dataset.info`."""
-    return info["kind"] if info["kind"] == info["name"] else f"the folder {info['name'][:8]}"
+def load_method(method, folder=MODELS, device="cpu"):
+    """A built-in method: its DDPM, a function scale -> predict, and columns with its networks."""
+    if method == "guided":
+        names = "ddpm_unet.pth", "classifier.pth"
+        ddpm, classifier = load_models(folder, device)
+        predict = partial(guided, ddpm, gradient(classifier.log_p))
+    else:
+        names = ["ddpm_unet.pth" if method == "unguided" else "classifier_free.pth"]
+        ddpm = load_ddpm(folder / names[0], device)
+        predict = partial(classifier_free, ddpm)
+    return ddpm, predict, {f"sha256 of {name}": sha256(folder / name) for name in names}
 
 
-# --- CSV files ---
+def scale_rows(ddpm, method, scales, prefix="", **settings):
+    """Rows for `measure`, one for each of the (name, scale). method: scale -> predict."""
+    return {prefix + k: partial(sample, ddpm, predict=method(s), **settings) for k, s in scales}
 
 
-def write_rows(path, rows):
-    """Write dicts as a CSV file; "-" where a row lacks a column."""
-    names, text = list(dict.fromkeys(name for row in rows for name in row)), io.StringIO()
-    lines = [[as_text(row.get(name, "-")) for name in names] for row in rows]
-    csv.writer(text, lineterminator="\n").writerows([names, *lines])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
-
-
-def read_rows(path):
-    """The rows of a CSV file as dicts of text, without the columns that a row lacks."""
-    with open(path, newline="") as file:
-        return [{k: v for k, v in row.items() if v != "-"} for row in csv.DictReader(file)]
-
-
-def is_table(path):
-    """Whether `measure` wrote this file."""
-    try:
-        return "sha256 of judge" in read_rows(path)[0]
-    except (IndexError, ValueError):  # it is empty, or not a text
-        return False
-
-
-def as_text(value):
-    """A value for a CSV file: floats with six significant digits."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def cell(row, column):
-    """A column of a row as text, with its interval if it has one; "" if the row lacks it."""
-    value = row.get(column, "")
-    if f"{column}_low" not in row:
-        return as_text(value)
-    numbers = [float(row[column + end]) for end in ("", "_low", "_high")]
-    digits = 4 if column.startswith(("accuracy", "mean_intensity")) else 3
-    sign = "+" if column.endswith("_change") else ""
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in numbers)
-    return f"{value} [{low}, {high}]"
+def unguided(ddpm, **settings):
+    """A row for `measure`: samples without target classes."""
+    return lambda y, seeds: (sample(ddpm, None, seeds, **settings), None)

@@ -11,15 +11,14 @@ networks() { # models/, sample_ddpm_output.png, the training curves: about two h
   python -m evaluation.classifier_free
 }
 
-runs() { # networks for the report that are not included: about two hours
+runs() { # networks for the report that are not included: about three hours
+  for seed in 1 2; do
+    python train_classifier.py --seed $seed --models runs/$seed
+    python train_ddpm.py --seed $seed --models runs/$seed
+  done
   python train_classifier.py --dataset fashion-mnist --models runs/fashion
   python train_ddpm.py --dataset fashion-mnist --models runs/fashion
   python -m evaluation.judge --dataset fashion-mnist --models runs/fashion
-  python - --models runs/uniform <<'EOF'
-import sys, torch, train_ddpm
-train_ddpm.training_timesteps = lambda n, T: torch.randint(T, (n,))  # as in DDPM, Algorithm 1
-train_ddpm.main(sys.argv[1:])
-EOF
 }
 
 pictures() { # guided_output.png, the other pictures in results/, and what docs/ loads
@@ -28,12 +27,11 @@ pictures() { # guided_output.png, the other pictures in results/, and what docs/
     --gif results/guided.gif
   python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 --growing-scale 15 \
     --output results/scales_grid.png
-  python -m evaluation.report starts real_or_generated
   python -m docs.export
 }
 
-tables() { # the CSV files in results/, and the tables of both pages: about two hours
-  python -m evaluation.report nudges scales transfer middle classifier_free quality
+tables() { # the CSV files in results/, classifier_free.png, and the tables of both pages
+  python -m evaluation.report scales quality runs transfer classifier_free tables
 }
 
 for part in "$@"; do "$part"; done

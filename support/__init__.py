@@ -1,4 +1,4 @@
-"""Flags, files, random streams, resumable training, and pictures; no diffusion code."""
+"""Everything around the method: flags, files, random streams, resumable training, pictures."""
 
 
 class UserError(ValueError):

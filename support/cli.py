@@ -5,7 +5,6 @@ import functools
 import math
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -19,11 +18,7 @@ def one_line_errors(main):
     @functools.wraps(main)
     def wrapped(*args, **settings):
         try:
-            with warnings.catch_warnings():
-                warnings.showwarning = lambda text, *_, **__: print(
-                    "warning:", text, file=sys.stderr
-                )
-                return main(*args, **settings)
+            return main(*args, **settings)
         except UserError as error:
             message, status = f"error: {' '.join(str(error).split())}", 2
         except KeyboardInterrupt as interrupt:
@@ -41,8 +36,8 @@ def make_parser(docstring):
     return argparse.ArgumentParser(description=docstring, formatter_class=raw)
 
 
-def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
-    """An argparse type: a finite int or float from `low` to `high`, a multiple of `multiple_of`."""
+def number(kind, low=-math.inf, high=math.inf):
+    """An argparse type: a finite int or float from `low` to `high`."""
 
     def parse(text):
         value = kind(text)
@@ -50,8 +45,6 @@ def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
             limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             limits = "finite" if low == -math.inf else limits
             raise argparse.ArgumentTypeError(f"must be {limits}, got {text}")
-        if kind is int and value % multiple_of:
-            raise argparse.ArgumentTypeError(f"must be a multiple of {multiple_of}, got {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse says "invalid int value"
@@ -59,31 +52,29 @@ def number(kind, low=-math.inf, high=math.inf, multiple_of=1):
 
 
 def output(suffix):
-    """An argparse type: the Path of an output file with this suffix, which can be written."""
+    """An argparse type: the Path of an output file with this suffix, in a writable folder."""
 
     def parse(text):
         path = Path(text)
         if path.suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(f"must end in {suffix}, got {text!r}")
-        if path.is_dir() or not is_writable(path.parent):
-            raise argparse.ArgumentTypeError(f"cannot write {text}")
+        writable_folder(path.parent)
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is a folder")
         return path
 
     return parse
 
 
 def writable_folder(text):
-    """An argparse type: the Path of an output folder, which can be written."""
-    if not is_writable(Path(text)):
-        raise argparse.ArgumentTypeError(f"cannot write {text}")
+    """An argparse type: the Path of an output folder, which is created."""
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from error
+    if not os.access(text, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text}: permission denied")
     return Path(text)
-
-
-def is_writable(folder):
-    """Whether files can be written to a folder, which need not exist yet."""
-    folder = folder.absolute()
-    existing = next(path for path in [folder, *folder.parents] if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def add_run_flags(parser, seed=0):

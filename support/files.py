@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 
 import torch
+from diffusers import DDPMScheduler
 
 from support import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
-STATE = ".state.pth"  # the end of the name of a state file: see support/training.py
-# the entries of a scheduler config that determine the noise
-NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+STATE = ".state.pth"  # suffix of the state files that support/training.py writes
 SCRIPTS = {
     "classifier.pth": "train_classifier.py",
     "ddpm_unet.pth": "train_ddpm.py",
@@ -109,10 +108,10 @@ def load_checkpoint(path, network_class, device="cpu"):
 def check_may_write(path, network, schedule, dataset_info):
     """Check, before training, that the checkpoint fits into its folder.
 
-    Raises UserError if `path` exists and is not a checkpoint of this class and schedule, or if
-    another checkpoint in its folder was trained on a different dataset or with different noise.
+    Raises UserError if `path` exists and is not a checkpoint of this class, or if a checkpoint in
+    its folder was trained on a different dataset or with different noise.
     """
-    config_of(network)  # a network without a config is found before it is trained
+    config_of(network)  # a network without a config fails before it is trained
     name, advice = type(network).__name__, "move it, or pass another folder with --models"
     for other in sorted(path.parent.glob("*.pth")):
         if other.name.endswith(STATE):
@@ -121,15 +120,13 @@ def check_may_write(path, network, schedule, dataset_info):
             content = load_tensors(other)
         except UserError:
             content = None
-        if other == path and not (is_checkpoint(content) and content["network"] == name):
+        known = is_checkpoint(content)
+        if other == path and not (known and content["network"] == name):
             raise UserError(f"{path} is not a {name} checkpoint; {advice}")
-        if not is_checkpoint(content):
-            continue
-        if content["dataset"] != dataset_info:
+        if known and content["dataset"] != dataset_info:
             raise UserError(f"{other} was trained on a different dataset; {advice}")
-        theirs, ours = content["schedule"] or {}, schedule or {}  # the judge has none
-        same = [theirs.get(key) for key in NOISE] == [ours.get(key) for key in NOISE]
-        if (theirs and ours and not same) or (other == path and theirs != ours):
+        both = known and schedule and content["schedule"]  # the judge has none
+        if both and not same_noise(schedule, content["schedule"]):
             raise UserError(f"{other} was trained with a different noise schedule; {advice}")
 
 
@@ -139,12 +136,19 @@ def is_checkpoint(content):
     return isinstance(content, dict) and set(content) == keys
 
 
+def same_noise(schedule, other):
+    """Whether two scheduler configs have the same alphas_cumprod."""
+    abar, theirs = (DDPMScheduler(**config).alphas_cumprod for config in (schedule, other))
+    return abar.shape == theirs.shape and torch.allclose(abar, theirs)
+
+
 def remedy(path):
     """Advice about a missing or corrupted checkpoint."""
     if path.resolve().parent == MODELS:
         return "; restore it with `git checkout -- models`"
     if path.name in SCRIPTS:
-        return f"; train it with `python {SCRIPTS[path.name]} --models {path.parent}`"
+        command = f"python {SCRIPTS[path.name]} --models {path.parent}"
+        return f"; train it with `{command}`, and with --dataset if it is not for MNIST"
     return ""
 
 

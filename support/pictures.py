@@ -1,7 +1,5 @@
 """Images as files: PNG grids, figures, GIF animations, NPZ samples."""
 
-import math
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -11,12 +9,12 @@ from support.files import atomic_write
 
 PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
 INK, ACCENT = "#222222", "#c8500a"  # colors of figures
-ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # more ink, less ink
+ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # ink is added, removed
 MAX_COLUMNS = 22  # of a labeled grid, about 2,000 pixels
-MAX_FRAMES, COLORS = 13, 64  # per animation; color images use 256 colors
+COLORS = 64  # of an animation
 FRAME_MS, LAST_FRAME_MS = 160, 3_000
 DPI = 120
-LABEL_SIZE = 13  # points
+LABEL_SIZE = 22  # pixels
 
 
 def to_uint8(images):
@@ -42,8 +40,6 @@ def as_displayed(images, dataset_info):
 
 def ink_on_paper(images):
     """Grayscale images (N, 1, H, W) in [-1, 1] as uint8: -1 is light, and 1 is dark."""
-    if images.shape[1] == 3:
-        return to_uint8(images)
     ink = (images.clamp(-1, 1) + 1) / 2
     return (PAPER + (INK_GRAY - PAPER) * ink).round().to(torch.uint8)
 
@@ -61,57 +57,57 @@ def gradient_in_colors(grad):
 
 
 def grid_image(images, columns, pixel=4):
-    """A PIL image of a grid, row by row; each image pixel is `pixel` screen pixels wide.
-
-    images: (N, C, H, W) in [-1, 1], or uint8 as displayed.
-    """
-    if images.dtype != torch.uint8:
-        images = ink_on_paper(images)
+    """A PIL image of a grid of uint8 images (N, C, H, W); each pixel becomes `pixel` wide."""
     grid = make_grid(images, nrow=columns, pad_value=PAPER).permute(1, 2, 0)
     pixels = grid if images.shape[1] == 3 else grid[..., 0]  # make_grid repeats a gray channel
     picture = Image.fromarray(pixels.numpy())
     return picture.resize((pixel * picture.width, pixel * picture.height), Image.NEAREST)
 
 
-def save_grid(path, images, columns):
-    """Save images (N, C, H, W) in [-1, 1], or uint8 as displayed, as a PNG grid."""
-    with atomic_write(path) as file:
-        grid_image(images, columns).save(file, format="png")
-
-
-def save_labeled_grid(path, rows, labels):
-    """Save rows of images as a labeled PNG grid.
+def labeled_grid(rows, labels, pixel=3):
+    """A PIL image of rows of images with labels.
 
     Args:
-        rows: a list of (label, images (N, C, H, W) in [-1, 1], or uint8 as displayed).
-        labels: of the N columns, shown where they change. After MAX_COLUMNS columns, or before,
-            at the end of a label, the grid continues below.
+        rows: a list of (name, uint8 images (N, C, H, W)); C is 1 or 3.
+        labels: of the N columns, shown where they change. A grid of more than MAX_COLUMNS columns
+            continues below, if possible at a new label.
     """
-    from matplotlib.figure import Figure  # imported here, so that scripts start faster
+    names, images = zip(*[(name, row.expand(-1, 3, -1, -1)) for name, row in rows])
+    per_label = labels.count(labels[0]) if len(set(labels)) > 1 else 1
+    cell = pixel * (images[0].shape[3] + 2)  # make_grid puts 2 pixels between images
+    columns = min(max(MAX_COLUMNS // per_label, 1) * per_label, len(labels))
+    font = ImageFont.load_default(LABEL_SIZE)
+    upright = ImageFont.TransposedFont(font, Image.Transpose.ROTATE_90)
+    left = round(max(map(font.getlength, names))) + 16
+    longest = round(max(map(font.getlength, labels)))
+    above = 12 + (longest if longest > cell else LABEL_SIZE)
+    height = above + len(rows) * cell + 2 * pixel
+    size = left + columns * cell + 2 * pixel, -(-len(labels) // columns) * height
+    canvas = Image.new("RGB", size, (PAPER,) * 3)
+    draw = ImageDraw.Draw(canvas)
+    for number, start in enumerate(range(0, len(labels), columns)):
+        part, top = slice(start, start + columns), number * height + above
+        grid = grid_image(torch.cat([row[part] for row in images]), len(labels[part]), pixel)
+        canvas.paste(grid, (left, top))
+        for k, name in enumerate(names):
+            draw.text((left - 8, top + (k + 0.5) * cell), name, INK, font, anchor="rm")
+        for k, label in enumerate(labels[part]):
+            x = left + (k + 0.5) * cell
+            if k > 0 and label == labels[start + k - 1]:
+                continue
+            if longest > cell:
+                draw.text(
+                    (x - LABEL_SIZE / 2, top - 6 - font.getlength(label)), label, INK, upright
+                )
+            else:
+                draw.text((x, top - 4), label, INK, font, anchor="mb")
+    return canvas
 
-    size = MAX_COLUMNS - MAX_COLUMNS % labels.count(labels[0]) or MAX_COLUMNS
-    parts = [slice(k, k + size) for k in range(0, len(labels), size)]
-    grids = [torch.cat([images[part] for _, images in rows]) for part in parts]
-    grids = [np.asarray(grid_image(grid, len(grid) // len(rows), pixel=1)) for grid in grids]
-    (height, width), longest = grids[0].shape[:2], max(map(len, labels))
-    block = height + (4 * longest if longest > 4 else 14)  # with the labels above it
-    inches = 3 * width / DPI, 3 * block * len(parts) / DPI
-    figure = Figure(figsize=inches, facecolor=(PAPER / 255,) * 3)
-    for k, (part, grid) in enumerate(zip(parts, grids)):
-        # labels are outside of the axes; "tight" makes room for them
-        place = 0, 1 - (k + 1) / len(parts), grid.shape[1] / width, height / block / len(parts)
-        axes = figure.add_axes(place)
-        axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        shown = labels[part]
-        columns = [b if a != b else "" for a, b in zip([None, *shown], shown)]
-        sides = (axes.xaxis, columns, grid.shape[1]), (axes.yaxis, [r for r, _ in rows], height)
-        for axis, texts, length in sides:
-            centers = (np.arange(len(texts)) + 0.5) * length / len(texts) - 0.5
-            axis.set_ticks(centers, texts, fontsize=LABEL_SIZE, color=INK, parse_math=False)
-        axes.tick_params(axis="x", labelrotation=90 if longest > 4 else 0)
-        axes.tick_params(length=0, labeltop=True, labelbottom=False)
-        axes.spines[:].set_visible(False)
-    save_figure(path, figure, bbox_inches="tight")
+
+def save_picture(path, picture):
+    """Save a PIL image as a PNG."""
+    with atomic_write(path) as file:
+        picture.save(file, format="png")
 
 
 def show(rows, titles=(), signed=()):
@@ -143,72 +139,45 @@ def show(rows, titles=(), signed=()):
     return figure
 
 
-def plain_figure(width, height, columns=1):
+def plain_figure(width, height):
     """A matplotlib figure in inches, and its axes without the spines at the top and right."""
     from matplotlib.figure import Figure  # imported here, so that scripts start faster
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns)
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def save_figure(path, figure, **settings):
-    """Save a matplotlib figure as a PNG; `settings` are passed to savefig."""
+def save_figure(path, figure):
+    """Save a matplotlib figure as a PNG."""
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=DPI, **settings)
+        figure.savefig(file, format="png", dpi=DPI)
 
 
-def save_animation(path, steps, grad, columns, dataset_info):
-    """Save a GIF of a trajectory: x_t, the predicted x_0, and the gradient.
-
-    It shows at most MAX_FRAMES steps, and then the sample, which is the last x_0.
+def animation_frames(steps, as_shown=ink_on_paper):
+    """PIL images of x_t, the predicted x_0, and the gradient at each step, and of the sample.
 
     Args:
-        steps: yields (t, x_t, x_0), such as `trajectory`.
-        grad: (x_t, t) -> the gradient to show, or None.
+        steps: a list of (t, x_t, x_0, gradient or None); the last x_0 is the sample.
+        as_shown: converts images in [-1, 1] to uint8.
     """
-
-    def frame(clock, x_t, x_0, push):
-        shown = as_displayed(x_t, dataset_info), as_displayed(x_0, dataset_info)
-        return animation_frame(clock, *shown, push, columns)
-
-    steps = list(steps)
-    shown = steps[:: math.ceil(len(steps) / MAX_FRAMES)] + steps[-1:]
-    pushes = [grad and grad(x_t, t) for t, x_t, _ in shown]
-    frames = [frame(f"t = {t}", x_t, x_0, push) for (t, x_t, x_0), push in zip(shown, pushes)]
-    x_0 = steps[-1][2]
-    frames[-1] = frame("done", x_0, x_0, pushes[-1])
-    with atomic_write(path) as file:
-        write_gif(file, frames, FRAME_MS)
+    frames, (_, _, end, last_gradient) = [], steps[-1]
+    for t, x_t, x_0, grad in [*steps, ("end", end, end, last_gradient)]:
+        rows = [(f"t = {t}", as_shown(x_t)), ("predicted", as_shown(x_0))]
+        rows += [] if grad is None else [("gradient", gradient_in_colors(grad.cpu()))]
+        frames.append(labeled_grid(rows, [""] * len(x_t)))
+    return frames
 
 
-def write_gif(file, frames, frame_ms):
+def write_gif(file, frames, frame_ms=FRAME_MS):
     """Write PIL images as a GIF.
 
     The last frame is also the first one, for viewers that do not play animations.
     """
+    frames = [frame.quantize(COLORS, Image.Quantize.FASTOCTREE) for frame in frames]
     durations = [LAST_FRAME_MS] + [frame_ms] * len(frames)
     frames[-1].save(file, "gif", save_all=True, append_images=frames, duration=durations, loop=0)
-
-
-def animation_frame(clock, x_t, x_0, grad, columns):
-    """A frame of an animation, a PIL image: grids of x_t, x_0, and a gradient or None."""
-    rows = {"noisy image": x_t, "predicted image": x_0}
-    if grad is not None:
-        rows["classifier gradient"] = gradient_in_colors(grad.cpu())
-    font, line = ImageFont.load_default(18), 30
-    grids = {label: grid_image(images.cpu(), columns, pixel=3) for label, images in rows.items()}
-    width, height = next(iter(grids.values())).size
-    frame = Image.new("RGB", (max(width, 260), len(grids) * (line + height)), (PAPER,) * 3)
-    draw = ImageDraw.Draw(frame)
-    for number, (label, grid) in enumerate(grids.items()):
-        top = number * (line + height)
-        draw.text((8, top + 4), label, fill=INK, font=font)
-        frame.paste(grid.convert("RGB"), (0, top + line))
-    draw.text((frame.width - 8, 4), clock, fill=INK, font=font, anchor="ra")
-    return frame.quantize(COLORS if x_0.shape[1] == 1 else 256, Image.Quantize.FASTOCTREE)
 
 
 def save_npz(path, images, labels, classes):

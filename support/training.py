@@ -12,16 +12,16 @@ from support.files import save_tensors
 from support.pictures import from_uint8
 
 SAVE_SECONDS = 30  # between two saved states
-LOSS_STEPS = 100  # the loss that is shown and saved is the mean of so many steps
+LOSS_STEPS = 100  # the reported loss is the mean over the last 100 steps
 MIN_VALIDATE_EVERY = 400  # steps
-FUSED = "cpu", "cuda"  # devices for which every torch version has a fused AdamW
+FUSED = "cpu", "cuda"  # devices with a fused AdamW in every supported version of torch
 
 
 class Run:
     """A training run that can be interrupted and resumed, on a CPU with bitwise identical results.
 
     All randomness must come from torch's CPU generator, whose state is saved. Use it in a `with`
-    statement, at the end of which the state is deleted.
+    statement, which deletes the state file when the run is complete.
 
     Args:
         checkpoint: Path of the checkpoint; the state file is saved next to it.
@@ -30,7 +30,7 @@ class Run:
         schedule: the scheduler config that the checkpoint gets, or None.
         steps, batch_size: the number of steps, and of images per step.
         resume: continue from the state file.
-        settings: whatever else determines the weights, such as the seed: plain values.
+        flags: plain values that also determine the weights, such as the seed.
 
     Attributes: `step` (from 1); `losses`, one tensor per step; `history`, one dict per validation.
     Raises UserError if the checkpoint may not be written (see `check_may_write`), or if there are
@@ -38,18 +38,17 @@ class Run:
     """
 
     def __init__(
-        self, checkpoint, network, dataset, schedule, steps, batch_size, resume=False, **settings
+        self, checkpoint, network, dataset, schedule, steps, batch_size, resume=False, **flags
     ):
-        self.schedule, self.dataset_info = schedule and dict(schedule), dataset.info
-        check_may_write(checkpoint, network, self.schedule, self.dataset_info)
-        self.checkpoint, self.network = checkpoint, network
-        self.images, self.labels = dataset.splits["train"]  # uint8
-        self.steps, self.batch_size, self.resume = steps, batch_size, resume
-        self.settings = {"steps": steps, "batch_size": batch_size, **settings}
-        self.state_path = checkpoint.with_suffix(STATE)
-        self.batches_per_epoch = len(self.images) // batch_size
+        check_may_write(checkpoint, network, schedule, dataset.info)
+        self.batches_per_epoch = len(dataset.splits["train"][0]) // batch_size
         if self.batches_per_epoch == 0:
             raise UserError(f"--batch-size {batch_size} exceeds the number of training images")
+        self.checkpoint, self.network, self.dataset = checkpoint, network, dataset
+        self.schedule = schedule and dict(schedule)
+        self.steps, self.batch_size, self.resume = steps, batch_size, resume
+        self.flags = {"steps": steps, "batch_size": batch_size, **flags}
+        self.state_path = checkpoint.with_suffix(STATE)
         self.step, self.losses, self.history, self.order = 0, [], [], None
         self.begin = self.saved_at = time.monotonic()
         self.saved_step = None
@@ -78,13 +77,14 @@ class Run:
                 f"{self.state_path} belongs to a training run that was interrupted or is still "
                 "running; pass --resume or delete it"
             )
+        images, labels = self.dataset.splits["train"]  # uint8
         with trange(self.step, self.steps, desc=self.checkpoint.stem, disable=None) as bar:
             for done in bar:
                 self.step, position = done + 1, done % self.batches_per_epoch * self.batch_size
                 if position == 0:  # a new epoch
-                    self.order = torch.randperm(len(self.images))
+                    self.order = torch.randperm(len(images))
                 index = self.order[position : position + self.batch_size]
-                yield from_uint8(self.images[index]), self.labels[index]
+                yield from_uint8(images[index]), labels[index]
 
                 if self.step % LOSS_STEPS == 0:  # reading a loss waits for the device
                     bar.set_postfix(loss=f"{self.recent_loss():.4f}", refresh=False)
@@ -96,13 +96,13 @@ class Run:
 
     @property
     def validates(self):
-        """Whether to validate after this step: after an epoch, but at least 400 steps, or all."""
+        """Whether to validate now: after each epoch of at least 400 steps, and at the end."""
         every = max(self.batches_per_epoch, MIN_VALIDATE_EVERY)
         return self.step % every == 0 or self.step == self.steps
 
     def log(self, loss):
         """Add the loss of this step."""
-        self.losses.append(loss.detach().clone())  # without a copy, freed memory would be pinned
+        self.losses.append(loss.detach().clone())  # a view would keep the memory of its graph
 
     def recent_loss(self):
         """The mean loss of the last LOSS_STEPS steps."""
@@ -131,37 +131,37 @@ class Run:
         state = {name: getattr(self, name) for name in ("step", "history", "order")}
         state |= {"losses": losses, "seconds": self.seconds(), "rng": torch.get_rng_state()}
         state |= {"parts": {name: part.state_dict() for name, part in self.parts.items()}}
-        save_tensors(self.state_path, state | {"settings": self.all_settings()})
+        save_tensors(self.state_path, state | {"settings": self.settings()})
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def load(self):
-        """Continue from the state file."""
+        """Continue from the state file. Raises UserError if it belongs to other settings."""
         if not self.state_path.exists():
             raise UserError(f"{self.state_path} is missing; start without --resume")
         state = load_tensors(self.state_path, "; delete it and start without --resume")
-        before, now = state["settings"], self.all_settings()
+        before, now = state["settings"], self.settings()
         others = {key: before.get(key) for key in before | now if before.get(key) != now.get(key)}
         if others:
             raise UserError(f"{self.state_path} belongs to a run with other settings: {others}")
         self.begin -= state["seconds"]
         self.step, self.history, self.order = state["step"], state["history"], state["order"]
-        self.losses, self.saved_step = list(state["losses"]), self.step
         device = next(self.network.parameters()).device
+        self.losses, self.saved_step = list(state["losses"].to(device)), self.step
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
             if hasattr(part, "to"):  # the EMA is now where the state was, on the CPU
                 part.to(device)
         torch.set_rng_state(state["rng"])
 
-    def all_settings(self):
+    def settings(self):
         """Everything that must be the same in a resumed run."""
-        return self.settings | {"schedule": self.schedule, "dataset": self.dataset_info}
+        return {**self.flags, "schedule": self.schedule, "dataset": self.dataset.info}
 
     def save_checkpoint(self, **summary):
-        """Save the network, with the settings and a summary of the training."""
+        """Save the network, with the flags and a summary of the training."""
         numbers = {key: value for key, value in self.history[-1].items() if key != "step"}
-        summary = {**self.settings, "seconds": self.seconds(), **numbers, **summary}
-        save_checkpoint(self.checkpoint, self.network, self.schedule, self.dataset_info, summary)
+        summary = {**self.flags, "seconds": self.seconds(), **numbers, **summary}
+        save_checkpoint(self.checkpoint, self.network, self.schedule, self.dataset.info, summary)
 
 
 def add_training_flags(parser, steps, batch_size, lr, channels=None):
@@ -174,8 +174,9 @@ def add_training_flags(parser, steps, batch_size, lr, channels=None):
     add("--batch-size", type=number(int, 1), default=batch_size, help=size_help)
     add("--lr", type=number(float, 0), default=lr, help=f"peak learning rate {default}")
     if channels:
-        width = number(int, 8, multiple_of=8)
-        add("--channels", type=width, default=channels, help=f"number of channels {default}")
+        width_help = f"number of channels, a multiple of 8 {default}"
+        widths = range(8, 257, 8)
+        add("--channels", type=int, choices=widths, default=channels, metavar="C", help=width_help)
     resume_help = "resume an interrupted run from its last saved state"
     add("--resume", action="store_true", help=resume_help)
     add_run_flags(parser)

@@ -1,59 +1,77 @@
-"""The demo runs with what a reader may try; the lessons run, and notice wrong answers."""
+"""The lessons run, empty and filled, and their checks name what is wrong."""
 
 import contextlib
 import io
 import re
-import sys
 from functools import partial
 
 import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
-import torch
 from conftest import ROOT
 from PIL import Image
 
-from course.lesson import checked_value, read_photo
+import inference
+from course.exercises import LESSON_2
+from course.lesson import read_photo
 from course.make_blanks import LESSONS, student_copy
+from diffusion import END
 
 read = partial(nbformat.read, as_version=4)
-DEMO = ROOT / "quick_demo_CGD.ipynb"
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-
-FEWER = {  # samples and steps of the demo and of the lessons
+FEWER = {  # samples and steps
     '("train")': '("validation")',
     "1_000_000)": "100_000)",
-    "*sampling_times(1000, 20), END": "999, 699, 399, 199, END",
     "y = torch.arange(10)": "y = torch.arange(2)",
+    "*sampling_times(1000, 20), END": "999, 699, 399, 199, END",
+    "[::2], 3": "[::2], 1",
+    "levels = 8, [899, 799, 699, 599, 499, 399, 299, 199]": "levels = 8, [899, 199]",
+    "(499, 399, 299, 199)": "(499,)",
+    "real[:300], noise(300, 2)": "real[:9], noise(9, 2)",
+    "real_labels[:300]": "real_labels[:9]",
+    "(300,)": "(9,)",
     "y.repeat(5)": "y",
     "times[:-1:3]": "(699, 399)",
+    "(299, 449, 599, 749)": "(399,)",
+    "(0, 85, 93, 97, 99, 100)": "(0, 100)",
 }
-FAILED = re.compile("not yet|still empty")
-CLIP = "clipped_noise(x_t, unet(x_t, t).sample - s * root * grad, abar[t])"
 WRONG = {  # lesson -> code of an exercise, a mistake in it, and a keyword of the message
     "1_two_arrows": [
-        ("eps - s * root", "eps + s * root", "wrong sign"),
-        ("eps - s * root", "eps - 1.37 * s * root", "1.370 times"),
-        ("guide(x_t, t, y, world)", "guide(x_t, t, 1, world)", "another x_t"),
-        ("abar[u]).sqrt() * eps_hat", "abar[u]).sqrt() * eps", "in `x_t` at"),
-        ("path.append", "x_0[3, 0] += 0.01; path.append", "1 of 800"),
-        ("centers, path", "x_t = start[: len(x_t)]; centers, path", "not the argument"),
+        ("softmax(dim=1)  # (B", "softmax(dim=0)  # (B", "over the points"),
+        ("torch.cat(world)", "torch.cat([world[0], world[1]])", "two classes"),
+        ("share = ", "two[0][:] = 0; share = ", "changes `two`"),
+        ("width**2 * abar[t] + 1 - abar[t]\n", "0.15**2 * abar[t] + 1 - abar[t]\n", "always 0.15"),
+        ("eps - s * (1 - abar", "eps + s * (1 - abar", "sign of `grad`"),
+        ("return eps - s", "return (eps, grad); eps - s", "a tuple (Tensor, Tensor)"),
+        ("(1 - abar[t]).sqrt() * eps) /", "(1 - abar[t]).sqrt_() * eps) *", "abar[t].sqrt()"),
+        ("(1 - abar[u]).sqrt() * eps", "(1 - abar[t]).sqrt() * eps", "yours is (1 - abar[t])"),
+        ("    return path", "    return iter(path)", "a list_iterator"),
+        ("    return path", "    return path[1:]", "timesteps should be 999"),
+        ("path.append((t, x_t, x_0))", "path.append((t, x_t.numpy(), x_0))", "a ndarray"),
+        ("x_t = x_u_at(x_0, eps_hat", "x_t = x_u_at(x_0, eps", "without guidance"),
+        (
+            "t, y, world, width)\n        eps",
+            "t, 1, world, width)\n        eps",
+            "With other arguments",
+        ),
+        ("path = []", "path, x_t = [], x_t + 1", "not the argument"),
     ],
     "2_guidance": [
-        ("eps - s * root", "eps + s * root", "plus"),
-        ("s * root *", "s *", "root"),
-        ("log_p.sum()", "log_p.mean()", "mean"),
-        ("eps - s * root * grad", CLIP, "clip"),
-        ("eps - s * root", "eps - 1.37 * s * root", "1.370 times"),
-        ("s * root *", "s * root**2 *", "without the root"),
-        ("eps = clipped_noise(x_t, eps, abar[t])", "pass", "not clipped"),
-        ("t), y)", "t), torch.arange(len(x)))", "another s"),
-        ("x_t, x_0))", "x_t, x_0[:1]))", "shape"),
-        ("path = []", "path, x_t = [], x_T[: len(x_t)]", "not the argument"),
-        ("t), y)", "t), y).detach()", "do not detach"),
-        ("return change", "return 2 * change", "2.000"),
-        ("classifier(x_t, t, y), (1", "classifier(x_t, 399, y), (1", "times"),
+        (".clamp(-1, 1)\n    return eps_from", "\n    return eps_from", "nothing is clipped"),
+        ("log_p.sum()", "log_p.mean()", "average"),
+        ("classifier.log_p(x, ", "classifier.log_p(x.detach(), ", "does not require grad"),
+        (
+            "eps - s * (1 - abar[t]).sqrt()",
+            "eps - s * (1 - abar[t])",
+            "yours is -s * (1 - abar[t])",
+        ),
+        ("x_0_from_eps(x_t, eps_hat", "x_0_from_eps(x_t, mean_noise(x_t, t)", "`grad` is missing"),
+        ("eps_hat, abar[t])\n", "eps_hat, abar[t]).clamp(-1, 1)\n", "after the guidance"),
+        ('"A": "root", "B"', '"B": "root", "A"', "2 of 4"),
+        ("(1 - abar[t]) / abar[t].sqrt() * grad\n    ", "0\n    ", "only the noise changes"),
+        ("x_0 + s * (1 - abar[t]) /", "x_0 - s * (1 - abar[t]) /", "sign of `grad`"),
+        ("eps_u + s * (eps_c - eps_u)", "eps_c + s * (eps_c - eps_u)", "yours is -s"),
     ],
 }
 
@@ -64,9 +82,11 @@ def code_cells(notebook):
 
 @pytest.fixture
 def run(monkeypatch):
-    """Run code in the folder of a notebook, with fewer samples and steps: what each cell prints."""
+    """Run cells in the folder of a notebook, with fewer samples and steps: what each prints."""
     matplotlib.use("agg")
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr(inference, "sample", partial(inference.sample, steps=2))
+    monkeypatch.setattr(LESSON_2.exercises["exercise 4"], "times", (999, 699, 399, 199, END))
 
     def run(cells, path):
         monkeypatch.chdir(path.parent)
@@ -75,7 +95,7 @@ def run(monkeypatch):
             for many, few in FEWER.items():
                 cell = cell.replace(many, few)
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(cell, path.name, "exec"), names)
+                exec(cell, names)
             plt.close("all")
             printed.append(out.getvalue())
         return printed
@@ -83,59 +103,40 @@ def run(monkeypatch):
     return run
 
 
-NUMBER = "[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]"
-TRIES = {  # what a reader may change in the demo
-    "breaking it": {"return eps - s": "return eps + s", "log_p_y.sum()": "log_p_y.mean()"},
-    "others": {NUMBER: "[0] * 11", "seed = 2": "seed = 77", "size, x_T = 5": "size, x_T = 3"},
-}
-
-
-@pytest.mark.parametrize("change", TRIES)
-def test_the_demo_runs_with_what_a_reader_may_try(change, run, monkeypatch):
-    fewer = {"steps=20": "steps=5", "(**SCHEDULE), 500": "(**SCHEDULE), 60"}
-    guide = re.search(r"```python\n(.*)```", read(DEMO).cells[-1].source, re.DOTALL)[1]
-    both = {"    more = ": f"{guide}    more = more + "}  # with the guide that it suggests
-    cells = code_cells(read(DEMO))
-    monkeypatch.setattr(plt.Figure, "savefig", lambda *args, **settings: None)
-    for old, new in (TRIES[change] | fewer | both).items():
-        assert any(old in cell for cell in cells)
-        cells = [cell.replace(old, new) for cell in cells]
-    run(cells, DEMO)
-
-
 @each_lesson
-def test_it_runs_and_notices_wrong_answers(path, run):
-    cells, mistakes, again = code_cells(read(path)), WRONG[path.stem], []
-    for right, wrong, _ in mistakes:
+def test_it_runs_and_its_checks_name_mistakes(path, run):
+    cells, again = code_cells(read(path)), []
+    for right, wrong, _ in WRONG[path.stem]:
         task = next(k for k, cell in enumerate(cells) if right in cell)
-        again += [cells[task].replace(right, wrong).replace("-10)", "-111)"), cells[task + 1]]
+        check = re.findall(r"^.*lesson\.check.*$", "\n".join(cells[task : task + 2]), re.MULTILINE)
+        again += [cells[task].replace(right, wrong), *["\n".join(check)] * 2, cells[task]]
     printed = run([*cells, *again], path)
-    assert not FAILED.search("".join(printed[: len(cells)]))
-    for (*_, keyword), message in zip(mistakes, printed[len(cells) + 1 :: 2], strict=True):
-        assert FAILED.search(message) and keyword in message
+    assert "not yet" not in "".join(printed[: len(cells)])
+    for k, (_, wrong, keyword) in enumerate(WRONG[path.stem]):
+        once, twice = printed[len(cells) + 4 * k + 1 :][:2]
+        assert keyword in once and once == twice, wrong
 
 
 @each_lesson
 def test_it_runs_with_every_blank_empty(path, run):
     printed = run(code_cells(student_copy(read(path))), ROOT / "course" / "blanks" / path.name)
-    assert FAILED.search("".join(printed))
+    assert ": correct" not in "".join(printed)
 
 
 @each_lesson
-def test_the_copy_in_blanks_is_up_to_date(path):
-    assert read(ROOT / "course" / "blanks" / path.name) == student_copy(read(path))
-
-
-@pytest.mark.parametrize("path", [DEMO, *LESSONS], ids=lambda path: path.stem)
-def test_it_is_saved_with_the_outputs_of_one_run(path):
-    counts = [cell.execution_count for cell in read(path).cells if cell.cell_type == "code"]
+def test_it_is_saved_with_the_outputs_of_one_run_and_its_copy_is_up_to_date(path):
+    lesson = read(path)
+    counts = [cell.execution_count for cell in lesson.cells if cell.cell_type == "code"]
     assert counts == [*range(1, len(counts) + 1)]
+    assert read(ROOT / "course" / "blanks" / path.name) == student_copy(lesson)
+    assert "Solution" not in str(student_copy(lesson, solutions=False))
 
 
-def test_a_check_compares_every_element():
-    right = torch.tensor([1.0, 2.0, 3.0])
-    wrong = right.flip(0), right[:2], right / 0, right + 1j, "123", None
-    assert not any(checked_value("it", lambda it: it, (x,), right) for x in wrong)
+@pytest.mark.parametrize("answer", [["root", "Plus ", "MEAN", "clip"], {"B": "plus"}, "root", 3])
+def test_matches(answer, capsys):
+    words = ["root", "plus", "mean", "clip"]
+    LESSON_2.check_match("exercise 5", answer, words)
+    assert LESSON_2.correct["exercise 5"] == isinstance(answer, list)
 
 
 def test_a_photo_becomes_ink(tmp_path):

@@ -11,9 +11,10 @@ from conftest import ROOT, small_mnist
 from PIL import Image
 
 import inference
+import train_ddpm
 from data import load_mnist
 from evaluation import measure, metrics, report
-from evaluation.judge import read
+from evaluation.judge import read_digits
 from inference import gradient, growing_scale, guided, sample
 from support.streams import image_seeds
 
@@ -28,7 +29,7 @@ def test_guided_samples_are_the_target_digits_and_vary_like_real_ones():
     seeds = image_seeds(0, y.tolist())
     predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
     images_of_y, unguided = sample(ddpm, y, seeds, predict), sample(ddpm, None, seeds)
-    assert (read(images_of_y) == y).sum() >= 29 and (read(unguided) == y).sum() <= 7
+    assert (read_digits(images_of_y) == y).sum() >= 29 and (read_digits(unguided) == y).sum() <= 7
     images, labels = load_mnist("validation")
     variances = []
     for x, digits in ((images_of_y, y), (images, labels)):
@@ -45,7 +46,7 @@ def test_the_first_command_makes_the_shipped_picture(tmp_path):
 
 
 def test_the_tables_of_the_pages_are_those_of_the_csv_files():
-    for page in report.PAGES:  # else: python -m evaluation.report
+    for page in report.PAGES:  # else: python -m evaluation.report tables
         assert report.with_tables(page.read_text()) == page.read_text()
 
 
@@ -93,18 +94,32 @@ def test_the_code_that_the_readme_quotes_is_that_of_inference():
         assert line.strip() in lines
 
 
-def test_the_python_of_the_guide_runs(monkeypatch, capsys):
-    """Its guide, scale, noise, and loop are measured; training and downloads are not run."""
+def test_the_python_of_the_guide_runs(monkeypatch, capsys, tmp_path):
+    """Its guides, scales, noise, and loops are measured, and our pipeline is exported."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measure, "Dataset", small_mnist)
     monkeypatch.setattr(metrics, "NUM_HALVES", 2)
-    blocks, names = python_of(GUIDE), {}
-    for block in blocks:
+    names = {}
+    for block in python_of(GUIDE):
         block = re.sub(r'(steps=|"steps": )\d+', r"\g<1>2", re.sub(r"n=\d+", "n=100", block))
-        code = compile(block, "README.md", "exec")
-        if "train_ddpm.main" not in block and "from_pretrained" not in block:
-            exec(code, names)
+        if "train_ddpm" not in block:
+            exec(compile(block, "README.md", "exec"), names)
     shown = capsys.readouterr().out
-    assert len(blocks) >= 4
     assert all(f"{row}: accuracy" in shown for row in ("left", "without the root", "CFG++"))
-    ddpm, x_t = names["ddpm"], torch.randn(1, 1, 28, 28)
+    ddpm, theirs, x_t = names["ddpm"], names["theirs"], torch.randn(1, 1, 28, 28)
     torch.testing.assert_close(names["Autoguided"](ddpm, ddpm, 2)(x_t, 500), ddpm(x_t, 500))
+    torch.testing.assert_close(theirs(x_t, 500), ddpm(x_t, 500))
+    unguided = sample(theirs, None, range(8), **names["fast"])
+    assert names["images"].mean() > unguided.mean()
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_networks_of_the_guide_can_be_trained_and_guided(monkeypatch, tmp_path):
+    [code] = [block for block in python_of(GUIDE) if "# mine.py" in block]
+    monkeypatch.setattr(train_ddpm, "NUM_SAMPLES", 2)
+    for step, *flags in ("1", "--batch-size", "8"), ("2", "--batch-size", "8"), ("3",):
+        argv = ["mine.py", step, "--models", str(tmp_path), "--steps", "2", *flags]
+        monkeypatch.setattr("sys.argv", argv)
+        exec(compile(code, "mine.py", "exec"), {"__name__": "__main__"})
+    networks = [torch.load(tmp_path / f"{n}.pth")["network"] for n in ("classifier", "ddpm_unet")]
+    assert networks == ["MLP", "ConvNet"] and (tmp_path / "guided_output.png").exists()

@@ -11,10 +11,10 @@ from torchvision import datasets
 import inference
 import train_classifier
 import train_ddpm
-from data import DATA, SPLITS, Dataset, class_numbers
+from data import DATA, SPLITS, Dataset, load_image
 from evaluation import __main__ as evaluate
 from evaluation import classifier_free, judge, metrics
-from evaluation.measure import read_rows
+from evaluation.tables import read_rows
 from support import UserError, pictures
 
 
@@ -27,8 +27,9 @@ def test_the_splits_match_torchvision():
     assert torch.equal(torch.cat([train, validation])[:, 0], whole.data)
     assert torch.equal(torch.cat([y_train, y_validation]), whole.targets)
     assert torch.equal(test[:, 0], datasets.MNIST(DATA, train=False).data)
-    images, _ = dataset.load("validation")
-    assert torch.equal(images, validation / 127.5 - 1)
+    assert torch.equal(dataset.load("validation")[0], validation / 127.5 - 1)
+    with pytest.raises(UserError, match="--size"):
+        Dataset("mnist", size=32)
 
 
 def test_a_folder_is_split_without_overlap_and_keeps_its_colors(shapes):
@@ -86,8 +87,16 @@ def test_one_color_image_is_enough_and_photos_are_turned_upright(tmp_path):
     assert len(red) == 1 and red[0, 0, :, 4:].min() > 200 and red[0, 0, :, :3].max() < 60
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(tmp_path, mode):
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    image.convert(mode).save(tmp_path / "i.png")
+    assert np.asarray(load_image(tmp_path / "i.png"))[0].tolist() == [[255] * 3, [0] * 3]
+
+
 def test_errors_name_the_unusable_image(shapes, tmp_path):
-    """Images with 16 bits, of another size, or corrupted; folders without classes."""
+    """Images with 16 bits, of another size, or corrupted; folders without classes, or endless."""
     (shapes / ".ipynb_checkpoints").mkdir()
     assert Dataset(shapes).info["classes"] == ["bar", "dot", "ring"]
     path = shapes / "bar" / "3.png"
@@ -101,19 +110,13 @@ def test_errors_name_the_unusable_image(shapes, tmp_path):
             Dataset(shapes)
         assert str(path) in str(error.value)
     (tmp_path / "empty").mkdir()
-    for folder in ("no such name", tmp_path / "empty"):
+    shutil.copytree(shapes / "dot", tmp_path / "endless" / "dot")
+    (tmp_path / "endless" / "dot" / "up").symlink_to(tmp_path / "endless")
+    shutil.copytree(shapes / "dot", tmp_path / "few" / "dot")
+    (tmp_path / "few" / "dot" / "9.png").unlink()  # 99 images are left
+    for folder in ("no such name", *(tmp_path / name for name in ("empty", "endless", "few"))):
         with pytest.raises(UserError, match=str(folder)):
             Dataset(folder)
-
-
-def test_classes_are_given_by_name_or_number():
-    assert class_numbers(["dot", "0", "dot"], ["bar", "dot"]) == [1, 0, 1]
-    assert class_numbers(["9", "1"], ["1", "7", "9"]) == [2, 0]  # numbers are names here
-    assert class_numbers(["1", "cat"], ["1", "cat"]) == [0, 1]  # one is enough
-    assert class_numbers(["all"], ["1", "7", "9"]) == [0, 1, 2]
-    for words, classes in ((["0"], ["1", "cat"]), (["all", "1", "xx"], ["1", "7", "9"])):
-        with pytest.raises(UserError, match="unknown class"):
-            class_numbers(words, classes)
 
 
 def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
@@ -121,13 +124,13 @@ def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "NUM_HALVES", 2)
     monkeypatch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
     monkeypatch.setattr(train_ddpm, "NUM_SAMPLES", 4)
-    labeled, save = [], pictures.save_labeled_grid
+    labeled, grid = [], pictures.labeled_grid
 
-    def save_and_remember(path, rows, labels):
+    def remember(rows, labels):
         labeled.append(labels)
-        save(path, rows, labels)
+        return grid(rows, labels)
 
-    monkeypatch.setattr(pictures, "save_labeled_grid", save_and_remember)
+    monkeypatch.setattr(pictures, "labeled_grid", remember)
     models, gif, npz, csv = (tmp_path / name for name in ("models", "o.gif", "o.npz", "o.csv"))
 
     def run(script, *flags):
@@ -140,7 +143,7 @@ def test_end_to_end_on_a_folder_of_color_images(shapes, tmp_path, monkeypatch):
     images, labels, classes = (np.load(npz)[key] for key in ("arr_0", "arr_1", "classes"))
     assert classes.tolist() == ["bar", "dot", "ring"]
     assert images.shape == (9, 32, 32, 3) and labels.tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
-    assert [label for call in labeled for label in call] == ["ring"] * 3 + ["bar"] * 3 + ["dot"] * 3
+    assert labeled[0] == ["ring"] * 3 + ["bar"] * 3 + ["dot"] * 3
     grid = np.asarray(Image.open(models / "guided_output.png"))
     assert grid.ndim == 3 and Image.open(gif).n_frames == 4
 

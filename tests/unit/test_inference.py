@@ -1,155 +1,221 @@
-"""inference.py as a user runs it: its flags, and the files it writes."""
+"""inference.py as a user runs it: the networks it loads, its flags, and the files it writes."""
+
+import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageSequence
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image, ImageSequence
 
 import inference
-from data import from_uint8
-from inference import gradient, growing_scale, guided, load_models, sample, trajectory
-from support import pictures
+from classifier import Classifier
+from diffusion import SCHEDULE, make_unet
+from inference import class_numbers, gradient, growing_scale, guided, load_models, sample
+from support import UserError, pictures
+from support.files import config_of, save_checkpoint
 from support.streams import image_seeds
 
 
+class MyUNet(UNet2DModel):
+    pass
+
+
+class MyClassifier(Classifier):
+    calls = 0
+
+    def log_p(self, x_t, t, y):
+        MyClassifier.calls += 1
+        return 10 * super().log_p(x_t, t, y)  # untrained, its gradient is small
+
+
+MINE = {"unet_class": MyUNet, "classifier_class": MyClassifier}
+INFO = {"kind": "folder", "name": "1f", "classes": ["bar", "dot", "ring"], "shape": [1, 8, 8]}
+NOISE = SCHEDULE | {"num_train_timesteps": 400}
+
+
 @pytest.fixture
-def run(tmp_path):
-    """Run inference.py with four sampling steps; return the images and labels of its NPZ file."""
-
-    def main(*flags):
-        outputs = ["--output", tmp_path / "o.png", "--npz", tmp_path / "o.npz"]
-        inference.main([str(word) for word in ["--steps", 4, *outputs, *flags]])
-        arrays = np.load(tmp_path / "o.npz")
-        images, labels = arrays["arr_0"], arrays["arr_1"]
-        assert images.dtype == np.uint8 and images.shape[1:] == (28, 28, 1)
-        assert labels.dtype == np.int64
-        return images[..., 0].astype(int), labels.tolist()
-
-    return main
+def models(tmp_path):
+    """A folder with untrained networks of other classes, for images of 8x8 pixels."""
+    unet, classifier = MyUNet(**config_of(make_unet(8, 1, 8))), MyClassifier(8, 8, 3, (1, 8, 8))
+    save_checkpoint(tmp_path / "ddpm_unet.pth", unet, NOISE, INFO, {})
+    save_checkpoint(tmp_path / "classifier.pth", classifier, NOISE, INFO, {})
+    return tmp_path
 
 
-def test_the_flags_reach_sample(run, capsys):
-    """By default, the scale grows. A warning takes one line."""
-    flags = ["--sampler", "ddim", "--digits", 4, 2, "--num-samples", 2, "--seed", 9]
-    images, labels = run(*flags, "--steps", 7)
-    seeds = image_seeds(9, [4, 4, 2, 2])
-    ddpm, classifier = load_models()
-    predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
-    expected = sample(ddpm, labels, seeds, predict, sampler="ddim", steps=7)
-    assert labels == [4, 4, 2, 2] and np.array_equal(images, pictures.to_uint8(expected)[:, 0])
-    capsys.readouterr()
-    run("--guidance-scale", 1e5)
-    error = capsys.readouterr().err
-    assert error.startswith("warning: ") and error.count("\n") == 1
+def run(models, *flags):
+    """Run inference.py; return the images and labels of its NPZ file."""
+    flags = ["--models", models, "--npz", models / "o.npz", *flags]
+    inference.main([str(word) for word in flags], **MINE)
+    arrays = np.load(models / "o.npz")
+    images, labels = arrays["arr_0"], arrays["arr_1"]
+    assert images.dtype == np.uint8 and images.shape[1:] == (8, 8, 1)
+    assert labels.dtype == np.int64 and arrays["classes"].tolist() == INFO["classes"]
+    return images, labels.tolist()
 
 
-def test_one_row_per_digit(run, tmp_path):
-    """A digit that is given twice gets different images."""
-    images, labels = run("--digits", 2, 0, 2, "--num-samples", 3, "--seed", 6)
-    assert labels == [2, 2, 2, 0, 0, 0, 2, 2, 2]
-    assert len(np.unique(images, axis=0)) == 9
-    grid = np.asarray(Image.open(tmp_path / "o.png"))[::4, ::4]
-    assert grid.shape == (3 * 30 + 2, 3 * 30 + 2)
-    shown = pictures.ink_on_paper(from_uint8(torch.from_numpy(images[5:6, None])))
-    assert np.abs(grid[32:60, 62:90].astype(int) - shown[0, 0].numpy()).max() <= 1
+def pixels(images):
+    return pictures.to_uint8(images).permute(0, 2, 3, 1).numpy()
 
 
-def test_single_images_of_several_digits_are_one_row(run, tmp_path):
-    run("--digits", "all", "--num-samples", 1)
-    assert Image.open(tmp_path / "o.png").size == (4 * (10 * 30 + 2), 4 * (30 + 2))
+def drawn(models, labels, seed, scale, **settings):
+    """What inference.py must have drawn; scale: ddpm -> a scale, or None if unguided."""
+    ddpm, classifier = load_models(models, **MINE)
+    predict = scale and guided(ddpm, gradient(classifier.log_p), scale(ddpm))
+    y, seeds = torch.tensor(labels), image_seeds(seed, labels)
+    return pixels(sample(ddpm, y, seeds, predict, **settings))
 
 
-def test_several_scales_make_one_row_each_from_the_same_noise(run, tmp_path, monkeypatch):
-    """The NPZ file and the animation contain the samples of the last scale, away from y here."""
-    saved = []
-    monkeypatch.setattr(pictures, "MAX_FRAMES", 2)
-    monkeypatch.setattr(pictures, "save_labeled_grid", lambda *args: saved.extend(args))
-    flags = ["--digits", 7, 4, "--num-samples", 2, "--growing-scale", 15, -2]
-    flags += ["--guidance-scale", 0, 0, 1.000001]
-    images, labels = run(*flags, "--sampler", "ddim", "--gif", tmp_path / "o.gif")
-    _, rows, columns = saved
-    shown = ["s = 0", "s = 0", "s = 1.000001", "1 + 15 SNR", "1 + -2 SNR"]
-    assert [label for label, _ in rows] == shown and columns == ["7", "7", "4", "4"]
-
-    y, seeds = torch.tensor([7, 7, 4, 4]), image_seeds(0, labels)
-    ddpm, classifier = load_models()
-    grad = gradient(classifier.log_p)
-    predict = guided(ddpm, grad, growing_scale(ddpm, -2))
-    settings = {"sampler": "ddim", "steps": 4}
-    unguided, away = [sample(ddpm, y, seeds, each, **settings) for each in (None, predict)]
-    assert np.array_equal(images, pictures.to_uint8(away)[:, 0])
-    for k, expected in ((0, unguided), (1, unguided), (4, away)):
-        assert torch.equal(rows[k][1], pictures.ink_on_paper(expected))
-
-    # the samples, then every other step of the same trajectory, then the samples again
-    film = Image.open(tmp_path / "o.gif")
-    first, *frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(film)]
-    assert ImageChops.difference(first, frames[-1]).getbbox() is None
-    steps = trajectory(ddpm, y, seeds, predict, **settings)
-    shown = [(x_t, x_0, grad(x_t, t, y)) for t, x_t, x_0 in steps]
-    shown = [shown[0], shown[2], (away, away, shown[3][2])]
-    for frame, (x_t, x_0, push) in zip(frames, shown, strict=True):
-        for number, side in enumerate((x_t, x_0, pictures.gradient_in_colors(push))):
-            grid = pictures.grid_image(side, 2, pixel=3)
-            top = number * (30 + grid.height) + 30
-            part = frame.crop((0, top, grid.width, top + grid.height))
-            error = np.asarray(part, dtype=int) - np.asarray(grid.convert("RGB"), dtype=int)
-            assert np.abs(error).mean() < 8  # few colors
+# --- networks ---
 
 
-def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
-    """Each image is scaled by its own largest value."""
-    grads = torch.tensor([[3.0, -3.0, 0.0], [0.1, -0.1, 0.0]]).view(2, 1, 1, 3)
-    for colors in pictures.gradient_in_colors(grads)[:, :, 0]:
-        orange, blue, paper = (tuple(color) for color in colors.T.tolist())
-        assert (orange, blue, paper) == ((200, 80, 10), (0, 100, 173), (250, 250, 250))
+def test_the_networks_are_loaded_onto_the_device():
+    ddpm, classifier = load_models(device="meta")
+    assert ddpm.device.type == "meta" and ddpm.abar.is_meta and classifier.linear.weight.is_meta
 
 
-def test_labels_are_next_to_their_images(tmp_path, monkeypatch):
-    """Two rows of five images of different grays; the columns continue below after three."""
-    drawn = []
-    monkeypatch.setattr(
-        pictures, "save_figure", lambda path, figure, *_, **__: drawn.append(figure)
-    )
-    monkeypatch.setattr(pictures, "MAX_COLUMNS", 3)
-    grays = torch.linspace(-1, 1, 10).view(2, 5, 1, 1, 1).expand(2, 5, 1, 8, 8)
-    rows, labels = {"light": grays[0], "dark": grays[1]}, ["a", "b", "$", "c", "d"]
-    pictures.save_labeled_grid(tmp_path / "o.png", list(rows.items()), labels)
-    seen = []
-    for axes in drawn[0].axes:
-        image = axes.images[0].get_array()
-        for y, row in zip(axes.get_yticks(), axes.get_yticklabels()):
-            for x, column in zip(axes.get_xticks(), axes.get_xticklabels()):
-                gray = rows[row.get_text()][labels.index(column.get_text())]
-                assert image[round(y), round(x)] == pictures.ink_on_paper(gray[None])[0, 0, 0, 0]
-                seen.append(column.get_text())
-    assert seen == ["a", "b", "$"] * 2 + ["c", "d"] * 2
+@pytest.mark.parametrize("flags, device", [([], "cuda"), (["--device", "cpu"], "cpu")])
+def test_a_gpu_is_used_if_there_is_one(monkeypatch, flags, device):
+    load = Mock(side_effect=ZeroDivisionError)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(inference, "load_models", load)
+    with pytest.raises(ZeroDivisionError):
+        inference.main(flags)
+    assert device in [*load.call_args.args, *load.call_args.kwargs.values()]
 
 
-def test_the_same_command_produces_the_same_bytes(run, tmp_path):
+CHANGES = {  # to the checkpoint of the classifier
+    "different noise schedules": {"schedule": SCHEDULE},  # 1,000 timesteps, not 400
+    "different datasets": {"dataset": INFO | {"name": "2f"}},
+    "different version of MyClassifier": {"state_dict": Classifier(16, 8, 3).state_dict()},
+    "holds a Classifier; expected a MyClassifier": {"network": "Classifier"},
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_networks_that_do_not_fit_together_end_in_one_line(fails, models, said):
+    path = models / "classifier.pth"
+    torch.save(torch.load(path) | CHANGES[said], path)
+    assert said in fails(lambda argv: run(models, *argv))
+
+
+def test_the_same_noise_may_be_configured_differently(models):
+    betas = DDPMScheduler(**NOISE).betas.tolist()
+    schedule = {"num_train_timesteps": 400, "trained_betas": betas}
+    save_checkpoint(models / "classifier.pth", MyClassifier(8), schedule, INFO, {})
+    load_models(models, **MINE)
+
+
+# --- flags ---
+
+
+def test_the_default_is_eight_images_of_class_1_with_a_growing_scale(models):
+    with warnings.catch_warnings(action="error"):
+        images, labels = run(models)
+    assert labels == [1] * 8 and (models / "guided_output.png").exists()
+    assert np.array_equal(images, drawn(models, labels, 0, growing_scale))
+
+
+def test_all_flags(models):
+    flags = ["--sampler", "dpmsolver++", "--steps", 7, "--seed", 9, "--digits", "ring", 0]
+    images, labels = run(models, *flags, "--num-samples", 2, "--guidance-scale", 9)
+    assert labels == [2, 2, 0, 0]
+    expected = drawn(models, labels, 9, lambda _: 9, sampler="dpmsolver++", steps=7)
+    assert np.array_equal(images, expected)
+    with pytest.warns(UserWarning, match="too strong"):
+        run(models, *flags, "--guidance-scale", 1e6)
+
+
+def test_an_image_stays_the_same_when_other_classes_are_added(models):
+    """A class that is given twice gets different images."""
+    flags = ["--guidance-scale", 5, "--steps", 5, "--num-samples", 2, "--digits"]
+    images, labels = run(models, *flags, 0, 1, 0)
+    alone, _ = run(models, *flags, 1)
+    assert labels == [0, 0, 1, 1, 0, 0] and len(np.unique(images, axis=0)) == 6
+    assert np.abs(images[2:4].astype(int) - alone).max() <= 1
+
+
+def test_classes_by_name_number_or_all():
+    letters, numbers = ["b", "a", "c"], ["7", "0", "1"]  # a number is read as a name
+    assert class_numbers(["all"], letters) == [0, 1, 2] == class_numbers(["7", "0", "1"], numbers)
+    assert class_numbers(["a", "2", "a"], letters) == [1, 2, 1]
+    for words, classes in ((["2"], numbers), (["3"], letters), (["a", "all"], letters)):
+        with pytest.raises(UserError, match="unknown class"):
+            class_numbers(words, classes)
+
+
+@pytest.mark.parametrize("samples, columns", [(1, 3), (2, 2)])
+def test_one_row_per_class_or_one_row_of_single_images(models, monkeypatch, samples, columns):
+    grid = Mock(return_value=Image.new("L", (8, 8)))
+    monkeypatch.setattr(pictures, "grid_image", grid)
+    images, _ = run(models, "--digits", "all", "--num-samples", samples, "--steps", 3)
+    shown, width = grid.call_args.args
+    assert width == columns and (models / "guided_output.png").exists()
+    assert np.array_equal(pixels(shown), images)
+
+
+def test_several_scales_make_one_row_each_from_the_same_noise(models, monkeypatch):
+    """Constant scales are above the growing ones. The NPZ file and the GIF are of the last row."""
+    grid, film = Mock(return_value=Image.new("L", (8, 8))), Mock(return_value=[])
+    monkeypatch.setattr(pictures, "labeled_grid", grid)
+    monkeypatch.setattr(pictures, "animation_frames", film)
+    monkeypatch.setattr(pictures, "write_gif", Mock())
+    scales = ["--growing-scale", 2, -0.5, "--guidance-scale", 9, 0, 1.000001]
+    settings = ["--digits", 2, 0, "--num-samples", 2, "--steps", 3, "--sampler", "ddim"]
+    images, labels = run(models, *scales, *settings, "--gif", models / "o.gif")
+    rows, columns = grid.call_args.args
+    assert columns == ["ring", "ring", "bar", "bar"]
+
+    scales = {
+        "s = 9": lambda _: 9,
+        "s = 0": None,
+        "s = 1.000001": lambda _: 1.000001,
+        "1 + 2 SNR": lambda ddpm: growing_scale(ddpm, 2),
+        "1 + -0.5 SNR": lambda ddpm: growing_scale(ddpm, -0.5),
+    }
+    assert [label for label, _ in rows] == list(scales)
+    for label, shown in rows:
+        expected = drawn(models, labels, 0, scales[label], sampler="ddim", steps=3)
+        assert np.array_equal(pixels(shown), expected)
+    assert np.array_equal(images, expected)
+
+    t, x_t, x_0, grad = film.call_args.args[0][-1]
+    assert np.array_equal(pixels(x_0), images)
+    classifier = load_models(models, **MINE)[1]
+    expected = gradient(classifier.log_p)(x_t, t, torch.tensor(labels))
+    assert torch.equal(grad, expected) and expected.abs().max() > 0
+
+
+def colored(path):
+    """Whether some frame of a GIF has a pixel that is not gray."""
+    frames = (frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path)))
+    return any(np.ptp(np.asarray(frame, dtype=int), axis=2).max() > 50 for frame in frames)
+
+
+def test_guidance_scale_0_never_calls_the_classifier(models):
+    """And its GIF has no gradient, whose colors are the only ones here."""
+    scales = ["--steps", 2, "--gif", models / "o.gif", "--guidance-scale"]
+    run(models, *scales, 1, 5)
+    assert MyClassifier.calls and colored(models / "o.gif")
+    MyClassifier.calls = 0
+    run(models, *scales, 0)
+    assert not MyClassifier.calls and not colored(models / "o.gif")
+    run(models, *scales, 5, 0)
+    assert not colored(models / "o.gif")
+
+
+@pytest.mark.parametrize("steps, frames", [(1, 3), (13, 15), (50, 15)])
+def test_a_gif_has_at_most_13_steps_and_the_sample_twice(models, steps, frames):
+    run(models, "--steps", steps, "--gif", models / "o.gif", "--digits", 0, "--num-samples", 1)
+    assert Image.open(models / "o.gif").n_frames == frames
+
+
+def test_the_same_command_produces_the_same_bytes(models):
     made = []
     for _ in range(2):
-        run("--gif", tmp_path / "o.gif")
-        made.append([(tmp_path / name).read_bytes() for name in ("o.png", "o.npz", "o.gif")])
+        outputs = ["--output", models / "o.png", "--gif", models / "o.gif"]
+        run(models, "--steps", 4, "--guidance-scale", 1, 2, *outputs)
+        made.append([(models / name).read_bytes() for name in ("o.png", "o.npz", "o.gif")])
+        torch.rand(1)
     assert made[0] == made[1]
-
-
-def test_a_gray_level_survives_the_conversion_to_floats_and_back():
-    levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(pictures.to_uint8(pictures.from_uint8(levels)), levels)
-    assert pictures.from_uint8(levels[[0, 255]]).tolist() == [-1, 1]
-
-
-def test_show_draws_ink_dark_and_added_ink_orange():
-    row = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)
-    figure = pictures.show({"image": row, "change": row}, signed=["change"])
-    image, change = (axes.images[0].make_image(None, unsampled=True)[0] for axes in figure.axes)
-    assert image[0, :, 0].tolist() == [255, 127, 0]  # -1 is light
-    blue, white, orange = change[0, :, :3].astype(int).tolist()
-    assert blue == [0, 100, 173] and min(white) > 250 and orange == [200, 80, 10]
-
-
-def test_images_are_clipped_and_shown_as_ink_or_if_from_a_folder_as_they_are():
-    gray = torch.tensor([-3.0, 3.0]).view(1, 1, 1, 2)
-    for kind, shown in (("mnist", [pictures.PAPER, pictures.INK_GRAY]), ("folder", [0, 255])):
-        assert pictures.as_displayed(gray, {"kind": kind}).flatten().tolist() == shown

@@ -1,7 +1,9 @@
 """`measure` and python -m evaluation, with few real images."""
 
+import inspect
+import runpy
 import shutil
-import warnings
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,16 +12,17 @@ import pytest
 import torch
 from conftest import Evil
 
-import inference
+import evaluation.measure
+from diffusion import load_ddpm
 from evaluation import __main__ as evaluate
-from evaluation import metrics
+from evaluation import judge, metrics
+from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import judge_images, load_judge
-from evaluation.measure import measure, read_rows
-from evaluation.metrics import balanced_parts
-from inference import gradient, guided, load_models, sample
+from evaluation.measure import measure
+from evaluation.tables import read_rows
+from inference import gradient, growing_scale, guided, load_models, sample
 from support.files import MODELS, sha256
-from support.pictures import to_uint8
-from support.streams import image_seeds
+from support.pictures import save_npz, to_uint8
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,163 +38,191 @@ def noise(y, seeds, gray=1):
     return gray * (2 * torch.rand(len(y), 1, 28, 28, generator=rng) - 1)
 
 
-# --- measure ---
-
-
-def test_rows_are_functions_or_samples(tmp_path):
-    """With few images, precision and recall are left out. Changes are from the first function."""
-    ddpm, classifier = load_models()
-    predict = guided(ddpm, gradient(classifier.log_p), 5)
-    guided_row = partial(sample, ddpm, predict=predict, sampler="ddim", steps=3)
-    images, labels = torch.zeros(30, 1, 28, 28, dtype=torch.uint8), torch.zeros(30).long()
+def test_rows_are_functions_or_samples(few_images, tmp_path):
+    """Changes are from the first function, in the metrics that both have."""
+    images, labels = (part[:200] for part in few_images.splits["train"])
     rows = {
         "a file": (images, labels),
+        "first": partial(noise, gray=0.1),
         "unlabeled": (images, None),
-        "guided": guided_row,
-        "half as strong": lambda y, seeds: 0.5 * guided_row(y, seeds),
         "noise": noise,
+        "no target": lambda y, seeds: (noise(y, seeds), None),
     }
-    path, columns = tmp_path / "x.csv", {"sampler": "ddim"}
-    with pytest.warns(UserWarning, match="no precision"):
-        found = measure(rows, 35, seed=3, path=path, columns=columns)
-    assert [row["images"] for row in read_rows(path)] == list(found) == ["real images", *rows]
-    for row in found.values():
-        assert (row["n"], row["seed"], row["sampler"]) == (30, 3, "ddim")
+    found = measure(rows, 105, seed=3, path=tmp_path / "x.csv", columns={"sampler": "ddim"})
+    stored = read_rows(tmp_path / "x.csv")
+    assert [row["images"] for row in stored] == list(found) == ["real images", *rows]
+    for row, text in zip(found.values(), stored):
+        assert (row["split"], row["seed"], row["sampler"]) == ("validation", 3, "ddim")
         assert row["sha256 of judge"] == sha256(MODELS / "judge.pth")
-        assert "frechet" in row
-    _, file, unlabeled, first, *others = found.values()
-    assert "precision" in unlabeled and not any("precision" in key for key in file | first)
-    assert file["accuracy"] in (0, 1)
-    assert not any(name in key for key in unlabeled for name in ("accuracy", "class_frechet"))
+        assert float(text["recall"]) == pytest.approx(row["recall"], rel=1e-5)
+    real, file, first, unlabeled, second, no_target = found.values()
+    assert [row["n"] for row in (real, file, first, no_target)] == [100, 200, 100, 100]
+    right = judge_images(load_judge()[0], images).prediction == labels
+    assert file["accuracy"] == pytest.approx(right.double().mean().item())
+    for row, same in ((unlabeled, file), (no_target, second)):
+        assert row["recall"] == same["recall"]
+        assert not any("accuracy" in key or "class" in key for key in row)
     assert not any("change" in key for row in (file, unlabeled, first) for key in row)
-    for row in others:
-        for name in ("accuracy", "frechet", "mean_intensity"):
+    for row in (second, no_target):
+        for name in metrics.METRICS.keys() & row.keys():
             assert row[f"{name}_change"] == pytest.approx(row[name] - first[name])
 
-    y = torch.arange(10).repeat_interleave(3)
-    images = to_uint8(guided_row(y, image_seeds(3, y.tolist())))
-    right = judge_images(load_judge()[0], images)[1] == y
-    assert 0.5 < first["accuracy"] == pytest.approx(right.float().mean().item())
+
+def test_every_class_has_equally_many_images_with_their_own_seeds():
+    """At least one. With few images, some metrics are left out. Pixels are rounded as in a file."""
+    calls, tables = [], []
+    rows = {"x": lambda y, seeds: calls.append((y, seeds)) or noise(y, seeds)}
+    with pytest.warns(UserWarning, match="no precision"):
+        for n, seed in ((5, 1), (39, 1), (39, 2)):
+            tables.append(measure(rows, n, seed=seed)["x"])
+        (_, few), (y, seeds), (_, others) = calls
+        tables.append(measure({"x": (to_uint8(noise(y, seeds)), y)}, 39)["x"])
+    assert y.tolist() == [k for k in range(10) for _ in range(3)] and len(set(seeds)) == 30
+    assert few == seeds[::3] and not set(seeds) & set(others)
+    assert tables[1]["mean_intensity"] == tables[3]["mean_intensity"]
+    for row in tables:
+        assert "frechet" in row and not {"precision", "recall", "class_frechet"} & row.keys()
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_reference_is_half_of_the_split(few_images, split):
     """The other half is a row; with the test images, so are the validation images."""
-    images, labels = few_images.splits[split]
-    here, there = (half.flatten() for half in balanced_parts(labels, 2, 10))
-    rows = {"reference": (images[here], labels[here]), "other": (images[there], labels[there])}
-    half, *others, reference, other = measure(rows, split=split).values()
-    assert reference["frechet"] == pytest.approx(0, abs=1e-3) and reference["precision"] == 1
-    assert half == other and half["precision"] < 1
+    halves = dict(zip("ab", metrics.balanced_parts(*few_images.splits[split], 2, 10)))
+    real, *others, half, other = measure(halves, split=split).values()
+    assert half["frechet"] == pytest.approx(0, abs=1e-3) and half["precision"] == 1
+    assert real == other and other["precision"] < 1
     assert len(others) == (split == "test") and all(row["accuracy"] > 0.9 for row in others)
 
 
-def test_a_warning_is_shown_in_every_row():
-    def warns(y, seeds):
-        warnings.warn("too strong", stacklevel=1)
-        return noise(y, seeds)
-
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("default")  # shows a warning once per line of code
-        measure({"first": warns, "second": warns}, 100)
-    assert sum("too strong" in str(warning.message) for warning in seen) == 2
-
-
-def test_the_file_is_that_of_the_last_call(tmp_path):
-    """A row fails, Ctrl-C comes in the third row, and then there is a second call."""
-    path, other = tmp_path / "x.csv", tmp_path / "other.csv"
-    other.write_text("mine")
-
-    def failing(y, seeds):
-        raise RuntimeError("a bug")
-
-    def interrupting(y, seeds):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure({"a": noise, "b": failing, "c": interrupting, "d": noise}, 100, path=path)
-    assert [row["images"] for row in read_rows(path)] == ["real images", "a", "b"]
-    found = measure({"b": failing, "d": noise, "e": noise}, 100, path=path, columns={"k": 1})
-    assert found["b"]["error"] == "RuntimeError: a bug" and "accuracy" not in found["b"]
-    assert not any("change" in key for row in found.values() for key in row)
-    stored = read_rows(path)
-    assert [row["images"] for row in stored] == ["real images", "b", "d", "e"]
-    assert all(row["k"] == "1" for row in stored) and "bug" in stored[1]["error"]
-    assert other.read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+def test_a_row_that_raises_stops_the_measurement_and_keeps_the_rows_before_it(tmp_path):
+    """The next call replaces the file; one that `measure` did not write is never replaced."""
+    path, failing = tmp_path / "x.csv", lambda y, seeds: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        measure({"a": noise, "b": failing, "c": noise}, 100, path=path)
+    assert [row["images"] for row in read_rows(path)] == ["real images", "a"]
+    measure({"c": noise}, 100, path=path)
+    assert [row["images"] for row in read_rows(path)] == ["real images", "c"]
+    for content in (b"a,b\n1,2\n", b"\xff\xfe\x00", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="x.csv"):
+            measure({"b": failing}, 100, path=path)
+        assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1
 
 
 # --- python -m evaluation ---
 
 
-def test_every_flag_of_the_command_reaches_the_measurement(tmp_path, few_images):
-    """The guided row is that of inference.py. All scales are rows, growing ones last."""
-    npz, path, trial = tmp_path / "x.npz", tmp_path / "x.csv", tmp_path / "trial"
-    flags = ["--seed", "3", "--steps", "2", "--sampler", "ddim"]
-    drawing = ["--digits", "all", "--num-samples", "10", "--output", str(tmp_path / "o.png")]
-    inference.main([*flags, *drawing, "--npz", str(npz)])
+@pytest.fixture
+def measured(monkeypatch):
+    """Run python -m evaluation, but measure nothing: the arguments of `measure`, by name."""
 
-    def table(*flags):
-        evaluate.main([*flags, "--n", "100", "--csv", str(path)])
-        return {row["images"]: row for row in read_rows(path)}
+    def run(*flags):
+        calls, bind = [], inspect.signature(measure).bind
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "measure", lambda *a, **b: calls.append(bind(*a, **b)))
+            evaluate.main([str(flag) for flag in flags])
+        calls[0].apply_defaults()
+        return calls[0].arguments
 
-    scales = ["--guidance-scale", "0", "1", "--growing-scale", "15"]
-    names = [
-        f"{m}, {s}" for m in ("guided", "classifier-free") for s in ("s = 0", "s = 1", "1 + 15 SNR")
-    ]
-    rows = table(*flags, "--method", *evaluate.METHODS, "--samples", str(npz), *scales)
-    assert list(rows) == ["real images", *names[:3], "unguided", *names[3:], str(npz)]
-    for a, b in (("guided, 1 + 15 SNR", str(npz)), ("guided, s = 0", "unguided")):
-        assert all(rows[a][key] == rows[b][key] for key in ("accuracy", "frechet", "recall"))
-    row = rows["guided, 1 + 15 SNR"]
-    assert (row["sampler"], row["steps"], row["seed"], row["split"]) == (
-        "ddim",
-        "2",
-        "3",
-        "validation",
-    )
-    assert row["sha256 of classifier.pth"] == sha256(MODELS / "classifier.pth")
-
-    shutil.copytree(MODELS, trial)
-    content = torch.load(trial / "classifier.pth")
-    content["state_dict"]["linear.weight"] *= -1
-    torch.save(content, trial / "classifier.pth")
-    once = table(*flags)
-    for other in ("--seed 4", "--steps 3", "--sampler ddpm", "--split test", f"--models {trial}"):
-        changed = table(*flags, *other.split())
-        assert changed["guided, 1 + 15 SNR"]["frechet"] != once["guided, 1 + 15 SNR"]["frechet"]
-        same = changed["real images"]["frechet"] == once["real images"]["frechet"]
-        assert same == (other != "--split test")
-    assert list(table(*flags, "--method", "classifier_free"))[1:] == ["classifier-free, s = 1.5"]
+    return run
 
 
-def test_settings_are_not_chosen_on_what_is_reported():
-    args = evaluate.parse_args([])
-    assert args.seed != 0 and args.split == "validation"
+def test_every_flag_reaches_the_measurement(measured, tmp_path):
+    trial, csv = shutil.copytree(MODELS, tmp_path / "trial"), tmp_path / "x.csv"
+    for name in ("classifier.pth", "judge.pth"):
+        content = torch.load(trial / name)
+        content["state_dict"]["linear.weight"] *= -1
+        torch.save(content, trial / name)
+    flags = f"--models {trial} --sampler ddim --steps 2 --guidance-scale 2 --growing-scale 4"
+    flags += f" --n 300 --split test --seed 4 --csv {csv}"
+    found = measured(*flags.split(), "--method", "guided", "unguided", "classifier_free")
+    assert [found[key] for key in ("n", "split", "seed", "path")] == [300, "test", 4, csv]
+    networks = ("judge", "ddpm_unet.pth", "classifier.pth", "classifier_free.pth")
+    hashes = {f"sha256 of {k}": sha256((trial / k).with_suffix(".pth")) for k in networks}
+    assert found["judge"][1]["sha256"] == hashes.pop("sha256 of judge")
+    assert found["columns"] == {"sampler": "ddim", "steps": 2} | hashes
+
+    ddpm, classifier = load_models(trial)
+    labeled, growth = load_ddpm(trial / "classifier_free.pth"), growing_scale(ddpm, 4)
+    grad, y = gradient(classifier.log_p), torch.tensor([3, 7])
+    expected = {
+        "guided, s = 2": (ddpm, guided(ddpm, grad, 2)),
+        "guided, 1 + 4 SNR": (ddpm, guided(ddpm, grad, growth)),
+        "unguided": (ddpm, None),
+        "classifier-free, s = 2": (labeled, classifier_free(labeled, 2)),
+        "classifier-free, 1 + 4 SNR": (labeled, classifier_free(labeled, growth)),
+    }
+    assert list(found["rows"]) == list(expected)
+    for name, (network, predict) in expected.items():
+        images = found["rows"][name](y, [0, 1])
+        if name == "unguided":
+            images, target = images
+            assert target is None
+        assert torch.equal(images, sample(network, y, [0, 1], predict, "ddim", 2))
+
+
+def test_the_defaults(measured, tmp_path):
+    """Settings are not chosen on what is reported. Only the networks that are used are hashed."""
+    found = measured()
+    assert found["seed"] != 0 and found["split"] == "validation" and found["path"] is None
+    assert list(found["rows"]) == ["guided, 1 + 15 SNR"]
+    networks = {f"sha256 of {k}" for k in ("ddpm_unet.pth", "classifier.pth")}
+    assert found["columns"].keys() == {"sampler", "steps"} | networks
+    shutil.copy(MODELS / "classifier_free.pth", tmp_path)  # and no judge
+    found = measured("--method", "classifier_free", "--models", tmp_path)
+    assert list(found["rows"]) == [f"classifier-free, s = {SCALE}"]
+    assert found["columns"].keys() == {"sampler", "steps", "sha256 of classifier_free.pth"}
+    assert found["judge"][1]["sha256"] == sha256(MODELS / "judge.pth")
 
 
 def test_networks_and_judge_must_be_for_the_dataset(fails, tmp_path):
-    for name in ("classifier.pth", "ddpm_unet.pth"):
-        content = torch.load(MODELS / name)
+    """The advice trains a judge for this dataset, not another one for MNIST."""
+    for path in MODELS.glob("*.pth"):
+        content = torch.load(path)
         info = content["dataset"] | {"kind": "fashion-mnist", "name": "fashion-mnist"}
-        torch.save(content | {"dataset": info}, tmp_path / name)
+        torch.save(content | {"dataset": info}, tmp_path / path.name)
     flags = ["--models", tmp_path, "--n", 100, "--steps", 1]
-    assert "--dataset is mnist" in fails(evaluate.main, *flags)
-    assert "the judge is for mnist" in fails(evaluate.main, *flags, "--dataset", "fashion-mnist")
+    for method in ("guided", "unguided", "classifier_free"):
+        error = fails(evaluate.main, "--method", method, *flags)
+        assert f"{tmp_path} was not trained on mnist" in error and "--dataset" in error
+    (tmp_path / "judge.pth").unlink()
+    error = fails(evaluate.main, *flags, "--dataset", "fashion-mnist")
+    assert "evaluation.judge --dataset fashion-mnist --models" in error
 
 
-def test_an_unusable_file_is_an_error(fails, tmp_path):
-    """No code in it is run."""
-    npz, path = tmp_path / "x.npz", tmp_path / "x.csv"
+def test_samples_from_a_file(measured, fails, tmp_path, few_images):
+    """A file that cannot be used is a one-line error, and no code in it is run."""
+    npz, other = tmp_path / "x.npz", tmp_path / "other.npz"
+    images = few_images.splits["train"][0][:10]
+    save_npz(npz, images, torch.arange(10), few_images.info["classes"])
+    np.savez(other, arr_0=images.permute(0, 2, 3, 1).numpy())
+    rows = measured("--method", "--samples", npz, other)["rows"]
+    (labeled, labels), (unlabeled, none) = rows[str(npz)], rows[str(other)]
+    assert torch.equal(labeled, images) and torch.equal(unlabeled, images) and none is None
+    assert labels.tolist() == [*range(10)]
     gray = np.full((100, 28, 28, 1), 7, np.uint8)
-    for array in (gray / 255, gray[:, :14], gray[..., 0]):
-        np.savez(npz, arr_0=array)
-        assert "(N, 28, 28, 1)" in fails(evaluate.main, "--method", "--samples", npz)
-    for arrays in ({"images": gray}, {"arr_0": gray, "arr_1": np.array([Evil()] * 100)}):
+    one, halves, evil = np.array([1]), np.full(100, 0.5), np.array([Evil()] * 100)
+    bad = [{"arr_0": array} for array in (gray / 255, gray[:, :14], gray[..., 0])]
+    bad += [{"arr_0": gray, "arr_1": labels} for labels in (one, halves, evil)]
+    for arrays in (*bad, {"images": gray}):
         np.savez(npz, **arrays)
         assert "x.npz" in fails(evaluate.main, "--method", "--samples", npz)
+    npz.write_bytes(npz.read_bytes()[:500])
+    for path in (npz, tmp_path / "missing.npz"):
+        assert path.name in fails(evaluate.main, "--method", "--samples", path)
     assert not Path("made").exists()
-    np.savez(npz, arr_0=gray)
-    for content in (b"a,b\n1,2\n", b"\xff\xfe\x00"):
-        path.write_bytes(content)
-        error = fails(evaluate.main, "--method", "--samples", npz, "--csv", path)
-        assert "x.csv" in error and path.read_bytes() == content
+
+
+def test_errors_begin_with_the_command_and_bugs_keep_their_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(evaluation.measure, "sample", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.main(["--n", "100"])
+    monkeypatch.setattr(sys, "argv", ["evaluation/__main__.py", "--models", "nowhere"])
+    monkeypatch.delitem(sys.modules, "evaluation.__main__")
+    with pytest.raises(SystemExit):
+        runpy.run_module("evaluation", run_name="__main__")
+    assert capsys.readouterr().err.startswith("python -m evaluation: error: nowhere")
+
+
+def test_the_judge_cannot_learn_from_single_images(fails, tmp_path):
+    assert "BatchNorm" in fails(judge.main, "--batch-size", 1, "--models", tmp_path)

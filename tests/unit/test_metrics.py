@@ -1,23 +1,28 @@
-"""The metrics against scipy and scikit-learn, and their intervals against fresh samples."""
+"""The metrics against scipy and numpy, and their intervals against fresh samples."""
 
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from sklearn.neighbors import NearestNeighbors
 
+from data import Dataset
 from evaluation import metrics
-from evaluation.metrics import METRICS, Readings, Scores, balanced_parts, frechet_distance
-from evaluation.metrics import metrics_of, wilson_interval
+from evaluation.judge import Judged, judge_images, load_judge
+from evaluation.metrics import METRICS, balanced_parts, scores_of, with_intervals
 from support import UserError
+from support.pictures import from_uint8
 
 
-def readings_of(features):
-    """The readings of a judge that is always right, for three digits."""
+def judged(features, **others):
+    """What a judge that is always right says about three classes in turn."""
     labels = torch.arange(len(features)) % 3
     images = (255 * torch.rand(len(features), 1, 1, 1)).byte()
-    return Readings(images, features, labels, labels)
+    return Judged(images, labels, features, labels, torch.ones(len(features)))._replace(**others)
+
+
+def values(samples, real, *names):
+    return [float(METRICS[name](samples, real)) for name in names]
 
 
 def test_the_frechet_distance_matches_its_formula():
@@ -25,104 +30,100 @@ def test_the_frechet_distance_matches_its_formula():
     real = rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5))
     fake = rng.normal(size=(400, 5)) @ rng.normal(size=(5, 5)) + 0.5
     s_1, s_2 = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
-    root = scipy.linalg.sqrtm(s_1 @ s_2).real
     shift = np.square(real.mean(axis=0) - fake.mean(axis=0)).sum()
-    expected = shift + np.trace(s_1 + s_2 - 2 * root)
-    ours = frechet_distance(torch.from_numpy(real).float(), torch.from_numpy(fake).float())
+    expected = shift + np.trace(s_1 + s_2 - 2 * scipy.linalg.sqrtm(s_1 @ s_2).real)
+    [ours] = values(*(judged(torch.from_numpy(x).float()) for x in (fake, real)), "frechet")
     assert ours == pytest.approx(expected, rel=1e-3)
 
 
-def on_manifold(points, manifold):
-    """The fraction of points on the manifold with k = 3, computed with scikit-learn."""
-    radius = NearestNeighbors(n_neighbors=4).fit(manifold).kneighbors(manifold)[0][:, -1]
-    distance = np.linalg.norm(points[:, None] - manifold[None], axis=2)
-    return (distance <= radius).any(axis=1).mean()
+def test_the_class_wise_distance_counts_wrong_digits():
+    """Two of three classes are exchanged, so the distance of all images is 0."""
+    real = judged(torch.randn(300, 2) + 5 * (torch.arange(300) % 3)[:, None])
+    exchanged = real._replace(labels=torch.tensor([0, 2, 1])[real.labels])
+    for samples, distance in ((real, 0), (exchanged, (0 + 50 + 50) / 3)):
+        overall, class_wise = values(samples, real, "frechet", "class_frechet")
+        assert overall == pytest.approx(0, abs=1e-3)
+        assert class_wise == pytest.approx(distance, abs=0.2 * distance + 1e-3)
 
 
-def test_precision_and_recall_match_scikit_learn():
+def test_precision_and_recall_count_the_points_within_the_third_neighbor():
     """Samples in the middle of the real images have high precision and low recall."""
-    rng = np.random.default_rng(2)
-    real, narrow = rng.normal(size=(300, 2)), 0.1 * rng.normal(size=(200, 2))
-    row = Scores(*(readings_of(torch.from_numpy(x)) for x in (narrow, real))).row()
-    precision, recall = on_manifold(narrow, real), on_manifold(real, narrow)
-    assert precision > 0.9 and recall < 0.3
-    assert row["precision"] == pytest.approx(precision) and row["recall"] == pytest.approx(recall)
+    real, narrow = torch.randn(600, 2).numpy(), 0.1 * torch.randn(700, 2).numpy()
+
+    def near(points, others):
+        radius = np.sort(np.linalg.norm(others[:, None] - others, axis=2), axis=1)[:, 3]
+        return (np.linalg.norm(points[:, None] - others, axis=2) <= radius).any(axis=1).mean()
+
+    found = values(*(judged(torch.tensor(x)) for x in (narrow, real)), "precision", "recall")
+    assert found == pytest.approx([near(narrow, real), near(real, narrow)], abs=2e-3)
+    assert found[0] > 0.9 and found[1] < 0.3
 
 
-def test_the_interval_of_a_proportion_matches_scipy():
-    for k, n in ((97, 100), (0, 20), (20, 20), (4983, 5000)):
-        theirs = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
-        assert wilson_interval(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-5)
+def test_what_the_judge_sees():
+    """Of images that are two digits at once: it is often in doubt."""
+    (judge, _), (x, _) = load_judge(), Dataset().splits["test"]
+    images = (x[:501].float() + x[501:1002].float()).clamp(max=255).byte()
+    seen, p = judge_images(judge, images), judge(from_uint8(images)).softmax(dim=1)
+    torch.testing.assert_close(judge.linear(seen.features).softmax(dim=1), p)
+    torch.testing.assert_close((seen.confidence, seen.prediction), tuple(p.max(dim=1)))
+    expected = (p.amax(dim=1) < 0.8).double().mean().item(), images.double().mean().item() / 255
+    assert values(seen, None, "doubtful", "mean_intensity") == pytest.approx(expected)
+
+
+def test_intervals_of_proportions_match_scipy(monkeypatch):
+    monkeypatch.setattr(metrics, "NUM_HALVES", 2)
+    for k, n in ((97, 100), (0, 20), (20, 20), (298, 300)):
+        wrong, real = torch.arange(n) >= k, judged(torch.randn(30, 2))
+        samples = judged(torch.randn(n, 2), confidence=1 - 0.5 * wrong)
+        samples = samples._replace(prediction=samples.labels + wrong)
+        row = with_intervals(scores_of(samples, real, ["accuracy", "doubtful"]), n)
+        for name, number in (("accuracy", k), ("doubtful", n - k)):
+            theirs = scipy.stats.binomtest(number, n).proportion_ci(0.95, method="wilson")
+            ours = row[name], row[f"{name}_low"], row[f"{name}_high"]
+            assert ours == pytest.approx((number / n, theirs.low, theirs.high), abs=1e-5)
 
 
 def test_intervals_match_the_spread_over_fresh_samples(monkeypatch):
-    """They may be up to 50% wider. Also for changes on the same noise, which vary much less."""
-    monkeypatch.setattr(metrics, "NUM_HALVES", 200)
-    values, widths, names = [], [], ("frechet", "precision", "recall")
-    for k in range(100):
-        noise, real = torch.randn(400, 5), readings_of(torch.randn(150, 5))
-        draws = [readings_of(noise + 0.3), readings_of(1.2 * noise + 0.3)]
-        value, other = (metrics_of(seen, real, names) for seen in draws)
-        changes = [other[name] - value[name] for name in names]
-        values.append(torch.tensor([*value.values(), *changes]))
-        if k < 4:
-            first, this = (Scores(seen, real) for seen in draws)
-            row = first.row() | this.changes_from(first)
-            columns = [*names, *(f"{name}_change" for name in names)]
-            widths.append([row[f"{name}_high"] - row[f"{name}_low"] for name in columns])
-    ratio = np.mean(widths, axis=0) / (2 * 1.96 * torch.stack(values).std(dim=0).numpy())
-    assert (ratio > 0.75).all() and (ratio < 1.5).all()
+    """They may be wider, by up to 75%. Changes on the same noise vary much less."""
+    monkeypatch.setattr(metrics, "NUM_HALVES", 80)
+    seen, widths, names = [], [], ["frechet", "precision", "recall"]
+    for k in range(80):
+        noise, real = torch.randn(240, 5), judged(torch.randn(120, 5))
+        pair = judged(noise + 0.3), judged(1.2 * noise + 0.3)
+        first, second = (np.array(values(samples, real, *names)) for samples in pair)
+        seen.append([*first, *(second - first)])
+        if k < 3:
+            a, b = (scores_of(samples, real, names) for samples in pair)
+            scores = a | {f"{name} change": b[name] - a[name] for name in names}
+            row = with_intervals(scores)
+            widths.append([row[f"{key}_high"] - row[f"{key}_low"] for key in scores])
+    ratio = np.mean(widths, axis=0) / (2 * 1.96 * np.std(seen, axis=0))
+    assert (ratio > 0.85).all() and (ratio < 1.75).all()
 
 
-def test_the_change_in_accuracy_is_paired(monkeypatch):
-    """The second row misclassifies the same images as the first one, and 30 more."""
-    monkeypatch.setattr(metrics, "NUM_HALVES", 1_000)
-    real, samples = readings_of(torch.randn(50, 4)), readings_of(torch.randn(300, 4))
-
-    def misread(number):
-        prediction = samples.labels.clone()
-        prediction[:number] = 9
-        return Scores(samples._replace(prediction=prediction), real, ["accuracy"])
-
-    first, this = misread(150), misread(180)
-    row = this.row() | this.changes_from(first)
-    assert row["accuracy"] == pytest.approx(0.4) and row["accuracy_change"] == pytest.approx(-0.1)
-    width = row["accuracy_change_high"] - row["accuracy_change_low"]
-    assert width == pytest.approx(2 * 1.96 * (0.1 * 0.9 / 300) ** 0.5, rel=0.1)
-
-
-def test_the_class_frechet_distance_counts_wrong_digits_by_themselves():
-    """Two of three classes are exchanged, so the distance of all images is 0."""
-    real = readings_of(torch.randn(300, 2))
-    real = real._replace(features=real.features + 5 * real.labels[:, None])
-    exchanged = real._replace(labels=torch.tensor([0, 2, 1])[real.labels])
-    for samples, distance in ((real, 0), (exchanged, (0 + 50 + 50) / 3)):
-        values = metrics_of(samples, real, ["frechet", "class_frechet"])
-        assert values["frechet"] == pytest.approx(0, abs=1e-3)
-        assert values["class_frechet"] == pytest.approx(distance, abs=0.2 * distance + 1e-3)
-
-
-def test_balanced_parts_are_disjoint_and_class_balanced():
-    labels = torch.tensor([0] * 9 + [1] * 20 + [2] * 7)[torch.randperm(36)]
-    parts = balanced_parts(labels, 2, 3)
-    assert parts.shape == (2, 3, 3) and len(parts.unique()) == 18
-    assert (labels[parts] == torch.arange(3).view(1, 3, 1)).all()
-    assert torch.equal(parts, balanced_parts(labels, 2, 3))
-    assert not torch.equal(parts, parts.sort(dim=2).values)  # not the first ones
-    with pytest.raises(UserError, match="too few real images"):
-        balanced_parts(labels, 2, 4)
-
-
-def test_halves_are_balanced_and_the_real_ones_do_not_depend_on_the_samples(monkeypatch):
-    """So that changes between rows are paired, whatever their n."""
+def test_halves_are_balanced_and_those_of_real_images_do_not_depend_on_the_samples(monkeypatch):
+    """So changes are paired, whatever n. Without target classes, the classes vary."""
+    seen, real = [], judged(torch.randn(60, 4))
     monkeypatch.setattr(metrics, "NUM_HALVES", 3)
-    seen = []
-    monkeypatch.setitem(METRICS, "seen", (lambda *halves: seen.append(halves) or 0.0, 1))
-    real = readings_of(torch.randn(60, 4))
-    for n in (30, 90):
-        Scores(readings_of(torch.randn(n, 4)), real, ["seen"])
-    for (samples, of_real), (_, again) in zip(seen[1:4], seen[5:]):  # after the whole ones
-        assert torch.bincount(samples.labels).tolist() == [len(samples.labels) // 3] * 3
-        assert torch.bincount(of_real.labels).tolist() == [10] * 3
-        assert torch.equal(of_real.features, again.features)
-    assert not torch.equal(seen[1][1].features, seen[2][1].features)
+    monkeypatch.setitem(METRICS, "seen", lambda *halves: seen.append(halves) or 0.0)
+    for samples in (judged(torch.randn(30, 4)), judged(torch.randn(90, 4), labels=None)):
+        scores_of(samples, real, ["seen"])
+    (_, half), (_, another), _ = labeled = seen[1:4]  # after those of all images
+    assert not torch.equal(half.features, another.features)
+    for (samples, half), (_, again) in zip(labeled, seen[5:]):
+        assert samples.labels.bincount().tolist() == [5] * 3
+        assert half.labels.bincount().tolist() == [10] * 3
+        assert torch.equal(half.features, again.features) and len(half.features.unique()) == 120
+    assert len({tuple(half.prediction.bincount().tolist()) for half, _ in seen[5:]}) > 1
+
+
+def test_balanced_parts_are_disjoint_random_and_class_balanced():
+    numbers, labels = torch.arange(36), torch.tensor([0] * 9 + [1] * 20 + [2] * 7)
+    parts, again = (balanced_parts(numbers, labels, 2, 3) for _ in range(2))
+    index = torch.cat([part for part, _ in parts])
+    assert len(parts) == 2 and len(index.unique()) == 18 and torch.equal(parts[1][0], again[1][0])
+    for part, of_part in parts:
+        assert (labels[part] == of_part).all() and of_part.tolist() == [0, 1, 2] * 3
+    assert index[labels[index] == 1].max() > 14  # not the first ones
+    with pytest.raises(UserError, match="too few real images"):
+        balanced_parts(numbers, labels, 2, 4)

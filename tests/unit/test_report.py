@@ -1,82 +1,150 @@
-"""The experiments of the report, and the tables in the READMEs."""
+"""The experiments of the report, and the tables of the pages."""
 
-from unittest.mock import Mock
+import inspect
+import re
+import shutil
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
+from conftest import fake_ddpm
 
-from data import Dataset
+import evaluation.measure
+from diffusion import snr
 from evaluation import report
-from evaluation.measure import read_rows
-from support.files import MODELS, ROOT
+from evaluation.tables import read_rows, with_tables
+from support.files import MODELS, ROOT, sha256
+
+SEEDS = {"quality": 0, "scales": 2, "transfer": 2, "runs": 3, "classifier_free": 4}
+NETWORKS = ("ddpm_unet.pth", "classifier.pth")
+DDPM = fake_ddpm(lambda x_t, t: torch.zeros_like(x_t))
+LABELED = fake_ddpm(lambda x_t, t, y: 1e-5 * (y < 10) * torch.ones_like(x_t), num_class_embeds=11)
 
 
-def test_the_stored_tables_are_those_of_the_experiments(monkeypatch, tmp_path):
-    """The same rows, settings, and networks. Only `quality` uses test images."""
-    calls = {}
-
-    def called(rows, n=2_000, split="validation", seed=1, path=None, columns=None, **others):
-        stored = read_rows(ROOT / "results" / path.name)
-        assert [r["images"] for r in stored if not r["images"].startswith("real")] == list(rows)
-        for row in stored:
-            assert (row["split"], row["seed"]) == (split, f"{seed}")
-            for key, value in columns.items():
-                assert row[key] == f"{value}" or path.stem == "transfer" or "uniform" in key
-        calls[path.stem] = split, seed, n
-        return {row["images"]: dict.fromkeys(row, 0.0) for row in stored}
-
-    monkeypatch.setattr(report, "measure", called)
-    monkeypatch.setattr(report, "FASHION", MODELS)
-    monkeypatch.setattr(report, "UNIFORM", MODELS)
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    """Run an experiment with the networks above, but measure nothing: calls of `measure`."""
+    classifier = SimpleNamespace(log_p=lambda x_t, t, y: 1e-5 * x_t.sum(dim=(1, 2, 3)))
+    monkeypatch.setattr(evaluation.measure, "load_models", lambda *_: (DDPM, classifier))
+    monkeypatch.setattr(evaluation.measure, "load_ddpm", lambda *_: LABELED)
+    monkeypatch.setattr(evaluation.measure, "sample", lambda *a, **b: (a, b))
+    for folder in (others := [tmp_path / name for name in ("1", "2", "fashion")]):
+        folder.mkdir()
+        for name in NETWORKS:
+            (folder / name).write_text(folder.name)
+    shutil.copy(MODELS / "judge.pth", others[2])
+    monkeypatch.setattr(report, "RUNS", [MODELS, *others[:2]])
+    monkeypatch.setattr(report, "FASHION", others[2])
     monkeypatch.setattr(report, "Dataset", str)  # Fashion-MNIST is not included
-    for name in ("scales", "transfer", "middle", "classifier_free", "quality"):
+    calls, bind = [], inspect.signature(report.measure).bind
+
+    def spy(*args, **settings):
+        calls.append(bind(*args, **settings))
+        calls[-1].apply_defaults()
+        names = ["real images", *calls[-1].arguments["rows"]]
+        return {name: {"frechet": k / 40, "accuracy": k / 99} for k, name in enumerate(names, 1)}
+
+    def run(name):
         report.EXPERIMENTS[name](tmp_path / f"{name}.csv")
-    assert [name for name, (split, *_) in calls.items() if split == "test"] == ["quality"]
-    chosen = calls.pop("classifier_free"), calls.pop("middle")
-    assert not {seed for _, seed, _ in chosen} & {seed for _, seed, _ in calls.values()}
-    for page in report.PAGES:  # every table can be filled in
-        assert report.with_tables(page.read_text()) == page.read_text()
+        return [call.arguments for call in calls]
+
+    monkeypatch.setattr(report, "measure", spy)
+    return run
 
 
-def test_the_answer_says_which_images_are_generated(monkeypatch, tmp_path, capsys):
-    """And so does README.md."""
-    save = Mock()
-    monkeypatch.setattr(report, "save_labeled_grid", save)
-    report.real_or_generated(tmp_path / "x.csv")
-    _, rows, labels = save.call_args.args
-    real, y = Dataset().load("validation")
-    answer = ""
-    for k in range(10):
-        first = real[y == k][0]
-        [generated] = [name for name, images in rows if not torch.equal(images[k], first)]
-        answer += generated
-    assert labels == [*"0123456789"] and f"generated: {answer}" in capsys.readouterr().out
-    assert f"From 0 to 9: {answer}." in (ROOT / "README.md").read_text()
+def scale_of(name, t):
+    """The scale that the name of a row promises."""
+    constant = re.search(r"(?:s = |scale of )([\d.]+)$", name)
+    if constant or t < 400 and (constant := re.search(r", s = (\d+) below t = 400", name)):
+        return float(constant[1])
+    b = re.search(r"1 \+ ([\d.]+) SNR", name) or (0, 15)
+    return 1 + float(b[1]) * snr(DDPM.abar[max(t, 400) if "constant below" in name else t]).item()
 
 
-def test_guidance_starts_where_the_sheet_says(monkeypatch, tmp_path):
-    """With the same noise for all: a 7 without guidance, and what a late start cannot change."""
-    save = Mock()
-    monkeypatch.setattr(report, "save_labeled_grid", save)
-    report.starts(tmp_path / "x.csv")
-    _, rows, labels = save.call_args.args
-    assert labels == [*map(str, range(1, 21)), "none"] and [name for name, _ in rows] == [
-        *"0123456789"
-    ]
-    images = torch.stack([row for _, row in rows])
-    assert len(images[:, -1].unique(dim=0)) == 1 and len(images[:, 0].unique(dim=0)) == 10
-    ddpm, classifier = report.load_models()
-    [alone] = report.guided_rows(
-        ddpm, classifier, [("", lambda t: report.growing_scale(ddpm)(t) * (t < 500))], **report.FAST
-    ).values()
-    torch.testing.assert_close(alone(torch.tensor([3]), [0])[0], images[3, 10], atol=1e-3, rtol=0)
+@pytest.mark.parametrize("name", SEEDS)
+def test_each_row_has_the_scale_of_its_name(experiment, name):
+    """And the settings and networks of its columns. Only quality uses test images."""
+    x_t, y, split = torch.zeros(1, 1, 28, 28), torch.tensor([3]), "validation"
+    n, settings = 2_000, {"sampler": "sde-dpmsolver++", "steps": 20}
+    if name == "quality":
+        split, n, settings = "test", 4_300, {"sampler": "ddpm", "steps": 50}
+    calls = experiment(name)
+    folders = {"runs": report.RUNS, "transfer": [report.FASHION]}.get(name, [MODELS])
+    assert len(calls) == len(folders)
+    for call, folder in zip(calls, folders):
+        assert (call["split"], call["n"], call["seed"]) == (split, n, SEEDS[name])
+        hashes = {f"sha256 of {network}": sha256(folder / network) for network in NETWORKS}
+        assert (settings | hashes).items() <= call["columns"].items()
+        for row, draw in call["rows"].items():
+            if row.endswith("unguided"):
+                assert draw(y, [0]) == (((DDPM, None, [0]), settings), None)
+                continue
+            (ddpm, *given), options = draw(y, [0])
+            predict = options.pop("predict")
+            assert given == [y, [0]] and options == settings
+            for t in (100, 399, 400, 900):
+                shift = predict(x_t, t, y) - ddpm(x_t, t, y) if ddpm is DDPM else predict(x_t, t, y)
+                unit = -1e-5 * (1 - ddpm.abar[t]).sqrt() if ddpm is DDPM else 1e-5
+                assert shift.mean() / unit == pytest.approx(scale_of(row, t), rel=0.01)
 
 
-def test_a_page_names_its_rows_and_gets_the_other_cells_from_the_csv_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "x.csv").write_text("a,b,c\n1,2,3\n4,5,6\n7,8,9\n")
-    page = (
-        "Before.\n<!-- table x.csv: a c -->\n| A | C |\n| - | - |\n| 7 | |\n| 1 | 0 |\n\nAfter.\n"
-    )
-    expected = page.replace("| 7 | |", "| 7 | 9 |").replace("| 1 | 0 |", "| 1 | 3 |")
-    assert report.with_tables(page) == expected
+LATER = pytest.mark.xfail(strict=True, reason="to be measured with the new networks")
+OLD = [pytest.param(name, marks=LATER) for name in SEEDS if name != "transfer"]
+
+
+@pytest.mark.parametrize("name", ["transfer", *OLD])
+def test_the_stored_tables_are_those_of_the_experiments(experiment, name):
+    """The same rows, settings, and, if they are included, networks."""
+    for call in experiment(name):
+        stored = read_rows(ROOT / "results" / call["path"].name)
+        rows = [row["images"] for row in stored if not row["images"].startswith("real ")]
+        assert rows == [*call["rows"]]
+        included = call["path"].stem not in ("transfer", "runs_1", "runs_2")
+        for key, value in call["columns"].items():
+            if included or "sha256" not in key:
+                assert {row[key] for row in stored} == {f"{value}"}
+
+
+def test_the_constant_scale_has_the_lowest_distance_of_those_in_scales():
+    rows = {row["images"]: float(row["frechet"]) for row in read_rows(ROOT / "results/scales.csv")}
+    constants = {name: value for name, value in rows.items() if name.startswith("s = ")}
+    assert min(constants, key=constants.get) == f"s = {report.CONSTANT}"
+
+
+def test_the_figure_shows_every_row(experiment, monkeypatch):
+    figures = []
+    monkeypatch.setattr(report, "save_figure", lambda path, figure: figures.append(figure))
+    experiment("classifier_free")
+    curves = [list(zip(*line.get_data())) for line in figures[0].axes[0].lines]
+    assert sorted(map(len, curves)) == [1, 5, 5, 5, 5]
+    expected = [(k / 40, 100 * k / 99) for k in range(1, 22)]
+    np.testing.assert_allclose(sorted(sum(curves, [])), expected)
+
+
+def test_tables_are_filled_in_only_on_request_and_if_every_row_is_there(
+    fails, monkeypatch, tmp_path
+):
+    """Only "tables" changes the pages; an error in an experiment, or in a page, changes none."""
+    header = "images,frechet,recall_change,recall_change_low,recall_change_high\n"
+    (tmp_path / "x_0.csv").write_text(f"{header}real images,1.5,-,-,-\na,1.75,-,-,-\n")
+    (tmp_path / "x_1.csv").write_text(f"{header}b,2.25,0.25,-0.125,0.625\n")
+    form = "<!-- table x_*.csv: images recall_change frechet-real -->\n| a |\n| - |\n{}\nEnd\n"
+    pages, before = (tmp_path / "1.md", tmp_path / "2.md"), form.format("| b | |\n| a | 1 |\n")
+    bad = before.replace("| a | 1", "| c | 1")
+    monkeypatch.setattr(report, "PAGES", pages)
+    monkeypatch.setattr(report, "with_tables", lambda text: with_tables(text, tmp_path))
+    monkeypatch.setitem(report.EXPERIMENTS, "scales", lambda path: None)
+    monkeypatch.setitem(report.EXPERIMENTS, "quality", lambda path: 1 / 0)
+    for page, text in zip(pages, (before, bad)):
+        page.write_text(text)
+    fails(report.main)
+    report.main(["scales"])
+    with pytest.raises(ZeroDivisionError):
+        report.main(["quality", "tables"])
+    assert "'c'" in fails(report.main, "tables")
+    assert [page.read_text() for page in pages] == [before, bad]
+    pages[1].write_text(before)
+    report.main(["scales", "tables"])
+    after = form.format("| b | +0.250 [-0.125, +0.625] | 0.750 |\n| a |  | 0.250 |\n")
+    assert [page.read_text() for page in pages] == [after, after]

@@ -1,0 +1,64 @@
+"""CSV files, and the tables of the pages that are filled in from them."""
+
+import csv
+import io
+import re
+
+from support import UserError
+from support.files import ROOT, atomic_write
+
+REAL = "real images"  # the row that others are compared with
+TABLE = re.compile(r"(<!-- table (\S+): (.*) -->\n\|.*\n\|.*\n)((?:\|.*\n)*)")
+
+
+def write_rows(path, rows):
+    """Write dicts as a CSV file: floats with six digits, and "-" where a row lacks a column."""
+    names, text = dict.fromkeys(name for row in rows for name in row), io.StringIO()
+    writer = csv.DictWriter(text, names, restval="-", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{x:.6g}" if isinstance(x, float) else x for k, x in row.items()})
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def read_rows(path):
+    """The rows of a CSV file as dicts of text, without the columns that a row lacks."""
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if v != "-"} for row in csv.DictReader(file)]
+
+
+def cell(row, column, real=None):
+    """A column of a row as text, with its interval if it has one, or COLUMN-real: minus `real`."""
+    name, minus, _ = column.partition("-")
+    if name not in row or (minus and row is real):
+        return ""
+    if minus:
+        return f"{float(row[name]) - float(real[name]):.3f}"
+    if f"{name}_low" not in row:
+        return str(row[name])
+    digits = 3 if "frechet" in name or name.startswith(("precision", "recall")) else 4
+    style = f"{'+' if name.endswith('_change') else ''}.{digits}f"
+    value, low, high = (f"{float(row[name + end]):{style}}" for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]"
+
+
+def with_tables(page, folder=ROOT / "results"):
+    """The text of a page with its tables filled in from the CSV files in a folder.
+
+    Before each table, a comment has the form `<!-- table FILE.csv: COLUMN COLUMN ... -->`; FILE may
+    be a pattern. The first column selects rows by name. Raises UserError if a row is missing.
+    """
+
+    def filled(table):
+        head, files, columns, lines = table.groups()
+        key, *columns = columns.split()
+        rows = {row[key]: row for path in folder.glob(files) for row in read_rows(path)}
+        for name in (line.split("|")[1].strip() for line in lines.splitlines()):
+            if name not in rows:
+                raise UserError(f"{files} has no row {name!r}, which is in a table of a page")
+            cells = (cell(rows[name], column, rows.get(REAL)) for column in columns)
+            head += f"| {' | '.join([name, *cells])} |\n"
+        return head
+
+    return TABLE.sub(filled, page)

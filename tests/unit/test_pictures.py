@@ -1,0 +1,98 @@
+"""What pictures show: gray levels, colors, and the order of images and labels."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageSequence
+
+from support import pictures
+
+PAPER, INK = pictures.PAPER, pictures.INK_GRAY
+ORANGE, BLUE = pictures.ORANGE, pictures.BLUE
+
+
+def constant(*levels):
+    """An 8x8 image of each gray level: (N, 1, 8, 8)."""
+    return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+
+
+def test_gray_levels():
+    """They survive the conversion to floats and back. Images from a folder keep their colors."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(pictures.to_uint8(pictures.from_uint8(levels)), levels)
+    assert pictures.from_uint8(levels[[0, 255]]).tolist() == [-1, 1]
+    gray = torch.tensor([-3.0, 3.0]).view(1, 1, 1, 2)
+    for kind, shown in (("mnist", [PAPER, INK]), ("folder", [0, 255])):
+        assert pictures.as_displayed(gray, {"kind": kind}).flatten().tolist() == shown
+
+
+def test_a_grid_is_filled_row_by_row(tmp_path):
+    levels = [10, 50, 90, 130, 170, 210]
+    picture = pictures.grid_image(constant(*levels).to(torch.uint8), 3)
+    pictures.save_picture(tmp_path / "o.png", picture)
+    grid = np.asarray(Image.open(tmp_path / "o.png"))
+    centers = np.array([np.argwhere(grid == level).mean(axis=0) for level in levels])
+    y, x = centers.reshape(2, 3, 2).transpose(2, 0, 1)
+    assert (y[0] == y[0, 0]).all() and (y[1] == y[1, 0]).all() and y[0, 0] < y[1, 0]
+    assert (x[0] == x[1]).all() and (np.diff(x) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "labels, blocks", [("aabbc", ["a", "b", "c"]), ("abcde", ["abc", "de"]), ("aaaaa", ["a", "a"])]
+)
+def test_labels_are_next_to_their_images(monkeypatch, labels, blocks):
+    """Two rows of five different grays; after three columns or fewer, a new block begins."""
+    drawn = []  # text, x, y
+
+    def write(draw, place, text, *_, **settings):
+        drawn.append((text, *place))
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+    monkeypatch.setattr(pictures, "MAX_COLUMNS", 3)
+    grays = torch.arange(20, 220, 20, dtype=torch.uint8).view(2, 5, 1, 1, 1).expand(2, 5, 1, 8, 8)
+    rows = {"light": grays[0], "dark": grays[1]}
+    picture = pictures.labeled_grid(list(rows.items()), list(labels))
+    names = [place for place in drawn if place[0] in rows]
+    columns = [place for place in drawn if place[0] not in rows]
+    assert [text for text, *_ in columns] == list("".join(blocks))
+    seen = [0] * 5  # the number of pictures of each label that came before
+    for label, x, above in columns:
+        for name in rows:
+            y = min(y for other, _, y in names if other == name and y > above)
+            first = labels.index(label) + (3 if seen[labels.index(label)] else 0)
+            assert picture.getpixel((round(x), round(y))) == (rows[name][first, 0, 0, 0],) * 3
+        seen[labels.index(label)] += 1
+
+
+def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
+    """Each image is scaled by its own largest value. The same colors in a notebook."""
+    grads = torch.tensor([[3.0, -3.0, 0.0], [0.1, -0.1, 0.0]]).view(2, 1, 1, 3)
+    for colors in pictures.gradient_in_colors(grads)[:, :, 0]:
+        assert [tuple(color) for color in colors.T.tolist()] == [ORANGE, BLUE, (PAPER,) * 3]
+    row = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)
+    figure = pictures.show({"image": row, "change": row}, signed=["change"])
+    image, change = (axes.images[0].make_image(None, unsampled=True)[0] for axes in figure.axes)
+    assert image[0, :, 0].tolist() == [255, 127, 0]  # -1 is light
+    blue, white, orange = change[0, :, :3].astype(int).tolist()
+    assert (tuple(blue), tuple(orange)) == (BLUE, ORANGE) and min(white) > 250
+
+
+def test_an_animation_shows_the_steps_and_begins_and_ends_with_the_sample():
+    """x_t is green here, x_0 is violet, and the gradient is orange."""
+    green, violet = (0, 255, 0), (255, 0, 255)
+    x_t, x_0 = (pictures.from_uint8(constant(*color).view(1, 3, 8, 8)) for color in (green, violet))
+    steps = [(t, x_t, x_0, torch.ones_like(x_t)) for t in (9, 4)]
+    file = io.BytesIO()
+    pictures.write_gif(file, pictures.animation_frames(steps, pictures.to_uint8))
+    film = ImageSequence.Iterator(Image.open(file))
+    first, *frames, last = [np.asarray(frame.convert("RGB")).astype(int) for frame in film]
+    assert len(frames) == 2 and np.array_equal(first, last)
+
+    def area(frame, color):
+        return (np.abs(frame - np.array(color)).max(axis=2) < 50).sum()
+
+    one = area(last, ORANGE)
+    for frame, expected in [*((frame, [1, 1, 1]) for frame in frames), (last, [0, 2, 1])]:
+        assert [area(frame, color) / one for color in (green, violet, ORANGE)] == expected
