@@ -141,24 +141,6 @@ def load_mnist(split):
     return Dataset().load(split)
 
 
-def class_numbers(words, classes):
-    """Convert class names, class indices, or "all" to a list of class indices.
-
-    If the class names are numbers, a number is read as a name. Raises UserError for unknown words.
-    """
-    if words == ["all"]:
-        return list(range(len(classes)))
-    numbers = {name: k for k, name in enumerate(classes)}
-    if not any(name.isdecimal() for name in classes):
-        numbers |= {str(k): k for k in range(len(classes))}
-    for word in words:
-        if word not in numbers:
-            raise UserError(
-                f"unknown class {word!r}; expected any of {' '.join(numbers)}, or 'all' by itself"
-            )
-    return [numbers[word] for word in words]
-
-
 def add_data_flags(parser):
     """Add --dataset and --size."""
     known = f"{', '.join(TORCHVISION)}, or a folder with one subfolder of images per class"

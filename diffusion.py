@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
+from support import UserError
 from support.files import load_checkpoint
 from support.streams import generator
 
@@ -34,12 +35,12 @@ def add_noise(x_0, eps, abar_t):
     return abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
 
 
-def predicted_x_0(x_t, eps, abar_t):
+def x_0_from_eps(x_t, eps, abar_t):
     """The image in x_t if its noise is eps: DDPM (15). May be outside [-1, 1]."""
     return (x_t - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
 
 
-def implied_noise(x_t, x_0, abar_t):
+def eps_from_x_0(x_t, x_0, abar_t):
     """The noise in x_t if its image is x_0: DDPM (4) solved for eps."""
     return (x_t - abar_t.sqrt() * x_0) / (1 - abar_t).sqrt()
 
@@ -68,7 +69,7 @@ class DDPM:
     """A U-Net with its noise schedule: `ddpm(x_t, t)` predicts the noise in x_t.
 
     A third-party pipeline is `DDPM(pipeline.unet, pipeline.scheduler)`. Dynamic thresholding is
-    ignored, and zero terminal SNR is not supported.
+    ignored.
 
     Args:
         unet: a diffusers U-Net that predicts eps, v, or x_0 ("sample"), or another ModelMixin with
@@ -77,8 +78,10 @@ class DDPM:
         scheduler: its DDPMScheduler, with the noise schedule, prediction type, and clipping.
         info: what `load_checkpoint` said about the U-Net, or None.
 
-    Attributes: unet, scheduler, info, device; `shape` (C, H, W); `abar` (T + 1,), on the CPU:
+    Attributes: unet, scheduler, info, device; `shape` (C, H, W); `abar` (T + 1,), on the device:
     abar[t] for t = 0 .. T - 1, and abar[END] = 1.
+
+    Raises UserError if abar_{T-1} is 0 (zero terminal SNR), which DDPM (15) divides by.
     """
 
     def __init__(self, unet, scheduler, info=None):
@@ -87,15 +90,16 @@ class DDPM:
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.shape = unet.config.in_channels, height, width
-        self.abar = F.pad(scheduler.alphas_cumprod.cpu(), (0, 1), value=1.0)
-        self.abar_on_device = self.abar.to(self.device)  # for timesteps (B,), without a transfer
+        if scheduler.alphas_cumprod[-1] == 0:
+            raise UserError("a noise schedule with zero terminal SNR is not supported")
+        self.abar = F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0).to(self.device)
 
     def __call__(self, x_t, t, y=None):
-        """The noise in x_t (B, C, H, W) if its image is the clipped `x_0`; y is ignored.
+        """The predicted noise (B, C, H, W) in x_t, after clipping `x_0`; y is ignored.
 
         t: an int or (B,). As in openai/guided-diffusion, clipping comes before guidance.
         """
-        return implied_noise(x_t, self.x_0(x_t, t), self.abar_at(t))
+        return eps_from_x_0(x_t, self.x_0(x_t, t), self.abar_at(t))
 
     def x_0(self, x_t, t):
         """The predicted image (B, C, H, W), clipped as the scheduler says. t: an int or (B,).
@@ -103,11 +107,11 @@ class DDPM:
         Differentiable in x_t, for guides that expect clean images; the gradient is 0 where a pixel
         is clipped.
         """
-        return self.clip(predicted_x_0(x_t, self.eps(x_t, t), self.abar_at(t)))
+        return self.clip(x_0_from_eps(x_t, self.unclipped_eps(x_t, t), self.abar_at(t)))
 
-    def eps(self, x_t, t, *labels):
-        """The noise that the U-Net predicts: (B, C, H, W). t: an int or (B,); labels: (B,)."""
-        times = timesteps(x_t, t) if isinstance(t, int) else t
+    def unclipped_eps(self, x_t, t, *labels):
+        """The U-Net's output as noise (B, C, H, W). t: an int or (B,); labels: (B,), if any."""
+        times = t_batch(x_t, t) if isinstance(t, int) else t
         output = self.unet(x_t.to(self.unet.dtype), times, *labels).sample.to(x_t.dtype)
         output = output[:, : self.shape[0]]  # without a learned variance
         match self.scheduler.config.prediction_type:
@@ -117,7 +121,7 @@ class DDPM:
                 abar_t = self.abar_at(t)
                 return abar_t.sqrt() * output + (1 - abar_t).sqrt() * x_t
             case "sample":
-                return implied_noise(x_t, output, self.abar_at(t))
+                return eps_from_x_0(x_t, output, self.abar_at(t))
 
     def clip(self, x_0):
         """Clip a predicted image as the scheduler says."""
@@ -125,8 +129,8 @@ class DDPM:
         return x_0.clamp(-limit, limit) if self.scheduler.config.clip_sample else x_0
 
     def abar_at(self, t):
-        """abar_t as a factor of images: () for an int t, (B, 1, 1, 1) for timesteps (B,)."""
-        return self.abar[t] if isinstance(t, int) else self.abar_on_device[t].view(-1, 1, 1, 1)
+        """abar_t as a factor of images, (1, 1, 1, 1) or (B, 1, 1, 1). t: an int or (B,)."""
+        return self.abar[t].view(-1, 1, 1, 1)
 
 
 def load_ddpm(path, device="cpu", unet_class=UNet2DModel):
@@ -143,7 +147,7 @@ def sampling_times(T, steps):
     return [round(T * (steps - i) / steps) - 1 for i in range(steps)]
 
 
-def timesteps(x_t, t):
+def t_batch(x_t, t):
     """The int t repeated for each image of x_t: (B,), on the device of x_t."""
     return torch.full((len(x_t),), t, device=x_t.device)
 
@@ -175,17 +179,18 @@ def noised_for_validation(scheduler, x_0, t=None):
     return scheduler.add_noise(x_0, eps, t), t, eps
 
 
-def make_unet(shape, channels=CHANNELS, num_class_embeds=None):
-    """diffusers' UNet2DModel for images (C, H, H), where H is a multiple of 4.
+def make_unet(sample_size=28, in_channels=1, channels=CHANNELS, num_class_embeds=None):
+    """diffusers' UNet2DModel for images (in_channels, sample_size, sample_size).
 
     Args:
+        sample_size: a multiple of 4.
         channels: number of channels at full resolution, a multiple of 8.
         num_class_embeds: number of labels of a class-conditional U-Net.
     """
     return UNet2DModel(
-        sample_size=shape[1],
-        in_channels=shape[0],
-        out_channels=shape[0],
+        sample_size=sample_size,
+        in_channels=in_channels,
+        out_channels=in_channels,
         block_out_channels=(channels, 2 * channels, 4 * channels),  # at H, H / 2 and H / 4
         down_block_types=("DownBlock2D",) * 3,
         up_block_types=("UpBlock2D",) * 3,

@@ -23,10 +23,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from tqdm import tqdm
 
 from classifier import Classifier
-from data import class_numbers
-from diffusion import load_ddpm, predicted_x_0, sampling_times, snr, timesteps
+from diffusion import load_ddpm, x_0_from_eps, sampling_times, snr, t_batch
 from support import UserError, cli, pictures
-from support.files import MODELS, load_checkpoint, output_folder
+from support.files import MODELS, load_checkpoint, output_folder, same_noise
 from support.streams import image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
@@ -41,8 +40,10 @@ def guided(ddpm, grad, scale):
         ddpm: a `DDPM`, the prediction of the noise without guidance.
         grad: (x_t, t, y) -> the gradient of log p(y | x_t, t), such as `gradient(log_p)`. Any
             network in it must have been trained with the same noise schedule.
-        scale: s, a number, or a function of t (int) that returns a number, or a tensor
-            (B, 1, 1, 1) with one scale per image of the batch.
+        scale: s, a number, or a function of t (int) that returns a number. A scale that depends
+            on the image belongs in the guide; see examples/README.md.
+
+    Raises UserError if the scale is a tensor with more than one number.
 
     Equation (14) is ADM's rule for DDIM; we use it with every sampler. For ancestral sampling, ADM
     shifts the mean of each step instead (Algorithm 1). With the posterior variance, that is (14)
@@ -52,6 +53,8 @@ def guided(ddpm, grad, scale):
     def predict(x_t, t, y):
         eps = ddpm(x_t, t)
         s = scale(t) if callable(scale) else scale
+        if torch.is_tensor(s) and s.numel() != 1:
+            raise UserError(f"the scale must be one number, got {tuple(s.shape)}")
         return eps - s * (1 - ddpm.abar[t]).sqrt() * grad(x_t, t, y)  # ADM (14)
 
     return predict
@@ -60,14 +63,16 @@ def guided(ddpm, grad, scale):
 def gradient(log_p):
     """The gradient of a guide: a function (x_t, t, y) -> (B, C, H, W), where t is an int.
 
-    A guide is any function log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t. Each
-    value must depend on one image only: put networks with BatchNorm in eval mode.
+    A guide is any function log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t. The
+    gradient is that of the sum, so each value must depend on one image only: put networks with
+    BatchNorm in eval mode. A potential of the whole batch is possible, if its terms add up to it;
+    then pass `batch_size=len(y)` to `sample`.
     """
 
     @torch.enable_grad()
     def grad(x_t, t, y):
         x_t = x_t.detach().requires_grad_()
-        log_p_y = log_p(x_t, timesteps(x_t, t), y)
+        log_p_y = log_p(x_t, t_batch(x_t, t), y)
         if log_p_y.shape != (len(x_t),):
             raise UserError(f"log_p must return one number per image, got {tuple(log_p_y.shape)}")
         return torch.autograd.grad(log_p_y.sum(), x_t)[0]
@@ -89,7 +94,7 @@ def reverse(predict, scheduler, x_t, y, rngs):
     """
     for t in scheduler.timesteps.tolist():
         eps_hat = predict(x_t, t, y)
-        yield t, x_t, predicted_x_0(x_t, eps_hat, scheduler.alphas_cumprod[t])  # DDPM (15)
+        yield t, x_t, x_0_from_eps(x_t, eps_hat, scheduler.alphas_cumprod[t])  # DDPM (15)
         x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample  # DDPM (6), (7)
 
 
@@ -150,22 +155,27 @@ def trajectory(ddpm, y, seeds, predict=None, sampler=SAMPLER, steps=STEPS, loop=
     yield from loop(predict or ddpm, scheduler, x_t, y, rngs)
 
 
-def sample(ddpm, y, seeds, predict=None, batch_size=100, **settings):
-    """Sample one image per seed, with a progress bar: (N, C, H, W) in [-1, 1].
+def sample(
+    ddpm, y, seeds, predict=None, sampler=SAMPLER, steps=STEPS, loop=reverse, batch_size=100
+):
+    """Sample one image per seed, with a progress bar: (N, C, H, W), clipped to [-1, 1].
 
-    The arguments are those of `trajectory`. Raises UserError if y does not have one condition per
-    seed, or if the samples are not finite. Warns if pixels are far outside [-1, 1].
+    The arguments are those of `trajectory`. For pixels only; for latents, use `trajectory`.
+
+    Raises UserError if y does not have one condition per seed, or if the samples are not finite.
+    Warns if pixels are far outside [-1, 1].
     """
     if y is not None and len(y) != len(seeds):
         raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
     images, largest = [], torch.zeros((), device=ddpm.device)
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
-    total = len(batches) * settings.get("steps", STEPS)
     # inside another progress bar, this one disappears when it is complete
+    total = len(batches) * steps
     with tqdm(total=total, unit="step", desc="sampling", disable=None, leave=None) as bar:
         for part in batches:
             y_part = None if y is None else y[part]
-            for _, x_t, x_0 in trajectory(ddpm, y_part, seeds[part], predict, **settings):
+            path = trajectory(ddpm, y_part, seeds[part], predict, sampler, steps, loop)
+            for _, x_t, x_0 in path:
                 image, largest = x_0, torch.maximum(largest, x_t.abs().max())
                 bar.update()
             images.append(image.cpu())
@@ -190,8 +200,7 @@ def load_models(folder=MODELS, device="cpu", unet_class=UNet2DModel, classifier_
     classifier, info = load_checkpoint(Path(folder, "classifier.pth"), classifier_class, device)
     if info["dataset"] != ddpm.info["dataset"]:
         raise UserError(f"the networks in {folder} were trained on different datasets")
-    abar, other = ddpm.abar[:-1], DDPMScheduler(**info["schedule"]).alphas_cumprod
-    if abar.shape != other.shape or not torch.allclose(abar, other):
+    if not same_noise(info["schedule"], ddpm.info["schedule"]):
         raise UserError(f"the networks in {folder} were trained with different noise schedules")
     return ddpm, classifier
 
@@ -205,7 +214,7 @@ def parse_args(argv):
     positive, real = cli.number(int, 1), cli.number(float)
     add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all' (default: 1)")
     add("--num-samples", type=positive, default=8, help=f"images per digit {default}")
-    scale_help = "constant scales, one row each; 0 is unguided"
+    scale_help = "constant scales, one row each, above the growing ones; 0 is unguided"
     add("--guidance-scale", type=real, nargs="+", default=[], metavar="S", help=scale_help)
     growing_help = f"growing scales 1 + B SNR_t, one row each (default: {GROWTH})"
     add("--growing-scale", type=real, nargs="+", default=[], metavar="B", help=growing_help)
@@ -226,35 +235,54 @@ def named_scales(ddpm, constants=(), growths=()):
     return scales + [(f"1 + {b} SNR".replace(".0 ", " "), growing_scale(ddpm, b)) for b in growths]
 
 
+def class_numbers(words, classes):
+    """Convert class names, class indices, or "all" to a list of class indices.
+
+    If the class names are numbers, a number is read as a name. Raises UserError for unknown words.
+    """
+    if words == ["all"]:
+        return list(range(len(classes)))
+    numbers = {name: k for k, name in enumerate(classes)}
+    if not any(name.isdecimal() for name in classes):
+        numbers |= {str(k): k for k in range(len(classes))}
+    for word in words:
+        if word not in numbers:
+            raise UserError(
+                f"unknown class {word!r}; expected any of {' '.join(numbers)}, or 'all' by itself"
+            )
+    return [numbers[word] for word in words]
+
+
 @cli.one_line_errors
 def main(argv=None, unet_class=UNet2DModel, classifier_class=Classifier):
     args = parse_args(argv)
     ddpm, classifier = load_models(args.models, args.device, unet_class, classifier_class)
     info, grad = ddpm.info["dataset"], gradient(classifier.log_p)
-    digits = class_numbers(args.digits, info["classes"])
-    y = torch.tensor(digits).repeat_interleave(args.num_samples)  # (N,)
+    y = torch.tensor(class_numbers(args.digits, info["classes"]))
+    y = y.repeat_interleave(args.num_samples)  # (N,)
     seeds = image_seeds(args.seed, y.tolist())
     settings = {"sampler": args.sampler, "steps": args.steps}
 
-    rows = []
-    for label, scale in named_scales(ddpm, args.guidance_scale, args.growing_scale):
-        predict = guided(ddpm, grad, scale)
-        images = sample(ddpm, y, seeds, predict, **settings)
-        rows.append((label, pictures.as_displayed(images, info)))
+    scales = named_scales(ddpm, args.guidance_scale, args.growing_scale)
+    predicts = [ddpm if scale == 0 else guided(ddpm, grad, scale) for _, scale in scales]
+    samples = [sample(ddpm, y, seeds, predict, **settings) for predict in predicts]
 
     output = args.output or output_folder(args.models) / "guided_output.png"
     columns = len(y) if args.num_samples == 1 else args.num_samples
-    if len(rows) == 1:
-        pictures.save_grid(output, rows[0][1], columns)
+    shown = [pictures.as_displayed(images, info) for images in samples]
+    if len(scales) == 1:
+        pictures.save_grid(output, shown[0], columns)
     else:
+        rows = [(label, images) for (label, _), images in zip(scales, shown)]
         pictures.save_labeled_grid(output, rows, [info["classes"][k] for k in y])
     if args.npz:
-        pictures.save_npz(args.npz, images, y, info["classes"])
+        pictures.save_npz(args.npz, samples[-1], y, info["classes"])
     if args.gif:  # sampled again, step by step
-        steps = trajectory(ddpm, y, seeds, predict, **settings)
-        push = None if scale == 0 else lambda x_t, t: grad(x_t, t, y.to(x_t.device))
+        y = y.to(ddpm.device)
+        steps = trajectory(ddpm, y, seeds, predicts[-1], **settings)
+        push = None if predicts[-1] is ddpm else lambda x_t, t: grad(x_t, t, y)
         pictures.save_animation(args.gif, steps, push, columns, info)
-    print(f"saved {len(y) * len(rows)} images to {output}")
+    print(f"saved {len(y) * len(scales)} images to {output}")
 
 
 if __name__ == "__main__":

@@ -109,18 +109,18 @@ def validation_loss(unet, scheduler, x_0, batch_size=250):
 
 
 @torch.no_grad()
-def unguided_samples(unet):
+def unguided_samples(unet, n=NUM_SAMPLES, steps=SAMPLING_STEPS):
     """Samples from diffusers' DDPMPipeline, which calls unet(x_t, t) with t of shape ().
 
-    Returns (NUM_SAMPLES, C, H, W) in [-1, 1]; image k starts from the noise of seed k, as in
+    Returns (n, C, H, W) in [-1, 1]; image k starts from the noise of seed k, as in
     `inference.sample`. Raises UserError if they are not finite.
     """
     scheduler = DDPMScheduler(**SCHEDULE)  # the pipeline changes its timesteps
     pipeline = DDPMPipeline(unet, scheduler)
     pipeline.set_progress_bar_config(desc="sampling", disable=None, leave=False)
-    rngs = [torch.Generator().manual_seed(k) for k in range(NUM_SAMPLES)]
-    steps = min(SAMPLING_STEPS, scheduler.config.num_train_timesteps)
-    images = pipeline(NUM_SAMPLES, rngs, steps, output_type="np").images  # (N, H, W, C) in [0, 1]
+    rngs = [torch.Generator().manual_seed(k) for k in range(n)]
+    steps = min(steps, scheduler.config.num_train_timesteps)
+    images = pipeline(n, rngs, steps, output_type="np").images  # (n, H, W, C) in [0, 1]
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
     if not images.isfinite().all():
         raise UserError("the samples are not finite; lower --lr")
@@ -144,7 +144,10 @@ def plot_losses(run):
 
 @cli.one_line_errors
 def main(argv=None, unet_class=make_unet, loss_of=unlabeled_loss):
-    """Train a U-Net, or another unet_class(shape, channels); loss_of is as for `train`."""
+    """Train a U-Net, or another unet_class(sample_size=..., in_channels=..., channels=...).
+
+    loss_of is as for `train`.
+    """
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
     add_data_flags(parser)
@@ -155,7 +158,10 @@ def main(argv=None, unet_class=make_unet, loss_of=unlabeled_loss):
 
     torch.manual_seed(args.seed)
     scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
-    unet = unet_class(dataset.info["shape"], args.channels).to(args.device)
+    in_channels, size, _ = dataset.info["shape"]
+    unet = unet_class(sample_size=size, in_channels=in_channels, channels=args.channels)
+    unet.to(args.device)
+    unguided_samples(unet, 1, steps=1)  # a network that cannot sample fails before it is trained
     checkpoint, folder = args.models / "ddpm_unet.pth", output_folder(args.models)
     samples, figure = folder / "sample_ddpm_output.png", folder / "results" / "ddpm_loss.png"
 

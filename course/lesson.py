@@ -16,7 +16,7 @@ from IPython.display import display
 from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
-from diffusion import END, SCHEDULE, add_noise, implied_noise, predicted_x_0
+from diffusion import END, SCHEDULE, add_noise, eps_from_x_0, x_0_from_eps
 from inference import make_scheduler, reverse
 from support.pictures import BLUE, INK, ORANGE, PAPER, animation_frame, write_gif
 
@@ -39,7 +39,7 @@ def path_of(predict, x_t, y, times):
 
 def clipped_noise(x_t, eps, abar_t):
     """The noise in x_t after clipping the x_0 predicted from eps to [-1, 1]."""
-    return implied_noise(x_t, predicted_x_0(x_t, eps, abar_t).clamp(-1, 1), abar_t)
+    return eps_from_x_0(x_t, x_0_from_eps(x_t, eps, abar_t).clamp(-1, 1), abar_t)
 
 
 # --- checks of answers ---
@@ -80,7 +80,7 @@ def check_path(path, function, inputs, guidance, times, bugs):
     name, t, x_t, yours, ours = found
     if t != END:
         for bug, predict in bugs.items():
-            theirs = predicted_x_0(x_t, predict(x_t, t, y), ABAR[t])
+            theirs = x_0_from_eps(x_t, predict(x_t, t, y), ABAR[t])
             if (yours - theirs).abs().max() < 0.05 * (yours - ours).abs().max():
                 raise NotYet(f"It looks like this bug: {bug}.")
     if s:
@@ -90,7 +90,7 @@ def check_path(path, function, inputs, guidance, times, bugs):
         if not correct:
             raise NotYet("Start with s = 0, where `eps_hat` is `eps`.")
         if t != END:
-            x_0 = predicted_x_0(x_t, guidance(0.0)(x_t, t, y), ABAR[t])
+            x_0 = x_0_from_eps(x_t, guidance(0.0)(x_t, t, y), ABAR[t])
             name, yours, ours = f"how the gradient changes {name}", yours - x_0, ours - x_0
     raise NotYet(f"It differs in {name}: {difference(yours, ours, t)}.")
 
@@ -103,9 +103,9 @@ def largest_difference(path, y, predict):
     """
     predicted, noised = [], []
     for (t, x_t, x_0), (u, x_u, _) in pairwise([*path, (END, path[-1][2], None)]):
-        ours = predicted_x_0(x_t, predict(x_t, t, y), ABAR[t])
+        ours = x_0_from_eps(x_t, predict(x_t, t, y), ABAR[t])
         predicted.append((f"`x_0` at t = {t}", t, x_t, x_0, ours))
-        ours = add_noise(x_0, implied_noise(x_t, x_0, ABAR[t]), ABAR[u])
+        ours = add_noise(x_0, eps_from_x_0(x_t, x_0, ABAR[t]), ABAR[u])
         noised.append((f"`x_t` at t = {u}", END, x_t, x_u, ours))
     for quantities in (predicted, noised):
         counts = [wrong(yours, ours, t).sum() for _, t, _, yours, ours in quantities]

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from data import Dataset, add_data_flags
-from diffusion import CHANNELS, SCHEDULE, implied_noise, make_unet, predicted_x_0
+from diffusion import CHANNELS, SCHEDULE, eps_from_x_0, make_unet, x_0_from_eps
 from support import cli
 from support.training import Run, add_training_flags, run_settings
 from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, ddpm_loss, train
@@ -38,11 +38,11 @@ def classifier_free(ddpm, scale=SCALE):
 
     def predict(x_t, t, y):
         s = scale(t) if callable(scale) else scale
-        eps = 0 if s == 1 else ddpm.eps(x_t, t, torch.full_like(y, none))
+        eps = 0 if s == 1 else ddpm.unclipped_eps(x_t, t, torch.full_like(y, none))
         if s != 0:
-            eps = eps + s * (ddpm.eps(x_t, t, y) - eps)
-        x_0 = ddpm.clip(predicted_x_0(x_t, eps, ddpm.abar[t]))
-        return implied_noise(x_t, x_0, ddpm.abar[t])
+            eps = eps + s * (ddpm.unclipped_eps(x_t, t, y) - eps)
+        x_0 = ddpm.clip(x_0_from_eps(x_t, eps, ddpm.abar[t]))
+        return eps_from_x_0(x_t, x_0, ddpm.abar[t])
 
     return predict
 
@@ -65,7 +65,8 @@ def main(argv=None):
 
     torch.manual_seed(args.seed)
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
-    unet = make_unet(dataset.info["shape"], args.channels, num_labels).to(args.device)
+    in_channels, size, _ = dataset.info["shape"]
+    unet = make_unet(size, in_channels, args.channels, num_labels).to(args.device)
     checkpoint = args.models / "classifier_free.pth"
     with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
         train(unet, DDPMScheduler(**SCHEDULE), run, args.lr, dict, classifier_free_loss)

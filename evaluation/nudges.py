@@ -7,7 +7,7 @@ can compute if we assume that there are no images but those in the training set.
 
 import torch
 
-from diffusion import exact_x_0, noised_for_validation, sampling_times, snr, timesteps
+from diffusion import exact_x_0, noised_for_validation, sampling_times, snr, t_batch
 from evaluation.metrics import with_interval
 from support.streams import generator
 
@@ -95,7 +95,7 @@ def measured_nudges(ddpm, grad, log_p, dataset, n=1_000, times=None, right=False
             both = (target(ddpm, x_t, t, y, *part(k, parts)) for k in (0, 1))
             row |= pooled_scale(nudges, *both, name)
         with torch.no_grad():
-            row["loss"] = -log_p(x_t, timesteps(x_t, t), labels).mean().item()
+            row["loss"] = -log_p(x_t, t_batch(x_t, t), labels).mean().item()
         row["loss_of_target"] = target_loss(ddpm, x_t, t, labels, *part(0, 2))
         yield t, row
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
-from diffusion import END, implied_noise, predicted_x_0, snr
+from diffusion import END, eps_from_x_0, x_0_from_eps, snr
 
 
 def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=randn_tensor):
@@ -22,7 +22,7 @@ def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=randn_te
     abar = F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0)  # abar[END] is 1
     half_log_snr, previous = snr(abar).log() / 2, None
     for t, u in pairwise([*scheduler.timesteps.tolist(), END]):
-        x_0 = target = predicted_x_0(x_t, predict(x_t, t, y), abar[t])  # DDPM (15)
+        x_0 = target = x_0_from_eps(x_t, predict(x_t, t, y), abar[t])  # DDPM (15)
         yield t, x_t, x_0
         if u == END:
             return
@@ -44,5 +44,5 @@ def step(x_t, x_0, abar_t, abar_u, eps, eta):
     q(x_u | x_t, x_0) of DDPM, (6) and (7). eps is fresh noise.
     """
     variance = eta**2 * (1 - abar_u) / (1 - abar_t) * (1 - abar_t / abar_u)
-    old_noise = (1 - abar_u - variance).sqrt() * implied_noise(x_t, x_0, abar_t)
+    old_noise = (1 - abar_u - variance).sqrt() * eps_from_x_0(x_t, x_0, abar_t)
     return abar_u.sqrt() * x_0 + old_noise + variance.sqrt() * eps

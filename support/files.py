@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 
 import torch
+from diffusers import DDPMScheduler
 
 from support import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 STATE = ".state.pth"  # the end of the name of a state file: see support/training.py
-# the entries of a scheduler config that determine the noise
-NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 SCRIPTS = {
     "classifier.pth": "train_classifier.py",
     "ddpm_unet.pth": "train_ddpm.py",
@@ -127,9 +126,8 @@ def check_may_write(path, network, schedule, dataset_info):
             continue
         if content["dataset"] != dataset_info:
             raise UserError(f"{other} was trained on a different dataset; {advice}")
-        theirs, ours = content["schedule"] or {}, schedule or {}  # the judge has none
-        same = [theirs.get(key) for key in NOISE] == [ours.get(key) for key in NOISE]
-        if (theirs and ours and not same) or (other == path and theirs != ours):
+        theirs = content["schedule"]  # the judge has none
+        if theirs and schedule and not same_noise(theirs, schedule):
             raise UserError(f"{other} was trained with a different noise schedule; {advice}")
 
 
@@ -137,6 +135,12 @@ def is_checkpoint(content):
     """Whether `content` was saved by `save_checkpoint`."""
     keys = {"network", "config", "schedule", "dataset", "training", "state_dict"}
     return isinstance(content, dict) and set(content) == keys
+
+
+def same_noise(schedule, other):
+    """Whether two scheduler configs have the same alphas_cumprod."""
+    abar, theirs = (DDPMScheduler(**config).alphas_cumprod for config in (schedule, other))
+    return abar.shape == theirs.shape and torch.allclose(abar, theirs)
 
 
 def remedy(path):

@@ -9,7 +9,7 @@ import torch
 from conftest import ABAR, IMAGE_SHAPE, abar, fake_ddpm
 from diffusers import DDPMScheduler
 
-from diffusion import END, SCHEDULE, exact_x_0, predicted_x_0, sampling_times, snr
+from diffusion import END, SCHEDULE, exact_x_0, x_0_from_eps, sampling_times, snr
 from evaluation import nudges
 from evaluation.nudges import compare, fitted_b, measured_nudges, pooled_scale, target, target_loss
 from examples.samplers import step
@@ -46,7 +46,7 @@ def test_algorithm_1_of_adm_is_equation_14_at_a_smaller_scale(monkeypatch):
         a, b = ABAR[t], ABAR[u]
         s = 0.5 * (a / b).sqrt() * (1 - b) / (1 - a)
         eps_hat = guided(DDPM, gradient(log_p), s)(x_t, t, Y)
-        ours = step(x_t, predicted_x_0(x_t, eps_hat, a), a, b, z, eta=1)
+        ours = step(x_t, x_0_from_eps(x_t, eps_hat, a), a, b, z, eta=1)
         x_u = theirs.step(0.5 * x_t, t, x_t).prev_sample
         shift = 0.5 * theirs._get_variance(t) * grad_by_hand(x_t, t)
         torch.testing.assert_close(ours, x_u + shift, atol=1e-4, rtol=1e-4)

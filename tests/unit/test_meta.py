@@ -26,7 +26,7 @@ SCHEDULER = DDPMScheduler(**SCHEDULE)
 
 
 def meta_ddpm(num_class_embeds=None, **schedule):
-    unet = make_unet(SHAPE, 8, num_class_embeds).requires_grad_(False).to(META)
+    unet = make_unet(28, 1, 8, num_class_embeds).requires_grad_(False).to(META)
     return DDPM(unet, DDPMScheduler(**SCHEDULE | schedule))
 
 

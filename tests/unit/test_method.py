@@ -83,7 +83,7 @@ def test_every_prediction_type_gives_the_same_noise(kind):
     ddpm = fake_ddpm(lambda x_t, t: target, prediction_type=kind)
     for times in (600, t):  # an int, as in the loop, or a tensor, as in a guide
         torch.testing.assert_close(ddpm(x_t, times), ddpm(x_t, 600))
-        torch.testing.assert_close(ddpm.eps(x_t, times), eps, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ddpm.unclipped_eps(x_t, times), eps, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(ddpm.x_0(x_t, times), x_0.clamp(-1, 1), atol=1e-3, rtol=1e-3)
 
 
