@@ -85,7 +85,7 @@ def read_torchvision(name):
 
 
 class Folder(datasets.ImageFolder):
-    """torchvision's ImageFolder, in which hidden folders (.ipynb_checkpoints) are no classes."""
+    """torchvision's ImageFolder; hidden folders such as .ipynb_checkpoints are not classes."""
 
     def find_classes(self, directory):
         for link in Path(directory).rglob("*"):  # ImageFolder would follow it without end

@@ -105,8 +105,8 @@ def reverse(predict, scheduler, x_t, y, rngs):
 def growing_scale(ddpm, b=GROWTH):
     """s_t = 1 + b SNR_t, a function of t, where SNR_t is abar_t / (1 - abar_t).
 
-    1 is Bayes' rule; b compensates for the gradient, which becomes too small when x_t looks like
-    another digit.
+    1 is Bayes' rule. We think that b compensates for the classifier's gradient, which becomes too
+    small when x_t looks like another digit (course/2_guidance.ipynb).
     """
     return lambda t: 1 + b * snr(ddpm.abar[t])
 
