@@ -123,7 +123,8 @@ def test_the_classifier_minimizes_the_cross_entropy_of_noisy_images(
     network = OfMeanAndT(2, 2)
     before = [p.detach().clone().requires_grad_() for p in network.parameters()]
     run = make_run(tmp_path, network, steps=1)
-    train_classifier.train(network, SCHEDULER, run, 0.1, dict)
+    train_classifier.train(network, SCHEDULER, run, 0.1, lambda: {"training": network.training})
+    assert run.history[0]["training"] is False
     [(x_0, _, t, x_t)] = noised
     y = (x_0[:, 0, 0, 0] > 0).long()
     logits = torch.func.functional_call(network, dict(zip(("weight", "bias"), before)), (x_t, t))
