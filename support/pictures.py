@@ -11,7 +11,7 @@ PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
 INK, ACCENT = "#222222", "#c8500a"  # colors of figures
 ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # ink is added, removed
 MAX_COLUMNS = 22  # of a labeled grid, about 2,000 pixels
-COLORS = 64  # of an animation
+COLORS = 64  # of an animation; color images use 256 colors
 FRAME_MS, LAST_FRAME_MS = 160, 3_000
 DPI = 120
 LABEL_SIZE = 22  # pixels
@@ -155,7 +155,7 @@ def save_figure(path, figure):
         figure.savefig(file, format="png", dpi=DPI)
 
 
-def animation_frames(steps, as_shown=ink_on_paper):
+def animation_frames(steps, as_shown):
     """PIL images of x_t, the predicted x_0, and the gradient at each step, and of the sample.
 
     Args:
@@ -163,20 +163,21 @@ def animation_frames(steps, as_shown=ink_on_paper):
         as_shown: converts images in [-1, 1] to uint8.
     """
     frames, (_, _, end, last_gradient) = [], steps[-1]
+    colors = COLORS if end.shape[1] == 1 else 256
     for t, x_t, x_0, grad in [*steps, ("end", end, end, last_gradient)]:
         rows = [(f"t = {t}", as_shown(x_t)), ("predicted", as_shown(x_0))]
         rows += [] if grad is None else [("gradient", gradient_in_colors(grad.cpu()))]
-        frames.append(labeled_grid(rows, [""] * len(x_t)))
+        frame = labeled_grid(rows, [""] * len(x_t))
+        frames.append(frame.quantize(colors, Image.Quantize.FASTOCTREE))
     return frames
 
 
-def write_gif(file, frames, frame_ms=FRAME_MS):
+def write_gif(file, frames):
     """Write PIL images as a GIF.
 
     The last frame is also the first one, for viewers that do not play animations.
     """
-    frames = [frame.quantize(COLORS, Image.Quantize.FASTOCTREE) for frame in frames]
-    durations = [LAST_FRAME_MS] + [frame_ms] * len(frames)
+    durations = [LAST_FRAME_MS] + [FRAME_MS] * len(frames)
     frames[-1].save(file, "gif", save_all=True, append_images=frames, duration=durations, loop=0)
 
 
