@@ -77,30 +77,24 @@ def labeled_grid(rows, labels, pixel=3):
     cell = pixel * (images[0].shape[3] + 2)  # make_grid puts 2 pixels between images
     columns = min(max(MAX_COLUMNS // per_label, 1) * per_label, len(labels))
     font = ImageFont.load_default(LABEL_SIZE)
-    upright = ImageFont.TransposedFont(font, Image.Transpose.ROTATE_90)
+    longest = max(map(font.getlength, labels))
+    if longest > per_label * cell:
+        font = ImageFont.load_default(LABEL_SIZE * per_label * cell / longest)
     left = round(max(map(font.getlength, names))) + 16
-    longest = round(max(map(font.getlength, labels)))
-    above = 12 + (longest if longest > cell else LABEL_SIZE)
-    height = above + len(rows) * cell + 2 * pixel
+    height = LABEL_SIZE + 12 + len(rows) * cell + 2 * pixel
     size = left + columns * cell + 2 * pixel, -(-len(labels) // columns) * height
     canvas = Image.new("RGB", size, (PAPER,) * 3)
     draw = ImageDraw.Draw(canvas)
     for number, start in enumerate(range(0, len(labels), columns)):
-        part, top = slice(start, start + columns), number * height + above
+        part, top = slice(start, start + columns), number * height + LABEL_SIZE + 12
         grid = grid_image(torch.cat([row[part] for row in images]), len(labels[part]), pixel)
         canvas.paste(grid, (left, top))
         for k, name in enumerate(names):
             draw.text((left - 8, top + (k + 0.5) * cell), name, INK, font, anchor="rm")
         for k, label in enumerate(labels[part]):
-            x = left + (k + 0.5) * cell
-            if k > 0 and label == labels[start + k - 1]:
-                continue
-            if longest > cell:
-                draw.text(
-                    (x - LABEL_SIZE / 2, top - 6 - font.getlength(label)), label, INK, upright
-                )
-            else:
-                draw.text((x, top - 4), label, INK, font, anchor="mb")
+            if k == 0 or label != labels[start + k - 1]:
+                x = left + k * cell + 2 * pixel
+                draw.text((x, top - 4), label, INK, font, anchor="ls")
     return canvas
 
 
