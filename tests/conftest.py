@@ -1,3 +1,5 @@
+import contextlib
+import io
 import os
 import shutil
 import threading
@@ -6,6 +8,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -71,6 +75,20 @@ def in_the_repository(monkeypatch):
     """Run from the repository, as the README says."""
     monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
+
+
+def run_cells(cells, changes):
+    """Run the code of a notebook, with some of its text replaced: what each cell prints."""
+    matplotlib.use("agg")
+    names, printed = {"__name__": "__main__"}, []
+    for cell in cells:
+        for old, new in changes.items():
+            cell = cell.replace(old, new)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(cell, names)
+        plt.close("all")
+        printed.append(out.getvalue())
+    return printed
 
 
 def small_mnist():
