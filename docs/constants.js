@@ -1,6 +1,7 @@
 // Written by export.py.
-export const NOISE = 5;
-export const DIGIT = 5;
+export const NOISE = 0;
+export const DIGIT = 6;
+export const START = 17;
 export const STEPS = 20;
 export const TIMES = [999, 949, 899, 849, 799, 749, 699, 649, 599, 549, 499, 449, 399, 349, 299, 249, 199,
 149, 99, 49, -1];

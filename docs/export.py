@@ -1,62 +1,83 @@
-"""Export what the web page loads: constants, both networks, and the films of its first screen.
+"""Export what the web page loads: constants, networks, the films of its first screen, a count.
 
-    python -m docs.export    # docs/constants.js, docs/weights.*, docs/first.*
+    python -m docs.export            # docs/constants.js, weights.*, judge.bin, first.*
+    python -m docs.export --count    # docs/count.json, from 30 noises: half an hour
 
-weights.bin holds float16, channels last: convolutions are (height, width, in, out), and matrices
-(in, out). first.png holds grays from 0 to 255, and first.json probabilities in thousandths.
+Weights are channels last: (height, width, in, out) or (in, out). first.json is in thousandths.
 """
 
 import json
 import textwrap
+from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from tqdm import tqdm
 
 from diffusion import END, sampling_times, t_batch
+from evaluation.judge import load_judge
 from inference import gradient, growing_scale, guided, load_models, trajectory
-from support.cli import make_parser, one_line_errors
+from support.cli import make_parser, number, one_line_errors
 from support.files import MODELS, ROOT, atomic_write, sha256
-from support.pictures import to_uint8
+from support.pictures import from_uint8, to_uint8
 
-NOISE, DIGIT, STEPS = 5, 5, 20  # of the first screen; of every film
-LEVEL = 5  # difference between two gray levels in first.png
+NOISE, DIGIT, START, STEPS = 0, 6, 17, 20  # of the first screen, chosen by eye; of every film
+LEVEL = 3  # difference between two gray levels in first.png
+ALL = torch.tensor([(y, start) for y in range(10) for start in range(STEPS)] + [(0, STEPS)])
+
+
+def write(path, content):
+    if path.suffix == ".json":
+        content = json.dumps(content, separators=(",", ":")).encode()
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def export_constants(folder, ddpm):
     times = [*sampling_times(len(ddpm.abar) - 1, STEPS), END]
-    scales = [float(growing_scale(ddpm)(t)) for t in times[:-1]]
-    values = {"NOISE": NOISE, "DIGIT": DIGIT, "STEPS": STEPS, "TIMES": times}
-    for name, part in {"ABAR": ddpm.abar[times].tolist(), "SCALES": scales}.items():  # per step
-        values[name] = [float(f"{value:.8g}") for value in part]
+    values = {"NOISE": NOISE, "DIGIT": DIGIT, "START": START, "STEPS": STEPS, "TIMES": times}
+    for name, part in (("ABAR", ddpm.abar[times]), ("SCALES", growing_scale(ddpm)(times[:-1]))):
+        values[name] = [float(f"{value:.8g}") for value in part.tolist()]
     lines = [f"export const {name} = {json.dumps(value)};" for name, value in values.items()]
-    lines = ["// Written by export.py.", *lines]
-    with atomic_write(folder / "constants.js") as file:
-        file.writelines(f"{textwrap.fill(line, 110)}\n".encode() for line in lines)
+    lines = [textwrap.fill(line, 110) for line in ["// Written by export.py.", *lines, ""]]
+    write(folder / "constants.js", "\n".join(lines).encode())
 
 
-def channels_last(name, weights):
-    """The weights of a layer, channels last: a contiguous float16 array."""
-    if name == "linear.weight":  # (C, 7, 7) is flattened as (7, 7, C)
-        weights = weights.unflatten(1, (-1, 7, 7)).permute(2, 3, 1, 0).flatten(0, 2)
-    elif weights.ndim > 1:
-        weights = weights.permute((2, 3, 1, 0) if weights.ndim == 4 else (1, 0))
-    return np.ascontiguousarray(weights.numpy().astype(np.float16))
+def channels_last(weights):
+    """The weights of a layer, as a contiguous array."""
+    if weights.ndim == 2 and weights.shape[1] % 49 == 0:  # (C, 7, 7) was flattened
+        weights = weights.unflatten(1, (-1, 7, 7)).movedim(1, -1).flatten(1)
+    if weights.ndim > 1:
+        weights = weights.movedim(1, -1).movedim(0, -1)
+    return weights.detach().contiguous().numpy()
 
 
 def export_weights(folder, ddpm, classifier):
     networks, parts, start = {"unet": [], "classifier": []}, [], 0
     for places, network in zip(networks.values(), (ddpm.unet, classifier)):
         for name, weights in network.state_dict().items():
-            x = channels_last(name, weights)
+            x = channels_last(weights).astype(np.float16)
             places.append({"name": name, "shape": x.shape, "start": start, "length": x.size})
             parts.append(x.tobytes())
             start += x.size
-    hashes = {name: sha256(MODELS / name) for name in ("ddpm_unet.pth", "classifier.pth")}
-    manifest = json.dumps({"sha256": hashes, "networks": networks}).encode()
-    for name, content in {"weights.bin": b"".join(parts), "weights.json": manifest}.items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
+    write(folder / "weights.bin", b"".join(parts))
+    write(folder / "weights.json", {"networks": networks})
+
+
+def export_judge(folder, judge):
+    """Scales and biases (float32), then weights, one scale per output; BatchNorms are folded in."""
+    convolutions, (_, hidden, norm, _) = judge.convolutions, judge.fully_connected
+    layers = [fuse_conv_bn_eval(convolutions[k], convolutions[k + 1]) for k in (0, 4, 8, 11)]
+    numbers, parts = [], []
+    for layer in [*layers, fuse_linear_bn_eval(hidden, norm), judge.linear]:
+        weights = channels_last(layer.weight)
+        kind = np.int8 if weights.size > 500_000 else np.int16
+        scale = abs(weights).reshape(-1, weights.shape[-1]).max(0) / np.iinfo(kind).max
+        numbers += [scale, layer.bias.detach().numpy()]
+        parts.append((weights / scale).round().astype(kind).tobytes())
+    write(folder / "judge.bin", np.concatenate(numbers).astype("<f4").tobytes() + b"".join(parts))
 
 
 def page_noise(number, count):
@@ -72,11 +93,10 @@ def page_noise(number, count):
 
 
 @torch.no_grad()
-def films(ddpm, classifier, noise, y, strength=1):
+def films(ddpm, classifier, judge, noise, y, strength=1):
     """Films from one noise of the page; y (B, 2): digits, and first pushed steps (from 0 on).
 
-    Returns the predicted images before each step and the samples (B, K, 1, 28, 28), where K is
-    STEPS + 1, the classifier's probabilities (B, K, 10), and its gradients (B, K, 1, 28, 28).
+    Returns predicted images and samples (B, STEPS + 1, ...), p, gradients, the judge's p (B, 10).
     """
     grad, times = gradient(classifier.log_p), sampling_times(len(ddpm.abar) - 1, STEPS)
 
@@ -94,13 +114,13 @@ def films(ddpm, classifier, noise, y, strength=1):
     predict = guided(ddpm, late, lambda t: strength * growing_scale(ddpm)(t))
     frames = trajectory(ddpm, y, range(len(y)), predict, "sde-dpmsolver++", STEPS, loop)
     guesses, logits, pushes = (torch.stack(part, dim=1) for part in zip(*frames))
-    return guesses, logits.softmax(dim=2), pushes
+    judged = judge(from_uint8(to_uint8(guesses[:, -1]))).softmax(dim=1)
+    return guesses, logits.softmax(dim=2), pushes, judged
 
 
-def export_films(folder, ddpm, classifier):
+def export_films(folder, networks):
     """Rows of first.png: results of ten digits, film without a push, first pushes, 20 films."""
-    y = [(digit, first) for digit in range(10) for first in range(STEPS)] + [(DIGIT, STEPS)]
-    guesses, p, pushes = films(ddpm, classifier, NOISE, torch.tensor(y))
+    guesses, p, pushes, q = films(*networks, NOISE, ALL)
     own = slice(DIGIT * STEPS, (DIGIT + 1) * STEPS)  # the films of DIGIT
     push = pushes[own][range(STEPS), range(STEPS)]
     rows = [*guesses[:-1, -1].split(STEPS), guesses[-1], push / push.abs().amax((1, 2, 3), True)]
@@ -108,22 +128,42 @@ def export_films(folder, ddpm, classifier):
     picture = np.zeros((len(rows), 28, STEPS + 1, 28), np.uint8)
     for place, row in zip(picture, rows):
         place[:, : len(row)] = (to_uint8(row[:, 0]) / LEVEL).round().movedim(0, 1) * LEVEL
-    with atomic_write(folder / "first.png") as file:
-        Image.fromarray(picture.reshape(28 * len(rows), -1)).save(file, "png", optimize=True)
-    p = (1000 * p).round().int()
+    Image.fromarray(picture.reshape(28 * len(rows), -1)).save(folder / "first.png", optimize=True)
+    p, q = ((1000 * part).round().int() for part in (p, q))
     chances = {"results": p[:-1, -1].unflatten(0, (10, STEPS)).tolist(), "alone": p[-1].tolist()}
     chances["films"] = [film[k + 1 : -1].tolist() for k, film in enumerate(p[own])]
-    with atomic_write(folder / "first.json") as file:
-        file.write(json.dumps(chances, separators=(",", ":")).encode())
+    write(folder / "first.json", chances | {"judged": q.tolist()})
+
+
+def export_count(folder, networks, noises):
+    """How often the judge gives up (never sees y again) before, with, and after the classifier."""
+    digits = torch.zeros(10, 3, dtype=int)
+    for noise in tqdm(sorted({*range(noises + 1)} - {NOISE})[:noises], unit="noise"):
+        _, p, _, q = films(*networks, noise, ALL)
+        seen = torch.stack([p[:, -1].argmax(1), q.argmax(1)], dim=1)  # (B, 2)
+        hits = (seen[:-1] == ALL[:-1, :1]).unflatten(0, (10, STEPS))  # (10, STEPS, 2)
+        gave_up = (hits * torch.arange(1, STEPS + 1).view(-1, 1)).amax(1)  # (10, 2), first misses
+        for y, order in enumerate((gave_up[:, 1] - gave_up[:, 0]).sign() + 1):
+            digits[y, order] += int(y != seen[-1, 1])  # not the digit that it becomes anyway
+    hashes = {name: sha256(MODELS / f"{name}.pth") for name in ("ddpm_unet", "classifier", "judge")}
+    write(folder / "count.json", {"sha256": hashes, "noises": noises, "digits": digits.tolist()})
 
 
 @one_line_errors
 def main(argv=None):
-    make_parser(__doc__).parse_args(argv)
-    folder, networks = ROOT / "docs", load_models()
-    export_constants(folder, networks[0])
-    export_weights(folder, *networks)
-    export_films(folder, *networks)
+    parser = make_parser(__doc__)
+    parser.add_argument("--count", type=number(int, 1), nargs="?", const=30, metavar="NOISES")
+    count, folder = parser.parse_args(argv).count, ROOT / "docs"
+    networks = ddpm, classifier, judge = *load_models(), load_judge()[0]
+    for network in (ddpm.unet, classifier):
+        network.half().float()  # rounded, as on the page
+    ddpm.unclipped_eps = lru_cache(1)(ddpm.unclipped_eps)  # for the frame and for `guided`
+    if count:
+        return export_count(folder, networks, count)
+    export_constants(folder, ddpm)
+    export_weights(folder, ddpm, classifier)
+    export_judge(folder, judge)
+    export_films(folder, networks)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,27 @@
 // The films that are known: those of the first screen, and those that the workers find.
 //
-// A film is {guesses, ps, push}: before each step, the model's guess of the final digit and the ten
-// probabilities of the classifier (at STEPS, the result), and its gradient in the first pushed step. Earlier
-// steps are only in the film without a push. A place, {from, strength, digit, start}, says which film it is.
+// A film is {guesses, ps, q, push}: before each step, the model's guess of the final digit and the ten
+// probabilities of the classifier (at STEPS, the result), those of the judge for the result (null without a
+// judge), and the classifier's gradient in the first pushed step. Steps without a push are only in the film
+// without one. A place, {noise, strength, digit, start}, says which film it is.
 
 import { DIGIT, NOISE, STEPS } from "./constants.js";
-import { beginning, firstStep } from "./start.js";
+import { grays, noiseImages } from "./sampler.js";
 
 const [MOST_FILMS, MOST_WORKERS] = [2000, 4];
 const films = new Map(); // from the oldest to the newest
 const workers = [];
 let wanted = []; // jobs, from the most to the least urgent
 let tell = () => {};
+let isRevealed = false; // whether anybody may know what the judge sees
 
-const keyOf = (of) => (of.start === STEPS ? of.from : [of.from, of.strength, of.digit, of.start].join());
+export const revealJudge = () => (isRevealed = true);
+const keyOf = (of) => `${of.start < STEPS ? [of.noise, of.strength, of.digit, of.start] : of.noise}`;
 
 function open(key) {
-  if (!films.has(key)) {
-    films.set(key, { guesses: key.includes(",") ? [] : beginning(key).frames, ps: [] });
-    if (films.size > MOST_FILMS) films.delete(films.keys().next().value);
-  }
+  const first = () => (key.includes(",") ? [] : [grays(noiseImages(key, 1)[0], 3)]);
+  if (!films.has(key)) films.set(key, { guesses: first(), ps: [] });
+  if (films.size > MOST_FILMS) films.delete(films.keys().next().value);
   return films.get(key);
 }
 
@@ -31,29 +33,32 @@ function store(key, { k, guess, p, push }) {
   return k === STEPS; // whether it is a result
 }
 
-/** The result of a film, {guess, p}, or undefined if it is not known. */
+/** The result of a film, {guess, p, q}, or undefined if it is not known. */
 export function findResult(place) {
   const film = films.get(keyOf(place));
-  return film?.ps[STEPS] && { guess: film.guesses[STEPS], p: film.ps[STEPS] };
+  if (!film?.ps[STEPS]) return undefined;
+  return { guess: film.guesses[STEPS], p: film.ps[STEPS], q: isRevealed ? film.q : undefined };
 }
 
 /** The film without a push, and the pushed one, with the frames that both share. */
-export function findFilms({ from, start, ...place }) {
-  const [alone, film] = [open(from), films.get(keyOf({ from, start, ...place }))];
+export function findFilms({ noise, start, ...place }) {
+  const [alone, film] = [open(`${noise}`), films.get(keyOf({ noise, start, ...place }))];
   const join = (name) => Array.from({ length: STEPS + 1 }, (_, k) => (k <= start ? alone : film)?.[name][k]);
-  return { alone: { ...alone }, pushed: { guesses: join("guesses"), ps: join("ps"), push: film?.push } };
+  const push = start < STEPS ? film?.push : null;
+  return { alone: { ...alone }, pushed: { guesses: join("guesses"), ps: join("ps"), push } };
 }
 
 /** Whether a result, or a whole film, is known. */
 function isKnown({ isWhole, ...place }) {
-  const first = place.start === STEPS ? firstStep(place.from) : place.start + 1;
-  const ps = films.get(keyOf(place))?.ps ?? [];
-  return ps[STEPS] && (!isWhole || ps.slice(first).filter(Boolean).length === STEPS + 1 - first);
+  const first = place.start === STEPS ? 0 : place.start + 1;
+  const { ps = [], q } = films.get(keyOf(place)) ?? {};
+  if (!ps[STEPS] || q === undefined) return false;
+  return !isWhole || ps.slice(first).filter(Boolean).length === STEPS + 1 - first;
 }
 
 // --- workers ---
 
-/** Start the workers. `told` gets an error, or, for each frame, null and whether it is a result. */
+/** Start the workers. They report to `told`: {error}, {missing} (the judge), or {isResult} for each frame. */
 export function startWorkers(told = tell) {
   tell = told;
   const count = Math.max(1, Math.min(MOST_WORKERS, (navigator.hardwareConcurrency ?? 2) - 1));
@@ -62,16 +67,21 @@ export function startWorkers(told = tell) {
 
 function newWorker() {
   const worker = new Worker("worker.js", { type: "module" });
-  const fail = (message) => tell(message, (wanted = [])); // until the visitor does something
-  worker.onmessage = ({ data: { key, isDone, error, ...frame } }) => {
-    if (!isDone && !error) return tell(null, store(key, frame));
+  const fail = (error) => {
+    wanted = []; // until the visitor does something
+    tell({ error });
+  };
+  worker.onmessage = ({ data: { key, isDone, q = null, missing, error, ...frame } }) => {
+    if (!isDone && !error) return tell({ isResult: store(key, frame) });
     if (worker.job?.key === key) worker.job = null; // otherwise, it has another job by now
-    if (error) fail(error);
-    else assign();
+    if (error) return fail(error);
+    open(key).q = q;
+    tell({ missing, isResult: true });
+    assign();
   };
   worker.onerror = () => {
     workers.splice(workers.indexOf(worker), 1);
-    fail("its worker does not start");
+    fail("worker.js cannot be loaded");
   };
   return worker;
 }
@@ -110,12 +120,17 @@ export async function loadFirstFilms() {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
   const tile = (row, k) => context.getImageData(28 * k, 28 * row, 28, 28).data.filter((_, i) => i % 4 === 0);
-  const at = (digit, start) => keyOf({ from: `${NOISE}`, strength: 1, digit, start });
-  const add = (digit, start, k, guess, p) => store(at(digit, start), { k, guess, p: p.map((n) => n / 1000) });
+  const at = (digit, start) => keyOf({ noise: NOISE, strength: 1, digit, start });
+  const parts = (some) => some.map((n) => n / 1000);
+  const add = (digit, start, k, guess, p) => store(at(digit, start), { k, guess, p: parts(p) });
   first.alone.forEach((p, k) => add(null, STEPS, k, tile(10, k), p));
+  open(`${NOISE}`).q = parts(first.judged.at(-1));
   for (let start = 0; start < STEPS; start++) {
     open(at(DIGIT, start)).push = tile(11, start);
     first.films[start].forEach((p, i) => add(DIGIT, start, start + 1 + i, tile(12 + start, i), p));
-    first.results.forEach((starts, digit) => add(digit, start, STEPS, tile(digit, start), starts[start]));
+    first.results.forEach((starts, digit) => {
+      add(digit, start, STEPS, tile(digit, start), starts[start]);
+      open(at(digit, start)).q = parts(first.judged[digit * STEPS + start]);
+    });
   }
 }

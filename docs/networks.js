@@ -5,26 +5,26 @@
 
 const GROUPS = 8; // of every GroupNorm
 
+async function get(name, type) {
+  const response = await fetch(name).catch(() => ({}));
+  if (!response.ok) throw new Error(`${name} cannot be loaded`);
+  return response[type]();
+}
+
 /** Load both networks: {unet, classify}. */
 export async function loadNetworks() {
-  const get = async (name, type) => {
-    const response = await fetch(name);
-    if (!response.ok) throw new Error(`${name}: ${response.status}`);
-    return response[type]();
-  };
   const files = [["conv.wasm", "arrayBuffer"], ["weights.json", "json"], ["weights.bin", "arrayBuffer"]];
   const [kernel, manifest, bytes] = await Promise.all(files.map((file) => get(...file)));
   const { instance } = await WebAssembly.instantiate(kernel);
   const memory = new Memory(instance.exports);
   const floats = Float32Array.from(new Uint16Array(bytes), halfToFloat);
-  const weightsOf = (network) => {
+  const [first, second] = ["unet", "classifier"].map((network) => {
     const weights = { memory };
     for (const { name, shape, start, length } of manifest.networks[network]) {
       weights[name] = { data: floats.subarray(start, start + length), shape };
     }
     return weights;
-  };
-  const [first, second] = [weightsOf("unet"), weightsOf("classifier")];
+  });
   return { unet: (x_t, t) => unet(first, x_t, t), classify: (x_t, t) => classify(second, x_t, t) };
 }
 
@@ -60,20 +60,39 @@ function unet(w, x_t, t) {
 function classify(w, x_t, t) {
   const embedding = timeEmbedding(w, t, 64);
   const block = (name, stride) => residual(w, name, embedding, ["scale_shift", "skip"], stride);
-  const [logits, back] = sequence(
-    conv(w, "conv_in", 2, 1),
-    block("block1"), block("block2", 2), block("block3"),
-    groupNorm(w, "norm_out"), silu, linear(w, "linear"),
-  )(image(x_t));
-  const largest = Math.max(...logits.data);
-  const exponentials = Array.from(logits.data, (value) => Math.exp(value - largest));
-  const sum = exponentials.reduce((a, b) => a + b);
-  const p = exponentials.map((value) => value / sum);
-  const gradient = (y) => { // that of log p(y) in the logits is 1 at y, minus p
-    const data = Float32Array.from(p, (value, digit) => (digit === y ? 1 : 0) - value);
-    return back({ ...logits, data }).data;
-  };
-  return { p, gradient };
+  const blocks = [block("block1"), block("block2", 2), block("block3")];
+  const end = [groupNorm(w, "norm_out"), silu, linear(w, "linear")];
+  const [logits, back] = sequence(conv(w, "conv_in", 2, 1), ...blocks, ...end)(image(x_t));
+  const p = softmax(logits.data);
+  const ofLogits = (y) => Float32Array.from(p, (value, digit) => (digit === y ? 1 : 0) - value);
+  return { p, gradient: (y) => back({ ...logits, data: ofLogits(y) }).data };
+}
+
+// The layers of the judge (evaluation/judge.py), without its BatchNorms, which are in the weights.
+const CONVOLUTIONS = { c0: [5, 5, 1, 32], c1: [3, 3, 32, 64], c2: [3, 3, 64, 64], c3: [3, 3, 64, 128] };
+const JUDGE = { ...CONVOLUTIONS, f0: [6272, 128], f1: [128, 10] };
+
+/** Load the judge, a function from the grays of a clean picture to ten probabilities. */
+export async function loadJudge() {
+  const files = ["conv.wasm", "judge.bin"];
+  const [kernel, bytes] = await Promise.all(files.map((name) => get(name, "arrayBuffer")));
+  const w = { memory: new Memory((await WebAssembly.instantiate(kernel)).instance.exports) };
+  const outputs = Object.values(JUDGE).reduce((sum, shape) => sum + shape.at(-1), 0);
+  const numbers = new Float32Array(bytes, 0, 2 * outputs); // scales and biases
+  let [n, k] = [0, 8 * outputs];
+  for (const [name, shape] of Object.entries(JUDGE)) {
+    const [count, size] = [shape.at(-1), shape.reduce((a, b) => a * b)];
+    const whole = new (size > 500_000 ? Int8Array : Int16Array)(bytes, k, size);
+    const data = Float32Array.from(whole, (value, i) => value * numbers[n + (i % count)]);
+    w[`${name}.weight`] = { data, shape };
+    w[`${name}.bias`] = { data: numbers.subarray(n + count, n + 2 * count) };
+    [n, k] = [n + 2 * count, k + whole.byteLength];
+  }
+  const layers = sequence(
+    conv(w, "c0", 1, 2), relu, maxPool, conv(w, "c1"), relu, maxPool,
+    conv(w, "c2"), relu, conv(w, "c3"), relu, linear(w, "f0"), relu, linear(w, "f1"),
+  );
+  return (grays) => softmax(layers(image(Float32Array.from(grays, (value) => value / 127.5 - 1)))[0].data);
 }
 
 /** A residual block; t scales and shifts its features. `names` are those of its projection and its skip. */
@@ -116,56 +135,69 @@ function sequence(...layers) {
 
 const identity = (x) => [x, (grad) => grad];
 
-function silu(x) {
-  const sigmoid = (value) => 1 / (1 + Math.exp(-value));
-  const slope = (value) => sigmoid(value) * (1 + value * (1 - sigmoid(value)));
-  const back = (grad) => ({ ...grad, data: grad.data.map((value, i) => value * slope(x.data[i])) });
-  return [{ ...x, data: x.data.map((value) => value * sigmoid(value)) }, back];
-}
+/** A layer that maps each number, in channel c, on its own; `slope` is its derivative. */
+const pointwise = (f, slope) => (x) => {
+  const map = (data, g) => ({ ...x, data: data.map((value, i) => g(value, i % x.C, i)) });
+  return [map(x.data, f), (grad) => map(grad.data, (value, c, i) => value * slope(x.data[i], c))];
+};
+
+const sigmoid = (v) => 1 / (1 + Math.exp(-v));
+const silu = pointwise((v) => v * sigmoid(v), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v))));
+const relu = pointwise((v) => Math.max(0, v));
 
 /** Multiply each channel by 1 + scale and add its shift; `values` are all scales, then all shifts. */
-function scaleShift(values) {
-  return (x) => {
-    const { C } = x;
-    const data = x.data.map((value, i) => value * (1 + values[i % C]) + values[C + (i % C)]);
-    const back = (grad) => ({ ...grad, data: grad.data.map((value, i) => value * (1 + values[i % C])) });
-    return [{ ...x, data }, back];
-  };
-}
+const scaleShift = (values) => pointwise(
+  (v, c) => v * (1 + values[c]) + values[values.length / 2 + c],
+  (_, c) => 1 + values[c],
+);
 
 /** GroupNorm; without weights, it only normalizes. */
 function groupNorm(w, name) {
   const [weight, bias] = [w[`${name}.weight`]?.data, w[`${name}.bias`]?.data];
-  return (x) => {
-    const { H, W, C } = x;
-    const [size, count] = [C / GROUPS, (H * W * C) / GROUPS];
-    const eachOf = (group, f) => {
-      for (let k = group * size; k < x.data.length; k += C) for (let i = k; i < k + size; i++) f(i);
-    };
-    const normalized = new Float32Array(x.data.length);
-    const inverse = new Float32Array(GROUPS); // 1 / standard deviation
-    for (let group = 0; group < GROUPS; group++) {
-      let [sum, squares] = [0, 0];
-      eachOf(group, (i) => (sum += x.data[i]));
-      const mean = sum / count;
-      eachOf(group, (i) => (squares += (x.data[i] - mean) ** 2));
-      inverse[group] = 1 / Math.sqrt(squares / count + 1e-5);
-      eachOf(group, (i) => (normalized[i] = (x.data[i] - mean) * inverse[group]));
-    }
-    const back = (grad) => {
-      const of_x = new Float32Array(x.data.length);
-      const scaled = weight ? grad.data.map((value, i) => value * weight[i % C]) : grad.data;
-      for (let group = 0; group < GROUPS; group++) {
-        let [mean, along] = [0, 0];
-        eachOf(group, (i) => (mean += scaled[i] / count));
-        eachOf(group, (i) => (along += (scaled[i] * normalized[i]) / count));
-        eachOf(group, (i) => (of_x[i] = inverse[group] * (scaled[i] - mean - along * normalized[i])));
-      }
-      return { ...grad, data: of_x };
-    };
-    const data = weight ? normalized.map((value, i) => value * weight[i % C] + bias[i % C]) : normalized;
-    return [{ ...x, data }, back];
+  if (!weight) return normalize;
+  return sequence(normalize, pointwise((v, c) => v * weight[c] + bias[c], (_, c) => weight[c]));
+}
+
+function normalize(x) {
+  const [size, count, length] = [x.C / GROUPS, x.data.length / GROUPS, x.data.length];
+  const [y, inverse] = [new Float32Array(length), new Float32Array(GROUPS)]; // 1 / standard deviation
+  const eachOf = (group, f) => {
+    for (let k = group * size; k < length; k += x.C) for (let i = k; i < k + size; i++) f(i);
   };
+  const mean = (group, f) => {
+    let sum = 0;
+    eachOf(group, (i) => (sum += f(i)));
+    return sum / count;
+  };
+  for (let group = 0; group < GROUPS; group++) {
+    const middle = mean(group, (i) => x.data[i]);
+    inverse[group] = 1 / Math.sqrt(mean(group, (i) => (x.data[i] - middle) ** 2) + 1e-5);
+    eachOf(group, (i) => (y[i] = (x.data[i] - middle) * inverse[group]));
+  }
+  const back = (grad) => {
+    const data = new Float32Array(length);
+    for (let group = 0; group < GROUPS; group++) {
+      const [middle, along] = [mean(group, (i) => grad.data[i]), mean(group, (i) => grad.data[i] * y[i])];
+      eachOf(group, (i) => (data[i] = inverse[group] * (grad.data[i] - middle - along * y[i])));
+    }
+    return { ...grad, data };
+  };
+  return [{ ...x, data: y }, back];
+}
+
+/** The largest of each 2 x 2 pixels. */
+function maxPool({ data, H, W, C }) {
+  const smaller = new Float32Array(data.length / 4).map((_, i) => {
+    const [pixel, c] = [Math.floor(i / C), i % C];
+    const at = (2 * Math.floor(pixel / (W / 2)) * W + 2 * (pixel % (W / 2))) * C + c;
+    return Math.max(data[at], data[at + C], data[at + W * C], data[at + W * C + C]);
+  });
+  return [{ data: smaller, H: H / 2, W: W / 2, C }];
+}
+
+function softmax(logits) {
+  const exponentials = Array.from(logits, (value) => Math.exp(value - Math.max(...logits)));
+  return exponentials.map((value) => value / exponentials.reduce((a, b) => a + b));
 }
 
 /** A linear layer, from all features of the input to a vector. */
@@ -217,7 +249,6 @@ class Memory {
     this.places = new Map(); // weight -> [its place, that of its bias]
     this.used = 0;
   }
-
   /** Copy weights once, as (out / 16, size, size, in, 16), the order in which the kernel reads them. */
   place(weight, bias) {
     if (!this.places.has(weight)) {
@@ -232,7 +263,6 @@ class Memory {
     }
     return this.places.get(weight);
   }
-
   /** The output of a convolution, H W C numbers. */
   conv(weight, bias, x, H, W, stride, padding) {
     const [at, at_bias] = this.place(weight, bias);

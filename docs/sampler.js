@@ -6,6 +6,24 @@
 
 import { ABAR, STEPS, TIMES } from "./constants.js";
 
+// --- export.py ---
+
+/** Noise images that are the same in Python (export.py): `count` times 784 numbers from N(0, 1). */
+export function noiseImages(number, count) {
+  let state = Math.imul(number, 0x9e3779b1) >>> 0;
+  const uniform = () => { // between 0 and 1, by mulberry32
+    state = (state + 0x6d2b79f5) >>> 0;
+    let z = Math.imul(state ^ (state >>> 15), state | 1);
+    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
+    return (((z ^ (z >>> 14)) >>> 0) + 0.5) / 2 ** 32;
+  };
+  const pair = () => { // Box-Muller
+    const [radius, angle] = [Math.sqrt(-2 * Math.log(uniform())), 2 * Math.PI * uniform()];
+    return [radius * Math.cos(angle), radius * Math.sin(angle)];
+  };
+  return Array.from({ length: count }, () => Float32Array.from(Array.from({ length: 392 }, pair).flat()));
+}
+
 // --- diffusion.py ---
 
 /** x_t, the image x_0 with noise eps: DDPM (4). */
@@ -14,12 +32,12 @@ export function add_noise(x_0, eps, abar_t) {
 }
 
 /** The image in x_t if its noise is eps: DDPM (15). */
-function predicted_x_0(x_t, eps, abar_t) {
+function x_0_from_eps(x_t, eps, abar_t) {
   return x_t.map((value, i) => (value - Math.sqrt(1 - abar_t) * eps[i]) / Math.sqrt(abar_t));
 }
 
 /** The noise in x_t if its image is x_0. */
-function implied_noise(x_t, x_0, abar_t) {
+function eps_from_x_0(x_t, x_0, abar_t) {
   return x_t.map((value, i) => (value - Math.sqrt(abar_t) * x_0[i]) / Math.sqrt(1 - abar_t));
 }
 
@@ -57,13 +75,13 @@ export class Guided {
   /** The noise in the state before step k, without a push, after clipping the predicted x_0. */
   noise(state, k) {
     const { x_t } = state;
-    const x_0 = () => clip(predicted_x_0(x_t, this.unet(x_t, TIMES[k]), ABAR[k]));
-    return (state.eps ??= implied_noise(x_t, x_0(), ABAR[k]));
+    const x_0 = () => clip(x_0_from_eps(x_t, this.unet(x_t, TIMES[k]), ABAR[k]));
+    return (state.eps ??= eps_from_x_0(x_t, x_0(), ABAR[k]));
   }
 
   /** The model's guess of the final digit before step k, in grays; after the last step, the result. */
   guess(state, k) {
-    return grays(k === STEPS ? state.x_t : predicted_x_0(state.x_t, this.noise(state, k), ABAR[k]));
+    return grays(k === STEPS ? state.x_t : x_0_from_eps(state.x_t, this.noise(state, k), ABAR[k]));
   }
 
   /** What the classifier sees in the state before step k, or in the result: {p, gradient}. */
@@ -77,7 +95,7 @@ export class Guided {
     const [{ x_t, previous }, abar_t, abar_u, eps] = [state, ABAR[k], ABAR[k + 1], this.noise(state, k)];
     const grad = s === 0 ? null : this.seen(state, k).gradient(y); // of log p(y | x_t, t)
     const eps_hat = eps.map((e, i) => (grad ? e - s * Math.sqrt(1 - abar_t) * grad[i] : e)); // ADM (14)
-    const x_0 = predicted_x_0(x_t, eps_hat, abar_t); // DDPM (15)
+    const x_0 = x_0_from_eps(x_t, eps_hat, abar_t); // DDPM (15)
     const x_u = ddpm_step(x_t, halfway(x_0, abar_t, abar_u, previous), abar_t, abar_u, noise);
     return { x_t: x_u, previous: { x_0, abar: abar_t }, grad };
   }

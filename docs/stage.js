@@ -4,7 +4,6 @@ import { STEPS } from "./constants.js";
 import { $, blueAndOrange, clear, css, drawPicture, drawTile, ink } from "./pictures.js";
 
 export const NARROW = matchMedia("(max-width: 900px)"); // as in page.css
-const THUMB = 24; // of the slider, as in page.css
 const canvas = $("films");
 
 /** Where everything is, in CSS pixels. A narrow film has frames of every other step, and of the result. */
@@ -14,9 +13,10 @@ function measure() {
   const count = isNarrow ? STEPS / stride + 1 : STEPS;
   const size = (width - gap) / count;
   const half = size / 2 + edge; // of the height of a strip
-  const top = isNarrow ? 22 + half : $("result-alone").clientHeight / 2;
-  const ys = { top, bottom: tall - top, middle: tall / 2 };
-  return { width, isNarrow, stride, gap, edge, count, size, half, ...ys };
+  const top = (isNarrow ? 26 : 27) + half;
+  const below = isNarrow ? 22 : 34 + $("question").offsetHeight;
+  const bottom = tall - below - half;
+  return { width, isNarrow, stride, gap, edge, count, size, half, top, bottom, middle: (top + bottom) / 2 };
 }
 
 const between = (low, x, high) => Math.max(low, Math.min(high, x));
@@ -30,13 +30,11 @@ function framesBefore(fork, { stride }) {
 /** Draw both films. `shown` has their pictures; those that `films` lack are old. `looked` is marked. */
 export function drawStage(view) {
   const [context, places] = [clear(canvas), measure()];
-  const { size, gap, half, top, bottom, middle, stride } = places;
+  const { size, gap, half, top, bottom, middle } = places;
   const fork = framesBefore(view.fork, places) * size;
   drawStrips(context, places, fork, css(view.start < STEPS ? "--film" : "--strip"));
-  context.fillStyle = css("--orange"); // dots lead to the slider
-  const [x, end] = [fork + gap / 2 - 1, view.start < STEPS && stride === 1 ? canvas.clientHeight : 0];
-  for (let y = (middle + bottom) / 2 + half + 6; y < end; y += 6) context.fillRect(x, y, 2, 2);
   drawFrames(context, places, view);
+  drawHandle(context, fork + gap / 2 - (gap > 40 ? 8 : 4), middle);
   const tags = { alone: top - half - 27, pushed: bottom + half + 3, noise: middle - half - 27 };
   for (const [id, y] of Object.entries(tags)) $(`tag-${id}`).style.top = `${y}px`;
   placePush(view, places, fork);
@@ -46,8 +44,7 @@ export function drawStage(view) {
 function drawStrips(context, { half, width, gap, top, bottom, middle }, fork, orange) {
   const [split, gray] = [fork + gap, css("--strip")];
   const fade = context.createLinearGradient(fork, 0, split, 0);
-  fade.addColorStop(0, gray);
-  fade.addColorStop(0.6, orange);
+  [gray, orange].forEach((color, i) => fade.addColorStop(0.6 * i, color));
   const draw = (fillStyle, x, y, to, z) => {
     const bend = (x + to) / 2;
     Object.assign(context, { fillStyle }).beginPath();
@@ -57,11 +54,25 @@ function drawStrips(context, { half, width, gap, top, bottom, middle }, fork, or
     context.bezierCurveTo(bend, z + half, bend, y + half, x, y + half);
     context.fill();
   };
-  draw(fade, fork, middle, split, bottom);
-  draw(orange, split - 0.5, bottom, width, bottom);
-  draw(gray, fork, middle, split, top);
-  draw(gray, split - 0.5, top, width, top);
+  for (const [curve, color, y] of [[fade, orange, bottom], [gray, gray, top]]) {
+    draw(curve, fork, middle, split, y);
+    draw(color, split - 0.5, y, width, y);
+  }
   draw(gray, 0, middle, fork + 0.5, middle);
+}
+
+/** The handle of the fork: a circle with two arrows. */
+function drawHandle(context, x, y) {
+  const [fillStyle, strokeStyle] = [css("--orange"), css("--back")];
+  Object.assign(context, { fillStyle, strokeStyle, lineWidth: 3 }).beginPath();
+  context.arc(x, y, 13, 0, 7);
+  context.stroke();
+  context.fill();
+  Object.assign(context, { lineWidth: 2, lineCap: "round" }).beginPath();
+  for (const side of [-1, 1]) for (const tip of [-3.5, 0, 3.5]) {
+    context[tip === -3.5 ? "moveTo" : "lineTo"](x + side * (7 - Math.abs(tip)), y + tip);
+  }
+  context.stroke();
 }
 
 function drawFrames(context, places, { films, shown, start, fork, looked }) {
@@ -106,9 +117,9 @@ function placePush({ films, start }, { isNarrow, width, gap, half, top, bottom, 
   push.hidden = !films.pushed.push;
   if (push.hidden) return;
   drawPicture($("gradient"), films.pushed.push, blueAndOrange());
-  $("push-step").textContent = `${isNarrow ? "" : "the classifier’s\n"}push in step ${start + 1}`;
-  const [words, below] = isNarrow ? [98, 56] : [134, 88];
   const inside = Math.min(104, bottom - top - 2 * half - 20);
+  $("push-step").textContent = `push in step ${start + 1}`;
+  const [words, below] = isNarrow ? [92, 56] : [110, 88];
   const isLate = fork + gap + inside + words > width;
   const side = isLate ? below : inside;
   const left = isLate ? Math.min(fork, width - (isNarrow ? 0 : 184)) - side - words : fork + gap;
@@ -118,17 +129,12 @@ function placePush({ films, start }, { isNarrow, width, gap, half, top, bottom, 
   push.style.translate = `${left}px ${isLate ? middle + half + 8 : middle - side / 2}px`;
 }
 
-/** Place the slider, whose thumb is below the fork, and its words. Steps before the first one are gone. */
-export function placeSlider(start, first, { size, stride, gap, isNarrow }) {
-  const x = (k) => ((k + 1) * size) / stride + gap / 2;
-  const [slider, text] = [$("start"), $("start-text")];
-  const put = (node, left, width) => Object.assign(node.style, { left: `${left}px`, width: `${width}px` });
-  put($("gone"), x(0), Math.max(0, x(first) - x(0) - THUMB));
-  put(slider, x(first) - THUMB / 2, x(STEPS) - x(first) + THUMB);
-  slider.style.setProperty("--at", `${(100 * (start - first)) / (STEPS - first)}%`);
-  const room = x(STEPS) - (isNarrow ? 38 : 40) - text.offsetWidth;
-  text.style.left = `${between(0, x(start) - text.offsetWidth / 2, room)}px`;
-  $("never").style.left = `${x(STEPS) - (isNarrow ? 8 : 0)}px`;
+/** The start to which a pointer drags the fork; null if it is not there, unless it isDragging already. */
+export function startAt({ clientX }, start, isDragging) {
+  const [places, x] = [measure(), clientX - canvas.getBoundingClientRect().left];
+  const { size, gap, stride } = places;
+  const isThere = isDragging || Math.abs(x - framesBefore(start, places) * size - gap / 2) < gap / 2;
+  return isThere ? between(0, Math.round(((x - gap / 2) * stride) / size - 1), STEPS) : null;
 }
 
 /** The step of the frame under the pointer, or null. */

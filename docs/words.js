@@ -1,46 +1,107 @@
-// What the page says.
+// What the page says. p and q are the probabilities of classifier and judge; a hidden q is undefined.
 
-import { NOISE, STEPS } from "./constants.js";
-import { firstStep, isDrawing } from "./start.js";
+import { STEPS } from "./constants.js";
 
-const LATE = 13; // from this start on, the picture and the classifier tend to disagree
+const UNSURE = 0.7; // a judge below is
 
 export const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
 export const likeliest = (p) => p.indexOf(Math.max(...p));
+const percent = (p) => `${Math.min(99, Math.round(100 * Math.max(...p)))}%`;
+const sure = (p) => `${named(likeliest(p))} (${percent(p)})`;
+const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 
-/** The sentence about a result, by its probabilities p, and by those without a push if they are known. */
-export function sentence({ from, digit, start }, p, alone) {
-  const seen = likeliest(p);
-  const sure = `${Math.min(99, Math.round(100 * p[seen]))}%`;
-  const source = isDrawing(from) ? "your drawing" : "this noise";
-  if (start === STEPS) return `On its own, ${source} becomes ${named(seen)}.`;
-  if (seen !== digit) return `The classifier sees ${named(seen)} (${sure}), not <b>${named(digit)}</b>.`;
-  const says = `The classifier sees <b>${named(seen)}</b> (${sure}).`;
-  if (alone && seen === likeliest(alone)) return `${says} It was one anyway.`;
-  return `${says} <em${start >= LATE ? ' class="late"' : ""}>Do you?</em>`;
+/** What is seen in a result, by p and q, and by those of the film without a push. */
+export function sentence({ digit, start }, p, q, alone) {
+  const [seen, judged] = [likeliest(p), q && likeliest(q)];
+  if (start === STEPS) return `Never pushed, this noise becomes ${named(judged ?? seen)}.`;
+  if (q && seen !== judged) return `The classifier sees <b>${sure(p)}</b>, the judge <em>${sure(q)}</em>.`;
+  const who = q ? "Both see" : "The classifier sees";
+  if (seen !== digit) return `${who} <em>${named(seen)}</em>, not ${named(digit)}.`;
+  const anyway = alone && likeliest(alone) === digit ? " It was one anyway." : "";
+  if (!q) return `The classifier sees <b>${sure(p)}</b>.${anyway || " Do you?"}`;
+  const unsure = Math.max(...q) < UNSURE ? `, but the judge is unsure (${percent(q)})` : "";
+  return `${who} <b>${named(seen)}</b>${unsure}.${anyway}`;
 }
 
-/** What the frames are, or the one before step k. */
-export function frameNote(from, k) {
-  const first = firstStep(from);
-  const frames = first ? "from frame 13 on" : "each frame";
-  if (k === null) return `${frames}: the model’s guess of the final digit`;
-  if (k < first || k === 0) return first ? "your drawing, under noise" : "noise";
-  return k === STEPS ? "the result" : `the model’s guess before step ${k + 1}`;
+/** The start from which a reader of the pictures never sees the digit again; see `opinions`. */
+export function gaveUp(all, isSeen) {
+  return all.slice(0, STEPS).findLastIndex(isSeen) + 1;
 }
 
-/** What the sheet shows, by its finished cells [digit, start, p], or nothing while they are too few. */
-export function conclusion({ from, strength }, cells) {
-  const [early, late] = [8, 16].map((start) => Math.max(firstStep(from), start));
-  const columns = [early, late].map((start) => cells.filter(([, other]) => other === start));
-  const isSeen = ([digit, , p]) => likeliest(p) === digit;
-  const [many, still] = columns.map((column) => column.filter(isSeen).length);
-  if (columns.flat().length < 20) return "";
-  if (from === `${NOISE}` && strength === 1) {
-    return `In this example, most digits are clean if the push starts by step 12, while the drawing can still
-      change. Pushed later, the pictures break. And yet, if the push starts at step ${late + 1}, the classifier
-      sees the right digit in ${still} of 10. Only the classifier is convinced.`;
+/** What follows from the answers of the visitor, or what to do next. `all` are the `opinions`. */
+export function closing({ digit }, all, count) {
+  const alone = all.at(-1).q ?? all.at(-1).p;
+  if (alone && likeliest(alone) === digit) return "Nothing to change here: choose another digit.";
+  const yes = all.findLast(({ you }) => you === true)?.start;
+  const no = all.find(({ you, start }) => you === false && start > (yes ?? -1))?.start;
+  if (yes === no) { // no answer
+    return `Answer, then drag the orange handle: from which start on do you no longer see ${named(digit)}?`;
   }
-  return `Here, the classifier sees the right digit in ${many} of 10 pictures if the push starts at step
-    ${early + 1}, and in ${still} of 10 if it starts at step ${late + 1}. In how many do you?`;
+  if (no === undefined && yes === STEPS - 1) return "You see it to the very end.";
+  if (no === undefined) return "Now start later, until you don’t.";
+  if (yes === undefined) return no > 0 ? "Now start earlier, until you do." : "You never see it.";
+  if (all.some(({ p, q }) => !p || q === undefined)) return "Now wait for the other results …";
+  if (all.some(({ q }) => q === null)) return "";
+  const [judge, classifier] = ["q", "p"].map((name) => gaveUp(all, (one) => likeliest(one[name]) === digit));
+  const at = (k) => (k === STEPS ? "never" : `at ${k + 1}`);
+  const between = no - yes === 2 ? `at step ${no} or ${no + 1}` : `between step ${yes + 1} and ${no + 1}`;
+  const you = no - yes === 1 ? `at step ${no + 1}` : between;
+  return `You gave up ${you}, the judge ${at(judge)}, the classifier ${at(classifier)}.
+    <b>${lesson(no, judge, classifier)}</b> ${judge < classifier && no < classifier ? typical(count) : ""}`;
+}
+
+/** The ending, by the starts at which the visitor, the judge, and the classifier gave up. */
+function lesson(you, judge, classifier) {
+  if (classifier <= you) return "This time, the classifier did not see it longer than you.";
+  if (judge < classifier) return "Never let the one who pushes be the one who judges.";
+  if (judge === classifier) return "The judge was fooled as well: trust your eyes.";
+  return "The judge was fooled even longer: trust your eyes.";
+}
+
+/** How often the judge gave up earlier than the classifier, together with it, and later: see export.py. */
+const orders = ({ digits }) => [0, 1, 2].map((order) => sum(digits.map((row) => row[order])));
+const rate = (part, all) => `${Math.round((100 * part) / all)}%`;
+
+/** How typical it is that the judge gives up first. */
+function typical(count) {
+  if (!count) return "";
+  const all = orders(count);
+  return `(As in ${rate(all[0], sum(all))} of ${sum(all)} other cases, see below.)`;
+}
+
+/** What was counted on other noises. */
+export function measured(count) {
+  const [[earlier, together, later], all] = [orders(count), sum(orders(count))];
+  const rates = count.digits.map((row, digit) => [row[0] / sum(row), digit]).sort(([a], [b]) => a - b);
+  const example = ([part, digit]) => `${rate(part, 1)} for ${named(digit)}`;
+  return `Is this typical? With ${count.noises} other noises, each pushed toward the digits that it does not
+    become anyway, the judge gave up before the classifier in ${rate(earlier, all)} of ${all} cases (from
+    ${example(rates[0])} to ${example(rates.at(-1))}), at the same start in ${rate(together, all)}, and later
+    in ${rate(later, all)}. “Gave up” means the start from which it never sees the digit again. The noise of
+    the first screen was chosen because classifier and judge differ clearly there.`;
+}
+
+/** What the sheet shows, by its finished cells [digit, start, p, q], or nothing while they are too few. */
+export function conclusion(cells) {
+  const alone = cells.find(([, start]) => start === STEPS);
+  if (!alone) return "";
+  const own = likeliest(alone[3] ?? alone[2]);
+  const others = cells.filter(([digit, start]) => digit !== own && start < STEPS);
+  const byClassifier = ([digit, , p]) => likeliest(p) === digit;
+  const byJudge = ([digit, , , q]) => likeliest(q) === digit;
+  const column = (start) => others.filter((cell) => cell[1] === start);
+  const count = (start, isSeen) => column(start).filter(isSeen).length;
+  const starts = [...new Set(others.map(([, start]) => start))].filter((start) => column(start).length === 9);
+  if (starts.length < 2) return "";
+  const before = `Without the ${own}, which it becomes anyway:`;
+  if (others.some(([, , , q]) => !q)) {
+    const seen = `${others.filter(byClassifier).length} of ${others.length} pictures`;
+    return `${before} the classifier sees the digit in ${seen}. In how many do you?`;
+  }
+  const fooled = (start) => count(start, byClassifier) - count(start, byJudge);
+  const clear = starts.findIndex((start) => count(start, byJudge) < 9);
+  const worst = starts.reduce((a, b) => (fooled(b) > fooled(a) ? b : a));
+  const clean = clear > 0 ? `pushed by step ${starts[clear - 1] + 1}, the judge sees all 9.` : "";
+  return `${before} ${clean} At worst, pushed from step ${worst + 1}, the classifier still sees
+    ${count(worst, byClassifier)} of 9, the judge ${count(worst, byJudge)}.`;
 }

@@ -94,7 +94,7 @@ def labeled_grid(rows, labels, pixel=3):
         for k, label in enumerate(labels[part]):
             if k == 0 or label != labels[start + k - 1]:
                 x = left + k * cell + 2 * pixel
-                draw.text((x, top - 4), label, INK, font, anchor="ls")
+                draw.text((x, top - 6), label, INK, font, anchor="ls")
     return canvas
 
 

@@ -34,12 +34,6 @@ def pytest_configure(config):
         Dataset()
 
 
-def pytest_collection_modifyitems(items):
-    """Start with the slow files, so that both processes end at the same time."""
-    slow = ("page", "course", "demo", "training", "house")
-    items.sort(key=lambda item: [f"test_{name}.py" not in item.nodeid for name in slow])
-
-
 class Evil:
     """A pickle that creates a folder "made" when it is loaded."""
 
@@ -54,8 +48,8 @@ IMAGE_SHAPE = (1, 28, 28)
 
 
 def abar(t):
-    """abar_t of our schedule: () for an int, (B, 1, 1, 1) for timesteps (B,)."""
-    return ABAR[t] if isinstance(t, int) else ABAR[t].view(-1, 1, 1, 1)
+    """abar_t of our schedule for an int or timesteps (B,), as a factor of images."""
+    return ABAR[t].view(-1, 1, 1, 1)
 
 
 def fake_ddpm(output, shape=IMAGE_SHAPE, num_class_embeds=None, **schedule):
@@ -91,17 +85,11 @@ def run_cells(cells, changes):
     return printed
 
 
-def small_mnist():
-    """The first 500 images of each split of MNIST."""
-    few = Dataset()
-    few.splits = {name: [part[:500] for part in split] for name, split in few.splits.items()}
-    return few
-
-
 @pytest.fixture(scope="module")
 def few_images():
-    """The `small_mnist`, which all scripts then read."""
-    few = small_mnist()
+    """The first 500 images of each split of MNIST, which all scripts then read."""
+    few = Dataset()
+    few.splits = {name: [part[:500] for part in split] for name, split in few.splits.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "read_torchvision", lambda name: (few.splits, few.info["classes"]))
         yield few
@@ -109,7 +97,7 @@ def few_images():
 
 @pytest.fixture
 def shapes(tmp_path):
-    """A folder of 100 noisy color images of each of three classes: red, green, blue; 32x32."""
+    """A folder with three classes of 100 noisy color images: red, green, and blue; 32x32."""
     rng = np.random.default_rng(0)
     for k, name in enumerate(("bar", "dot", "ring")):
         (tmp_path / "shapes" / name).mkdir(parents=True)
@@ -122,17 +110,14 @@ def shapes(tmp_path):
 
 @pytest.fixture
 def fails(capsys):
-    """Run main(argv), which must end in one line and status 2; returns the line.
-
-    For a bad flag, argparse prints the usage before it.
-    """
+    """Run main(argv), which must end in status 2 and one line, after argparse's usage: the line."""
 
     def run(main, *argv):
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in argv])
-        assert stop.value.code == 2
-        usage, program, error = capsys.readouterr().err.rpartition("\n")[0].rpartition(": error: ")
-        assert program and "\n" not in error and (usage.startswith("usage: ") or "\n" not in usage)
+        usage, _, error = capsys.readouterr().err.removesuffix("\n").rpartition(": error: ")
+        assert stop.value.code == 2 and error and "\n" not in error
+        assert usage.startswith("usage: ") or "\n" not in usage
         return error
 
     return run

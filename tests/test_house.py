@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 from conftest import ROOT
 
@@ -17,31 +16,17 @@ LAYERS = [  # a file imports from its own layer or from those above
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 
-def modules():
-    """The tracked Python files: module name -> path."""
-    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
-    paths = [Path(line) for line in listed.stdout.splitlines() if not line.startswith("tests/")]
-    return {
-        ".".join(path.with_suffix("").parts): ROOT / path
-        for path in paths
-        if (ROOT / path).exists() and path.name != "__main__.py"
-    }
+def output_of(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def test_imports_go_in_one_direction():
-    for module, path in modules().items():
-        own = LAYER_OF[module.split(".")[0]]
-        for name in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M):
-            assert LAYER_OF.get(name, 0) <= own, f"{module} imports {name}"
-
-
-def test_importing_does_nothing():
+def test_imports_go_in_one_direction_and_do_nothing():
     """Step 2 needs neither step 3 nor the classifier."""
-    script = f"""
-import sys, train_ddpm
-assert not {{"inference", "classifier"}} & set(sys.modules)
-import {", ".join(modules())}
-"""
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == "", done.stderr
+    paths = [p for p in output_of("git", "ls-files", "*.py").split() if not p.startswith("tests/")]
+    for path in paths:
+        own = LAYER_OF[path.removesuffix(".py").split("/")[0]]
+        for name in re.findall(r"^\s*(?:from|import) (\w+)", (ROOT / path).read_text(), re.M):
+            assert LAYER_OF.get(name, 0) <= own, f"{path} imports {name}"
+    code = 'import sys, train_ddpm; assert not {"inference", "classifier"} & set(sys.modules)'
+    modules = ", ".join(path.removesuffix(".py").replace("/", ".") for path in paths)
+    assert output_of(sys.executable, "-W", "ignore", "-c", f"{code}; import {modules}") == ""

@@ -6,8 +6,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
-from PIL import Image, ImageSequence
+from diffusers import UNet2DModel
+from PIL import Image
 
 import inference
 from classifier import Classifier
@@ -59,15 +59,19 @@ def pixels(images):
     return pictures.to_uint8(images).permute(0, 2, 3, 1).numpy()
 
 
-def drawn(models, labels, seed, scale, **settings):
-    """What inference.py must have drawn; scale: ddpm -> a scale, or None if unguided."""
+@pytest.fixture
+def drawing(monkeypatch):
+    for name in ("grid_image", "labeled_grid", "animation_frames"):
+        monkeypatch.setattr(pictures, name, Mock(wraps=getattr(pictures, name)))
+    return pictures
+
+
+def sampled(models, labels, seed, scale, **settings):
+    """What inference.py must have sampled; scale: ddpm -> a scale, or None if unguided."""
     ddpm, classifier = load_models(models, **MINE)
     predict = scale and guided(ddpm, gradient(classifier.log_p), scale(ddpm))
     y, seeds = torch.tensor(labels), image_seeds(seed, labels)
     return pixels(sample(ddpm, y, seeds, predict, **settings))
-
-
-# --- networks ---
 
 
 def test_the_networks_are_loaded_onto_the_device():
@@ -77,18 +81,18 @@ def test_the_networks_are_loaded_onto_the_device():
 
 @pytest.mark.parametrize("flags, device", [([], "cuda"), (["--device", "cpu"], "cpu")])
 def test_a_gpu_is_used_if_there_is_one(monkeypatch, flags, device):
-    load = Mock(side_effect=ZeroDivisionError)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(inference, "load_models", load)
+    monkeypatch.setattr(inference, "load_models", load := Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         inference.main(flags)
-    assert device in [*load.call_args.args, *load.call_args.kwargs.values()]
+    assert device in load.call_args.args
 
 
 CHANGES = {  # to the checkpoint of the classifier
     "different noise schedules": {"schedule": SCHEDULE},  # 1,000 timesteps, not 400
     "different datasets": {"dataset": INFO | {"name": "2f"}},
     "different version of MyClassifier": {"state_dict": Classifier(16, 8, 3).state_dict()},
+    "saved by a different version": {"config": {"depth": 3}},
     "holds a Classifier; expected a MyClassifier": {"network": "Classifier"},
 }
 
@@ -100,35 +104,22 @@ def test_networks_that_do_not_fit_together_end_in_one_line(fails, models, said):
     assert said in fails(lambda argv: run(models, *argv))
 
 
-def test_the_same_noise_may_be_configured_differently(models):
-    betas = DDPMScheduler(**NOISE).betas.tolist()
-    schedule = {"num_train_timesteps": 400, "trained_betas": betas}
-    save_checkpoint(models / "classifier.pth", MyClassifier(8), schedule, INFO, {})
-    load_models(models, **MINE)
-
-
-# --- flags ---
-
-
 def test_the_default_is_eight_images_of_class_1_with_a_growing_scale(models):
     with warnings.catch_warnings(action="error"):
         images, labels = run(models)
     assert labels == [1] * 8 and (models / "guided_output.png").exists()
-    assert np.array_equal(images, drawn(models, labels, 0, growing_scale))
+    assert np.array_equal(images, sampled(models, labels, 0, growing_scale))
 
 
 def test_all_flags(models):
     flags = ["--sampler", "dpmsolver++", "--steps", 7, "--seed", 9, "--digits", "ring", 0]
     images, labels = run(models, *flags, "--num-samples", 2, "--guidance-scale", 9)
     assert labels == [2, 2, 0, 0]
-    expected = drawn(models, labels, 9, lambda _: 9, sampler="dpmsolver++", steps=7)
+    expected = sampled(models, labels, 9, lambda _: 9, sampler="dpmsolver++", steps=7)
     assert np.array_equal(images, expected)
-    with pytest.warns(UserWarning, match="too strong"):
-        run(models, *flags, "--guidance-scale", 1e6)
 
 
 def test_an_image_stays_the_same_when_other_classes_are_added(models):
-    """A class that is given twice gets different images."""
     flags = ["--guidance-scale", 5, "--steps", 5, "--num-samples", 2, "--digits"]
     images, labels = run(models, *flags, 0, 1, 0)
     alone, _ = run(models, *flags, 1)
@@ -137,85 +128,61 @@ def test_an_image_stays_the_same_when_other_classes_are_added(models):
 
 
 def test_classes_by_name_number_or_all():
-    letters, numbers = ["b", "a", "c"], ["7", "0", "1"]  # a number is read as a name
-    assert class_numbers(["all"], letters) == [0, 1, 2] == class_numbers(["7", "0", "1"], numbers)
+    letters, mixed = ["b", "a", "c"], ["7", "0", "x"]  # here, a number is read as a name
+    assert class_numbers(["all"], letters) == [0, 1, 2] == class_numbers(["7", "0", "x"], mixed)
     assert class_numbers(["a", "2", "a"], letters) == [1, 2, 1]
-    for words, classes in ((["2"], numbers), (["3"], letters), (["a", "all"], letters)):
+    for words, classes in ((["2"], mixed), (["3"], letters), (["a", "all"], letters)):
         with pytest.raises(UserError, match="unknown class"):
             class_numbers(words, classes)
 
 
 @pytest.mark.parametrize("samples, columns", [(1, 3), (2, 2)])
-def test_one_row_per_class_or_one_row_of_single_images(models, monkeypatch, samples, columns):
-    grid = Mock(return_value=Image.new("L", (8, 8)))
-    monkeypatch.setattr(pictures, "grid_image", grid)
+def test_one_row_per_class_or_one_row_of_single_images(models, drawing, samples, columns):
     images, _ = run(models, "--digits", "all", "--num-samples", samples, "--steps", 3)
-    shown, width = grid.call_args.args
-    assert width == columns and (models / "guided_output.png").exists()
-    assert np.array_equal(pixels(shown), images)
+    shown, width = drawing.grid_image.call_args.args
+    assert width == columns and np.array_equal(pixels(shown), images)
 
 
-def test_several_scales_make_one_row_each_from_the_same_noise(models, monkeypatch):
+def test_several_scales_make_one_row_each_from_the_same_noise(models, drawing):
     """Constant scales are above the growing ones. The NPZ file and the GIF are of the last row."""
-    grid, film = Mock(return_value=Image.new("L", (8, 8))), Mock(return_value=[])
-    monkeypatch.setattr(pictures, "labeled_grid", grid)
-    monkeypatch.setattr(pictures, "animation_frames", film)
-    monkeypatch.setattr(pictures, "write_gif", Mock())
     scales = ["--growing-scale", 2, -0.5, "--guidance-scale", 9, 0, 1.000001]
     settings = ["--digits", 2, 0, "--num-samples", 2, "--steps", 3, "--sampler", "ddim"]
     images, labels = run(models, *scales, *settings, "--gif", models / "o.gif")
-    rows, columns = grid.call_args.args
+    rows, columns = drawing.labeled_grid.call_args_list[0].args
     assert columns == ["ring", "ring", "bar", "bar"]
-
-    scales = {
-        "s = 9": lambda _: 9,
-        "s = 0": None,
-        "s = 1.000001": lambda _: 1.000001,
-        "1 + 2 SNR": lambda ddpm: growing_scale(ddpm, 2),
-        "1 + -0.5 SNR": lambda ddpm: growing_scale(ddpm, -0.5),
-    }
+    scales = {"s = 9": lambda _: 9, "s = 0": None, "s = 1.000001": lambda _: 1.000001}
+    scales["1 + 2 SNR"] = lambda ddpm: growing_scale(ddpm, 2)
+    scales["1 + -0.5 SNR"] = lambda ddpm: growing_scale(ddpm, -0.5)
     assert [label for label, _ in rows] == list(scales)
     for label, shown in rows:
-        expected = drawn(models, labels, 0, scales[label], sampler="ddim", steps=3)
+        expected = sampled(models, labels, 0, scales[label], sampler="ddim", steps=3)
         assert np.array_equal(pixels(shown), expected)
     assert np.array_equal(images, expected)
 
-    t, x_t, x_0, grad = film.call_args.args[0][-1]
+    t, x_t, x_0, grad = drawing.animation_frames.call_args.args[0][-1]
     assert np.array_equal(pixels(x_0), images)
     classifier = load_models(models, **MINE)[1]
     expected = gradient(classifier.log_p)(x_t, t, torch.tensor(labels))
-    assert torch.equal(grad, expected) and expected.abs().max() > 0
+    assert torch.equal(grad, expected) and expected.any()
 
 
-def colored(path):
-    """Whether some frame of a GIF has a pixel that is not gray."""
-    frames = (frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path)))
-    return any(np.ptp(np.asarray(frame, dtype=int), axis=2).max() > 50 for frame in frames)
-
-
-def test_guidance_scale_0_never_calls_the_classifier(models):
-    """And its GIF has no gradient, whose colors are the only ones here."""
-    scales = ["--steps", 2, "--gif", models / "o.gif", "--guidance-scale"]
-    run(models, *scales, 1, 5)
-    assert MyClassifier.calls and colored(models / "o.gif")
+@pytest.mark.parametrize("scales", [[0], [5, 0]])
+def test_guidance_scale_0_never_calls_the_classifier(models, drawing, scales):
     MyClassifier.calls = 0
-    run(models, *scales, 0)
-    assert not MyClassifier.calls and not colored(models / "o.gif")
-    run(models, *scales, 5, 0)
-    assert not colored(models / "o.gif")
+    run(models, "--steps", 2, "--gif", models / "o.gif", "--guidance-scale", *scales)
+    assert (MyClassifier.calls > 0) == any(scales)
+    assert [grad for *_, grad in drawing.animation_frames.call_args.args[0]] == [None, None]
 
 
-@pytest.mark.parametrize("steps, frames", [(1, 3), (13, 15), (50, 15)])
+@pytest.mark.parametrize("steps, frames", [(1, 3), (50, 15)])
 def test_a_gif_has_at_most_13_steps_and_the_sample_twice(models, steps, frames):
-    run(models, "--steps", steps, "--gif", models / "o.gif", "--digits", 0, "--num-samples", 1)
+    run(models, "--steps", steps, "--gif", models / "o.gif", "--num-samples", 1)
     assert Image.open(models / "o.gif").n_frames == frames
 
 
 def test_the_same_command_produces_the_same_bytes(models):
-    made = []
+    made, outputs = [], ["--output", models / "o.png", "--gif", models / "o.gif"]
     for _ in range(2):
-        outputs = ["--output", models / "o.png", "--gif", models / "o.gif"]
         run(models, "--steps", 4, "--guidance-scale", 1, 2, *outputs)
         made.append([(models / name).read_bytes() for name in ("o.png", "o.npz", "o.gif")])
-        torch.rand(1)
     assert made[0] == made[1]

@@ -1,21 +1,19 @@
 """`measure` and python -m evaluation, with few real images."""
 
 import inspect
-import runpy
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from conftest import Evil
 
-import evaluation.measure
 from diffusion import load_ddpm
 from evaluation import __main__ as evaluate
-from evaluation import judge, metrics
+from evaluation import metrics
 from evaluation.classifier_free import SCALE, classifier_free
 from evaluation.judge import judge_images, load_judge
 from evaluation.measure import measure
@@ -51,12 +49,13 @@ def test_rows_are_functions_or_samples(few_images, tmp_path):
     found = measure(rows, 105, seed=3, path=tmp_path / "x.csv", columns={"sampler": "ddim"})
     stored = read_rows(tmp_path / "x.csv")
     assert [row["images"] for row in stored] == list(found) == ["real images", *rows]
+    settings = {"split": "validation", "seed": 3, "sampler": "ddim"}
+    settings["sha256 of judge"] = sha256(MODELS / "judge.pth")
     for row, text in zip(found.values(), stored):
-        assert (row["split"], row["seed"], row["sampler"]) == ("validation", 3, "ddim")
-        assert row["sha256 of judge"] == sha256(MODELS / "judge.pth")
+        assert row.items() >= settings.items()
         assert float(text["recall"]) == pytest.approx(row["recall"], rel=1e-5)
     real, file, first, unlabeled, second, no_target = found.values()
-    assert [row["n"] for row in (real, file, first, no_target)] == [100, 200, 100, 100]
+    assert [row["n"] for row in (real, file, first)] == [100, 200, 100]
     right = judge_images(load_judge()[0], images).prediction == labels
     assert file["accuracy"] == pytest.approx(right.double().mean().item())
     for row, same in ((unlabeled, file), (no_target, second)):
@@ -102,14 +101,10 @@ def test_a_row_that_raises_stops_the_measurement_and_keeps_the_rows_before_it(tm
     assert [row["images"] for row in read_rows(path)] == ["real images", "a"]
     measure({"c": noise}, 100, path=path)
     assert [row["images"] for row in read_rows(path)] == ["real images", "c"]
-    for content in (b"a,b\n1,2\n", b"\xff\xfe\x00", b""):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="x.csv"):
-            measure({"b": failing}, 100, path=path)
-        assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1
-
-
-# --- python -m evaluation ---
+    path.write_bytes(b"a,b\n1,2\n")
+    with pytest.raises(ValueError, match="x.csv"):
+        measure({"b": failing}, 100, path=path)
+    assert path.read_bytes() == b"a,b\n1,2\n"
 
 
 @pytest.fixture
@@ -117,12 +112,9 @@ def measured(monkeypatch):
     """Run python -m evaluation, but measure nothing: the arguments of `measure`, by name."""
 
     def run(*flags):
-        calls, bind = [], inspect.signature(measure).bind
-        with monkeypatch.context() as patch:
-            patch.setattr(evaluate, "measure", lambda *a, **b: calls.append(bind(*a, **b)))
-            evaluate.main([str(flag) for flag in flags])
-        calls[0].apply_defaults()
-        return calls[0].arguments
+        monkeypatch.setattr(evaluate, "measure", spy := Mock())
+        evaluate.main([str(flag) for flag in flags])
+        return inspect.signature(measure).bind(*spy.call_args.args).arguments
 
     return run
 
@@ -162,16 +154,15 @@ def test_every_flag_reaches_the_measurement(measured, tmp_path):
 
 
 def test_the_defaults(measured, tmp_path):
-    """Settings are not chosen on what is reported. Only the networks that are used are hashed."""
+    """Settings are not chosen on what is reported."""
     found = measured()
     assert found["seed"] != 0 and found["split"] == "validation" and found["path"] is None
     assert list(found["rows"]) == ["guided, 1 + 15 SNR"]
     networks = {f"sha256 of {k}" for k in ("ddpm_unet.pth", "classifier.pth")}
     assert found["columns"].keys() == {"sampler", "steps"} | networks
-    shutil.copy(MODELS / "classifier_free.pth", tmp_path)  # and no judge
+    shutil.copy(MODELS / "classifier_free.pth", tmp_path)  # but no judge
     found = measured("--method", "classifier_free", "--models", tmp_path)
     assert list(found["rows"]) == [f"classifier-free, s = {SCALE}"]
-    assert found["columns"].keys() == {"sampler", "steps", "sha256 of classifier_free.pth"}
     assert found["judge"][1]["sha256"] == sha256(MODELS / "judge.pth")
 
 
@@ -183,8 +174,7 @@ def test_networks_and_judge_must_be_for_the_dataset(fails, tmp_path):
         torch.save(content | {"dataset": info}, tmp_path / path.name)
     flags = ["--models", tmp_path, "--n", 100, "--steps", 1]
     for method in ("guided", "unguided", "classifier_free"):
-        error = fails(evaluate.main, "--method", method, *flags)
-        assert f"{tmp_path} was not trained on mnist" in error and "--dataset" in error
+        assert "not trained on mnist" in fails(evaluate.main, "--method", method, *flags)
     (tmp_path / "judge.pth").unlink()
     error = fails(evaluate.main, *flags, "--dataset", "fashion-mnist")
     assert "evaluation.judge --dataset fashion-mnist --models" in error
@@ -201,28 +191,11 @@ def test_samples_from_a_file(measured, fails, tmp_path, few_images):
     assert torch.equal(labeled, images) and torch.equal(unlabeled, images) and none is None
     assert labels.tolist() == [*range(10)]
     gray = np.full((100, 28, 28, 1), 7, np.uint8)
-    one, halves, evil = np.array([1]), np.full(100, 0.5), np.array([Evil()] * 100)
-    bad = [{"arr_0": array} for array in (gray / 255, gray[:, :14], gray[..., 0])]
-    bad += [{"arr_0": gray, "arr_1": labels} for labels in (one, halves, evil)]
-    for arrays in (*bad, {"images": gray}):
-        np.savez(npz, **arrays)
+    bad = [(array,) for array in (gray / 255, gray[:, :14], np.array([Evil()]))]
+    bad += [(gray, labels) for labels in (np.array([1]), np.full(100, 0.5))]
+    for arrays in bad:
+        np.savez(npz, *arrays)
         assert "x.npz" in fails(evaluate.main, "--method", "--samples", npz)
     npz.write_bytes(npz.read_bytes()[:500])
-    for path in (npz, tmp_path / "missing.npz"):
-        assert path.name in fails(evaluate.main, "--method", "--samples", path)
+    assert "x.npz" in fails(evaluate.main, "--method", "--samples", npz)
     assert not Path("made").exists()
-
-
-def test_errors_begin_with_the_command_and_bugs_keep_their_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(evaluation.measure, "sample", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        evaluate.main(["--n", "100"])
-    monkeypatch.setattr(sys, "argv", ["evaluation/__main__.py", "--models", "nowhere"])
-    monkeypatch.delitem(sys.modules, "evaluation.__main__")
-    with pytest.raises(SystemExit):
-        runpy.run_module("evaluation", run_name="__main__")
-    assert capsys.readouterr().err.startswith("python -m evaluation: error: nowhere")
-
-
-def test_the_judge_cannot_learn_from_single_images(fails, tmp_path):
-    assert "BatchNorm" in fails(judge.main, "--batch-size", 1, "--models", tmp_path)

@@ -19,7 +19,6 @@ def constant(*levels):
 
 
 def test_gray_levels():
-    """They survive the conversion to floats and back. Images from a folder keep their colors."""
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(pictures.to_uint8(pictures.from_uint8(levels)), levels)
     assert pictures.from_uint8(levels[[0, 255]]).tolist() == [-1, 1]
@@ -28,22 +27,18 @@ def test_gray_levels():
         assert pictures.as_displayed(gray, {"kind": kind}).flatten().tolist() == shown
 
 
-def test_a_grid_is_filled_row_by_row(tmp_path):
+def test_a_grid_is_filled_row_by_row():
     levels = [10, 50, 90, 130, 170, 210]
-    picture = pictures.grid_image(constant(*levels).to(torch.uint8), 3)
-    pictures.save_picture(tmp_path / "o.png", picture)
-    grid = np.asarray(Image.open(tmp_path / "o.png"))
-    centers = np.array([np.argwhere(grid == level).mean(axis=0) for level in levels])
-    y, x = centers.reshape(2, 3, 2).transpose(2, 0, 1)
-    assert (y[0] == y[0, 0]).all() and (y[1] == y[1, 0]).all() and y[0, 0] < y[1, 0]
-    assert (x[0] == x[1]).all() and (np.diff(x) > 0).all()
+    grid = np.asarray(pictures.grid_image(constant(*levels).to(torch.uint8), 3))
+    assert list(dict.fromkeys(grid[np.isin(grid, levels)].tolist())) == levels
+    assert grid.shape[0] < grid.shape[1]
 
 
 @pytest.mark.parametrize(
     "labels, blocks", [("aabbc", ["a", "b", "c"]), ("abcde", ["abc", "de"]), ("aaaaa", ["a", "a"])]
 )
 def test_labels_are_next_to_their_images(monkeypatch, labels, blocks):
-    """Two rows of five different grays; after three columns or fewer, a new block begins."""
+    """Two rows of five different grays; after at most three columns, a new block begins."""
     drawn = []  # text, x, y
 
     def write(draw, place, text, *_, **settings):
@@ -54,29 +49,22 @@ def test_labels_are_next_to_their_images(monkeypatch, labels, blocks):
     grays = torch.arange(20, 220, 20, dtype=torch.uint8).view(2, 5, 1, 1, 1).expand(2, 5, 1, 8, 8)
     rows = {"light": grays[0], "dark": grays[1]}
     picture = pictures.labeled_grid(list(rows.items()), list(labels))
-    names = [place for place in drawn if place[0] in rows]
     columns = [place for place in drawn if place[0] not in rows]
     assert [text for text, *_ in columns] == list("".join(blocks))
-    seen = [0] * 5  # the number of pictures of each label that came before
+    seen = set()
     for label, x, above in columns:
+        first = labels.index(label) + (3 if label in seen else 0)
         for name in rows:
-            y = min(y for other, _, y in names if other == name and y > above)
-            first = labels.index(label) + (3 if seen[labels.index(label)] else 0)
+            y = min(y for text, _, y in drawn if text == name and y > above)
             assert picture.getpixel((round(x), round(y))) == (rows[name][first, 0, 0, 0],) * 3
-        seen[labels.index(label)] += 1
+        seen.add(label)
 
 
 def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
-    """Each image is scaled by its own largest value. The same colors in a notebook."""
+    """Each image is scaled by its own largest value."""
     grads = torch.tensor([[3.0, -3.0, 0.0], [0.1, -0.1, 0.0]]).view(2, 1, 1, 3)
     for colors in pictures.gradient_in_colors(grads)[:, :, 0]:
         assert [tuple(color) for color in colors.T.tolist()] == [ORANGE, BLUE, (PAPER,) * 3]
-    row = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)
-    figure = pictures.show({"image": row, "change": row}, signed=["change"])
-    image, change = (axes.images[0].make_image(None, unsampled=True)[0] for axes in figure.axes)
-    assert image[0, :, 0].tolist() == [255, 127, 0]  # -1 is light
-    blue, white, orange = change[0, :, :3].astype(int).tolist()
-    assert (tuple(blue), tuple(orange)) == (BLUE, ORANGE) and min(white) > 250
 
 
 def test_an_animation_shows_the_steps_and_begins_and_ends_with_the_sample():
