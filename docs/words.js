@@ -47,15 +47,17 @@ export function closing({ digit }, all, count) {
   const between = no - yes === 2 ? `at step ${no} or ${no + 1}` : `between step ${yes + 1} and ${no + 1}`;
   const you = no - yes === 1 ? `at step ${no + 1}` : between;
   return `You gave up ${you}, the judge ${at(judge)}, the classifier ${at(classifier)}.
-    <b>${lesson(no, judge, classifier)}</b> ${judge < classifier && no < classifier ? typical(count) : ""}`;
+    ${lesson(no, judge, classifier, count)}`;
 }
 
 /** The ending, by the starts at which the visitor, the judge, and the classifier gave up. */
-function lesson(you, judge, classifier) {
-  if (classifier <= you) return "This time, the classifier did not see it longer than you.";
-  if (judge < classifier) return "Never let the one who pushes be the one who judges.";
-  if (judge === classifier) return "The judge was fooled as well: trust your eyes.";
-  return "The judge was fooled even longer: trust your eyes.";
+function lesson(you, judge, classifier, count) {
+  if (classifier <= you) return "<b>This time, the classifier did not see it longer than you.</b>";
+  if (judge < classifier) {
+    return `<b>Never let the one who pushes be the one who judges.</b> ${typical(count)}`;
+  }
+  if (judge === classifier) return "<b>The judge was fooled as well: trust your eyes.</b>";
+  return "<b>The judge was fooled even longer: trust your eyes.</b>";
 }
 
 /** How often the judge gave up earlier than the classifier, together with it, and later: see export.py. */
