@@ -4,7 +4,6 @@ Settings are chosen on the validation images; the test images are only for repor
 """
 
 import hashlib
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
@@ -84,24 +83,13 @@ def read_torchvision(name):
     return splits, [label.split(" - ")[0] for label in train.classes]  # MNIST has "3 - three"
 
 
-class Folder(datasets.ImageFolder):
-    """torchvision's ImageFolder; hidden folders such as .ipynb_checkpoints are not classes."""
-
-    def find_classes(self, directory):
-        folders = Path(directory).iterdir()
-        classes = sorted(f.name for f in folders if f.is_dir() and not f.name.startswith("."))
-        if not classes:
-            raise FileNotFoundError("expected one subfolder of images per class, found none")
-        return classes, {name: k for k, name in enumerate(classes)}
-
-
 def read_folder(folder, size):
     """The splits and class names of a folder of images; grayscale images get one channel."""
     transform = Compose([Resize((size, size)), PILToTensor()]) if size else PILToTensor()
     try:
-        pictures = Folder(folder, transform, loader=load_image)
+        pictures = datasets.ImageFolder(folder, transform, loader=load_image)
     except OSError as error:
-        known = f"expected {', '.join(TORCHVISION)}, or a folder of images"
+        known = f"expected {', '.join(TORCHVISION)}, or a folder with one subfolder per class"
         raise UserError(f"cannot read {folder}: {error}; {known}") from error
     images = [image for image, _ in pictures]
     if len(images) < 100:

@@ -166,15 +166,14 @@ def training_target(scheduler, x_0, eps, t):
             return x_0
 
 
-def noised_for_validation(scheduler, x_0, t=None):
+def noised_for_validation(scheduler, x_0):
     """Add noise to validation images x_0 (N, C, H, W); the noise is the same in every call.
 
-    Returns (x_t, t, eps). By default, t (N,) covers all timesteps evenly, in random order.
+    Returns (x_t, t, eps). t (N,) covers all timesteps evenly, in random order.
     """
     n = len(x_0)
-    if t is None:
-        t = torch.arange(n) * scheduler.config.num_train_timesteps // n
-        t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation timesteps"))]
+    t = torch.arange(n) * scheduler.config.num_train_timesteps // n
+    t = t[torch.randperm(n, generator=generator(VALIDATION_SEED, "validation timesteps"))]
     eps = torch.randn(x_0.shape, generator=generator(VALIDATION_SEED, "validation noise"))
     return scheduler.add_noise(x_0, eps, t), t, eps
 

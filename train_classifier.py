@@ -8,8 +8,7 @@ Minimizes the cross-entropy on noisy images x_t, DDPM (4), with t uniform over a
 high noise levels no classifier can be accurate, but it should not be overconfident: validation
 reports the mean confidence next to the accuracy, and the two should agree.
 
-Writes models/classifier.pth and results/classifier_accuracy.png; with --models DIR, both are in
-DIR.
+Writes models/classifier.pth; with --models DIR, it goes to DIR.
 """
 
 import torch
@@ -22,8 +21,6 @@ from classifier import CHANNELS, Classifier
 from data import parse_with_dataset
 from diffusion import SCHEDULE, noised_for_validation
 from support import cli
-from support.files import output_folder
-from support.pictures import ACCENT, INK, plain_figure, save_figure
 from support.training import FUSED, Run, add_training_flags, run_settings
 
 STEPS = 6_000
@@ -74,10 +71,10 @@ def train(classifier, scheduler, run, lr, validate):
 
 
 @torch.no_grad()
-def accuracy_and_confidence(classifier, scheduler, images, labels, t=None, batch_size=500):
+def accuracy_and_confidence(classifier, scheduler, images, labels, batch_size=500):
     """Accuracy and mean confidence on images, noised as `noised_for_validation` does it."""
     device = next(classifier.parameters()).device
-    x_t, t, _ = noised_for_validation(scheduler, images, t)
+    x_t, t, _ = noised_for_validation(scheduler, images)
     probabilities = []
     for part in torch.arange(len(images)).split(batch_size):
         logits = classifier(x_t[part].to(device), t[part].to(device))
@@ -85,23 +82,6 @@ def accuracy_and_confidence(classifier, scheduler, images, labels, t=None, batch
     confidence, prediction = torch.cat(probabilities).max(dim=1)
     accuracy = (prediction == labels).float().mean().item()
     return accuracy, confidence.mean().item()
-
-
-def plot_accuracy(classifier, scheduler, images, labels, num_classes):
-    """Accuracy on noised images against t, with chance level: a matplotlib figure."""
-    last = scheduler.config.num_train_timesteps - 1
-    timesteps = [*range(0, last, 100), last]
-    found = [
-        accuracy_and_confidence(classifier, scheduler, images, labels, torch.full_like(labels, t))
-        for t in timesteps
-    ]
-    figure, axes = plain_figure(6, 3.5)
-    axes.plot(timesteps, [accuracy for accuracy, _ in found], "o-", color=INK, label="classifier")
-    axes.axhline(1 / num_classes, color=ACCENT, label="chance")
-    axes.set(xlabel="t: from the image to pure noise", ylim=(0, 1.02))
-    axes.set(ylabel=f"accuracy on {len(images):,} validation images")
-    axes.legend(frameon=False)
-    return figure
 
 
 @cli.one_line_errors
@@ -118,7 +98,6 @@ def main(argv=None, classifier_class=Classifier):
     classifier = classifier_class(args.channels, num_classes=num_classes, image_shape=image_shape)
     classifier.to(args.device)
     checkpoint = args.models / "classifier.pth"
-    figure = output_folder(args.models) / "results" / "classifier_accuracy.png"
 
     def validate():
         numbers = accuracy_and_confidence(classifier, scheduler, images, labels)
@@ -127,8 +106,7 @@ def main(argv=None, classifier_class=Classifier):
     with Run(checkpoint, classifier, dataset, SCHEDULE, **run_settings(args)) as run:
         train(classifier, scheduler, run, args.lr, validate)
         run.save_checkpoint()
-        save_figure(figure, plot_accuracy(classifier, scheduler, images, labels, num_classes))
-    print(f"saved {checkpoint} and {figure} after {run.seconds():.0f} s")
+    print(f"saved {checkpoint} after {run.seconds():.0f} s")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@
 Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239). Like the authors' code, it keeps an
 exponential moving average (EMA) of the weights.
 
-Writes models/ddpm_unet.pth, sample_ddpm_output.png, results/ddpm_loss.png, and, after every
-validation but the last, unguided samples to previews/. With --models DIR, all are in DIR.
+Writes models/ddpm_unet.pth, sample_ddpm_output.png, and, after every validation but the last,
+unguided samples to previews/. With --models DIR, all are in DIR.
 """
 
 import torch
@@ -22,8 +22,7 @@ from data import parse_with_dataset
 from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
 from support import UserError, cli
 from support.files import output_folder
-from support.pictures import ACCENT, INK, as_displayed, grid_image, plain_figure, save_figure
-from support.pictures import save_picture
+from support.pictures import as_displayed, grid_image, save_picture
 from support.training import FUSED, Run, add_training_flags, run_settings
 
 STEPS = 11_000
@@ -123,21 +122,6 @@ def unguided_samples(unet, scheduler, n, steps):
     return 2 * images - 1
 
 
-def plot_losses(run):
-    """The training loss, as means over 1% of the steps, and the validation loss: a figure."""
-    size = max(1, run.step // 100)  # steps per mean
-    parts = torch.stack(run.losses).cpu().split(size)
-    ends = [min(size * k, run.step) for k in range(1, len(parts) + 1)]
-    figure, axes = plain_figure(6, 3.5)
-    axes.plot(ends, [part.mean() for part in parts], color=INK, lw=1, label="training")
-    steps = [entry["step"] for entry in run.history]
-    losses = [entry["validation_loss"] for entry in run.history]
-    axes.plot(steps, losses, "o", color=ACCENT, label="validation")
-    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
-    axes.legend(frameon=False)
-    return figure
-
-
 @cli.one_line_errors
 def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
     """Train a U-Net, or another unet_class(sample_size=..., in_channels=..., channels=...).
@@ -156,7 +140,7 @@ def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
     unet.to(args.device)
     unguided_samples(unet, scheduler, n=1, steps=1)  # fail before the training, not after it
     checkpoint, folder = args.models / "ddpm_unet.pth", output_folder(args.models)
-    samples, figure = folder / "sample_ddpm_output.png", folder / "results" / "ddpm_loss.png"
+    samples = folder / "sample_ddpm_output.png"
 
     def save_samples(path):
         images = unguided_samples(unet, scheduler, NUM_SAMPLES, SAMPLING_STEPS)
@@ -171,8 +155,7 @@ def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
         train(unet, scheduler, run, args.lr, validate, loss_of)
         run.save_checkpoint()
         save_samples(samples)
-        save_figure(figure, plot_losses(run))
-    print(f"saved {checkpoint}, {samples} and {figure} after {run.seconds():.0f} s")
+    print(f"saved {checkpoint} and {samples} after {run.seconds():.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Measure samples: a table with one row of metrics per name. examples/README.md has examples."""
 
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from data import Dataset
 from diffusion import load_ddpm
 from evaluation.classifier_free import classifier_free
 from evaluation.judge import judge_images, load_judge
-from evaluation.metrics import METRICS, balanced_parts, scores_of, with_intervals
+from evaluation.metrics import METRICS, PER_CLASS, balanced_parts, scores_of, with_intervals
 from evaluation.tables import REAL, cell, write_rows
 from inference import gradient, guided, load_models, sample
 from support import UserError
@@ -23,8 +22,6 @@ from support.streams import image_seeds
 SEED = 1  # for choosing settings; results are reported with split="test", seed=0
 SHOWN = ("accuracy", "frechet", "precision", "recall")
 OF_LABELS = ("accuracy", "class_frechet")
-OF_MANY_IMAGES = ("precision", "recall", "class_frechet")
-PER_CLASS = 10  # with fewer images per class, these metrics are left out
 
 
 def measure(
@@ -36,7 +33,7 @@ def measure(
         rows: name -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), such as
             `partial(sample, ddpm, predict=predict)`; or existing samples, (images, labels). Without
             target classes, a function returns (images, None). Images are in [-1, 1] or uint8.
-        n: samples per row, rounded down to a multiple of the number of classes; at least that.
+        n: samples per row, rounded down to a multiple of the number of classes.
         dataset, judge: a `Dataset`, and what `load_judge` returns; MNIST by default.
         path: a CSV file, written after every row. It is replaced, if an earlier call wrote it.
         columns: more columns, the same for every row, such as the sampler.
@@ -46,7 +43,8 @@ def measure(
     same noise; and how it was measured. Real images come first: the other half of the split and,
     with split="test", the validation images. Errors in a row are not caught.
 
-    Raises UserError if the judge was trained on another dataset, or the file is no such table.
+    Raises UserError if the judge was trained on another dataset, if a class has fewer than
+    PER_CLASS images, or if the file is no such table.
     """
     dataset, (judge, info) = dataset or Dataset(), judge or load_judge()
     advice = f"train one: python -m evaluation.judge --dataset {dataset.name} --models DIR"
@@ -54,7 +52,7 @@ def measure(
     K = len(dataset.info["classes"])
     if path and Path(path).exists() and b"sha256 of judge" not in Path(path).read_bytes():
         raise UserError(f"{path} is not a table of `measure`; choose another file")
-    y = torch.arange(K).repeat_interleave(max(n // K, 1))
+    y = torch.arange(K).repeat_interleave(n // K)
     seeds = image_seeds(seed, y.tolist())
 
     reference, held_out = balanced_parts(*dataset.splits[split], 2, K)
@@ -69,8 +67,11 @@ def measure(
     for name, row in tqdm((real | rows).items(), desc="rows", disable=None):
         images = row(y, seeds) if callable(row) else row
         images, labels = images if isinstance(images, tuple) else (images, y)
+        if labels is not None and labels.bincount(minlength=K).min() < PER_CLASS:
+            raise UserError(f"{name}: at least {PER_CLASS} images of each class are needed")
         samples = judge_images(judge, to_uint8(images).cpu(), labels)
-        scores = scores_of(samples, reference, available_metrics(samples, reference, K))
+        names = [key for key in METRICS if labels is not None or key not in OF_LABELS]
+        scores = scores_of(samples, reference, names)
         table[name] = {"n": len(images)} | with_intervals(scores, len(images))
         if callable(row) and first:  # paired: the halves are the same, and so is the noise
             changes = {f"{k}_change": scores[k] - first[k] for k in scores if k in first}
@@ -89,17 +90,6 @@ def check_dataset(info, dataset, network, advice):
     """Raise UserError if a network, described by the info of its checkpoint, has other data."""
     if info["dataset"] != dataset.info:
         raise UserError(f"{network} was not trained on {dataset.name}; {advice}")
-
-
-def available_metrics(samples, reference, num_classes):
-    """The names of the metrics for which there are labels, and enough images in every class."""
-    labels = [images.labels for images in (samples, reference) if images.labels is not None]
-    number = min(y.bincount(minlength=num_classes).min().item() for y in labels)
-    left_out = () if samples.labels is not None else OF_LABELS
-    if number < PER_CLASS:
-        left_out += OF_MANY_IMAGES
-        warnings.warn(f"no {', '.join(OF_MANY_IMAGES)}: a class has {number} images", stacklevel=2)
-    return [name for name in METRICS if name not in left_out]
 
 
 def load_method(method, folder=MODELS, device="cpu"):

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-networks() { # models/, sample_ddpm_output.png, the training curves: about two hours on two cores
+networks() { # models/, sample_ddpm_output.png: about two hours on two cores
   python train_classifier.py
   python train_ddpm.py
   python -m evaluation.judge

@@ -3,7 +3,6 @@
 import argparse
 import functools
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -72,8 +71,6 @@ def writable_folder(text):
         Path(text).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from error
-    if not os.access(text, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"cannot write {text}: permission denied")
     return Path(text)
 
 

@@ -14,12 +14,7 @@ from support import UserError
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 STATE = ".state.pth"  # suffix of the state files that support/training.py writes
-SCRIPTS = {
-    "classifier.pth": "train_classifier.py",
-    "ddpm_unet.pth": "train_ddpm.py",
-    "judge.pth": "-m evaluation.judge",
-    "classifier_free.pth": "-m evaluation.classifier_free",
-}
+ADVICE = "; train it, or restore the included one with `git checkout -- models`"
 
 
 @contextlib.contextmanager
@@ -87,9 +82,7 @@ def load_checkpoint(path, network_class, device="cpu"):
     corrupted, or incompatible.
     """
     path, name = Path(path), network_class.__name__
-    content = load_tensors(path, remedy(path))
-    if not is_checkpoint(content):
-        raise UserError(f"{path} was not saved by this repository's `save_checkpoint`")
+    content = read_checkpoint(path, ADVICE)
     if content["network"] != name:
         raise UserError(
             f"{path} holds a {content['network']}; expected a {name}. Your own class must be "
@@ -108,48 +101,37 @@ def load_checkpoint(path, network_class, device="cpu"):
 def check_may_write(path, network, schedule, dataset_info):
     """Check, before training, that the checkpoint fits into its folder.
 
-    Raises UserError if `path` exists and is not a checkpoint of this class, or if a checkpoint in
-    its folder was trained on a different dataset or with different noise.
+    Raises UserError if another file there is not a checkpoint, or was trained on a different
+    dataset or with different noise, or if `path` is a checkpoint of another class.
     """
     config_of(network)  # a network without a config fails before it is trained
-    name, advice = type(network).__name__, "move it, or pass another folder with --models"
+    advice = "; move it, or pass another folder with --models"
     for other in sorted(path.parent.glob("*.pth")):
         if other.name.endswith(STATE):
             continue
-        try:
-            content = load_tensors(other)
-        except UserError:
-            content = None
-        known = is_checkpoint(content)
-        if other == path and not (known and content["network"] == name):
-            raise UserError(f"{path} is not a {name} checkpoint; {advice}")
-        if known and content["dataset"] != dataset_info:
-            raise UserError(f"{other} was trained on a different dataset; {advice}")
-        both = known and schedule and content["schedule"]  # the judge has none
+        content = read_checkpoint(other, advice)
+        if other == path and content["network"] != type(network).__name__:
+            raise UserError(f"{path} holds a {content['network']}{advice}")
+        if content["dataset"] != dataset_info:
+            raise UserError(f"{other} was trained on a different dataset{advice}")
+        both = schedule and content["schedule"]  # the judge has none
         if both and not same_noise(schedule, content["schedule"]):
-            raise UserError(f"{other} was trained with a different noise schedule; {advice}")
+            raise UserError(f"{other} was trained with a different noise schedule{advice}")
 
 
-def is_checkpoint(content):
-    """Whether `content` was saved by `save_checkpoint`."""
+def read_checkpoint(path, advice):
+    """What `save_checkpoint` saved. Raises UserError, ending in `advice`, if it was not."""
+    content = load_tensors(path, advice)
     keys = {"network", "config", "schedule", "dataset", "training", "state_dict"}
-    return isinstance(content, dict) and set(content) == keys
+    if not isinstance(content, dict) or set(content) != keys:
+        raise UserError(f"{path} was not saved by this repository's `save_checkpoint`{advice}")
+    return content
 
 
 def same_noise(schedule, other):
     """Whether two scheduler configs have the same alphas_cumprod."""
     abar, theirs = (DDPMScheduler(**config).alphas_cumprod for config in (schedule, other))
     return abar.shape == theirs.shape and torch.allclose(abar, theirs)
-
-
-def remedy(path):
-    """Advice about a missing or corrupted checkpoint."""
-    if path.resolve().parent == MODELS:
-        return "; restore it with `git checkout -- models`"
-    if path.name in SCRIPTS:
-        command = f"python {SCRIPTS[path.name]} --models {path.parent}"
-        return f"; train it with `{command}`, and with --dataset if it is not for MNIST"
-    return ""
 
 
 def save_tensors(path, content):
@@ -167,7 +149,5 @@ def load_tensors(path, advice=""):
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} is missing{advice}") from None
-    except PermissionError:
-        raise UserError(f"{path} cannot be read: permission denied") from None
     except Exception as error:  # on a corrupted file, the unpickler raises many exception types
         raise UserError(f"{path} is corrupted or not a checkpoint{advice}") from error

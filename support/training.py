@@ -51,7 +51,6 @@ class Run:
         self.state_path = checkpoint.with_suffix(STATE)
         self.step, self.losses, self.history, self.order = 0, [], [], None
         self.begin = self.saved_at = time.monotonic()
-        self.saved_step = None
 
     def __enter__(self):
         return self
@@ -59,8 +58,8 @@ class Run:
     def __exit__(self, kind, error, traceback):
         if kind is None:
             self.state_path.unlink(missing_ok=True)
-        elif kind is KeyboardInterrupt and self.saved_step:
-            error.args = (f"interrupted; --resume continues after step {self.saved_step}",)
+        elif kind is KeyboardInterrupt and self.state_path.exists():
+            error.args = ("interrupted; to continue, add --resume",)
 
     def batches(self, **parts):
         """Yield images (B, C, H, W) in [-1, 1] and labels (B,) for each remaining step.
@@ -132,7 +131,7 @@ class Run:
         state |= {"losses": losses, "seconds": self.seconds(), "rng": torch.get_rng_state()}
         state |= {"parts": {name: part.state_dict() for name, part in self.parts.items()}}
         save_tensors(self.state_path, state | {"settings": self.settings()})
-        self.saved_at, self.saved_step = time.monotonic(), self.step
+        self.saved_at = time.monotonic()
 
     def load(self):
         """Continue from the state file. Raises UserError if it belongs to other settings."""
@@ -146,7 +145,7 @@ class Run:
         self.begin -= state["seconds"]
         self.step, self.history, self.order = state["step"], state["history"], state["order"]
         device = next(self.network.parameters()).device
-        self.losses, self.saved_step = list(state["losses"].to(device)), self.step
+        self.losses = list(state["losses"].to(device))
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
             if hasattr(part, "to"):  # the EMA is now where the state was, on the CPU

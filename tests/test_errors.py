@@ -14,7 +14,6 @@ from conftest import ROOT, Evil
 import data
 import inference
 import train_classifier
-from support import files
 from support.files import MODELS
 
 BAD_FLAGS = {
@@ -44,8 +43,6 @@ def test_an_output_that_cannot_be_written_is_refused_first(fails, tmp_path, monk
     assert "cannot write" in fails(main, flag, tmp_path / "file" / OUTPUTS[flag])
     if flag != "--models":
         assert "is a folder" in fails(main, flag, tmp_path / OUTPUTS[flag])
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
-    assert "permission denied" in fails(main, flag, tmp_path / "new" / OUTPUTS[flag])
 
 
 FAULTS = {  # see also test_inference.py
@@ -62,8 +59,6 @@ def test_a_bad_checkpoint(fails, tmp_path, monkeypatch, fault):
     FAULTS[fault](tmp_path / "ddpm_unet.pth")
     (tmp_path / "o.png").write_bytes(b"before")
     flags = "--models", tmp_path, "--output", tmp_path / "o.png"
-    assert f"`python train_ddpm.py --models {tmp_path}`" in fails(inference.main, *flags)
-    monkeypatch.setattr(files, "MODELS", tmp_path)  # an included one is restored instead
     assert "`git checkout -- models`" in fails(inference.main, *flags)
     assert Path("o.png").read_bytes() == b"before" and not Path("made").exists()
 

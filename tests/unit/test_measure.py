@@ -68,19 +68,19 @@ def test_rows_are_functions_or_samples(few_images, tmp_path):
 
 
 def test_every_class_has_equally_many_images_with_their_own_seeds():
-    """At least one. With few images, some metrics are left out. Pixels are rounded as in a file."""
+    """At least ten. Pixels are rounded as in a file."""
     calls, tables = [], []
     rows = {"x": lambda y, seeds: calls.append((y, seeds)) or noise(y, seeds)}
-    with pytest.warns(UserWarning, match="no precision"):
-        for n, seed in ((5, 1), (39, 1), (39, 2)):
-            tables.append(measure(rows, n, seed=seed)["x"])
-        (_, few), (y, seeds), (_, others) = calls
-        tables.append(measure({"x": (to_uint8(noise(y, seeds)), y)}, 39)["x"])
-    assert y.tolist() == [k for k in range(10) for _ in range(3)] and len(set(seeds)) == 30
-    assert few == seeds[::3] and not set(seeds) & set(others)
+    for n, seed in ((100, 1), (119, 1), (119, 2)):
+        tables.append(measure(rows, n, seed=seed)["x"])
+    (_, few), (y, seeds), (_, others) = calls
+    tables.append(measure({"x": (to_uint8(noise(y, seeds)), y)}, 119)["x"])
+    assert y.tolist() == [k for k in range(10) for _ in range(11)] and len(set(seeds)) == 110
+    assert set(few) < set(seeds) and not set(seeds) & set(others)
     assert tables[1]["mean_intensity"] == tables[3]["mean_intensity"]
-    for row in tables:
-        assert "frechet" in row and not {"precision", "recall", "class_frechet"} & row.keys()
+    for bad in (noise, (to_uint8(noise(y, seeds))[:99], y[:99])):
+        with pytest.raises(ValueError, match="at least 10 images of each class"):
+            measure({"x": bad}, 99)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

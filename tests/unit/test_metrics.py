@@ -115,10 +115,10 @@ def test_halves_are_balanced_and_those_of_real_images_do_not_depend_on_the_sampl
 
 
 def test_balanced_parts_are_disjoint_random_and_class_balanced():
-    numbers, labels = torch.arange(36), torch.tensor([0] * 9 + [1] * 20 + [2] * 7)
+    numbers, labels = torch.arange(100), torch.tensor([0] * 23 + [1] * 56 + [2] * 21)
     parts, again = (balanced_parts(numbers, labels, 2, 3) for _ in range(2))
     index = torch.cat([part for part, _ in parts])
-    assert len(parts) == 2 and len(index.unique()) == 18 and torch.equal(parts[1][0], again[1][0])
+    assert len(parts) == 2 and len(index.unique()) == 60 and torch.equal(parts[1][0], again[1][0])
     for part, of_part in parts:
-        assert (labels[part] == of_part).all() and of_part.tolist() == [0, 1, 2] * 3
-    assert index[labels[index] == 1].max() > 14  # not the first ones
+        assert (labels[part] == of_part).all() and of_part.tolist() == [0, 1, 2] * 10
+    assert index[labels[index] == 1].max() > 50  # not the first ones
