@@ -88,11 +88,12 @@ export function drawChart({ digit, start: chosen }, all, { size, stride, gap, is
   function shade() {
     const edge = ({ start, p, q }) => [[x(start), y(p[digit])], [x(start), y(Math.min(p[digit], q[digit]))]];
     draw("--mark", 1, neighbors("p", "q").map(([a, b]) => [...edge(a), ...edge(b).reverse()]), "fill");
-    const wide = all.filter(({ p, q }) => p && q && p[digit] - q[digit] > WIDE);
+    const isWide = ({ p, q }) => p[digit] - q[digit] > WIDE;
+    const wide = neighbors("p", "q").filter((pair) => pair.every(isWide)).flat();
     const mean = (f) => wide.reduce((sum, one) => sum + f(one), 0) / wide.length;
     const [at, middle] = [mean(({ start }) => x(start)), mean(({ p, q }) => (p[digit] + q[digit]) / 2)];
     const font = `italic 600 ${isNarrow ? 13 : 17}px Georgia, serif`;
-    if (wide.length > 1) write("fooled", "--orange", font, "center", at, y(middle));
+    if (wide.length) write("fooled", "--orange", font, "center", at, y(middle));
   }
 
   /** A tick or a cross for each answer. */

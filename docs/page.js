@@ -94,7 +94,7 @@ function draw(now) {
   }
   const isSeen = start < STEPS && films.pushed.ps[STEPS] && films.pushed.step === STEPS && !isPlaying;
   seen = isSeen ? { ...state } : null;
-  $("you").classList.toggle("old", !films.pushed.ps[STEPS] || isPlaying);
+  for (const id of ["you", "sentence"]) $(id).classList.toggle("old", !films.pushed.ps[STEPS] || isPlaying);
   const all = opinions(state);
   showControls(films.pushed, all);
   showWords(all);
@@ -142,7 +142,6 @@ function showWords(all) {
   $("tag-pushed").textContent = start < STEPS ? `pushed toward ${named(digit)}` : "never pushed";
   $("tag-pushed").classList.toggle("orange", start < STEPS);
   $("films").ariaLabel = `Two films, which are the same up to frame ${start + 1}`;
-  $("sentence").classList.toggle("old", !p);
   const words = { closing: closing(state, all, count) };
   if (p) words.sentence = sentence(state, p, q, all.at(-1).q ?? all.at(-1).p);
   for (const id in words) if (words[id] !== shown[id]) $(id).innerHTML = shown[id] = words[id];

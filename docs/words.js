@@ -19,7 +19,7 @@ export function sentence({ digit, start }, p, q, alone) {
   if (seen !== digit) return `${who} <em>${named(seen)}</em>, not ${named(digit)}.`;
   const anyway = alone && likeliest(alone) === digit ? " It was one anyway." : "";
   if (!q) return `The classifier sees <b>${sure(p)}</b>.${anyway || " Do you?"}`;
-  const unsure = Math.max(...q) < UNSURE ? `, but the judge is unsure (${percent(q)})` : "";
+  const unsure = Math.max(...q) < UNSURE ? ` (${percent(p)} and ${percent(q)} sure)` : "";
   return `${who} <b>${named(seen)}</b>${unsure}.${anyway}`;
 }
 
@@ -68,7 +68,7 @@ const rate = (part, all) => `${Math.round((100 * part) / all)}%`;
 function typical(count) {
   if (!count) return "";
   const all = orders(count);
-  return `(As in ${rate(all[0], sum(all))} of ${sum(all)} other cases, see below.)`;
+  return `This happened in ${rate(all[0], sum(all))} of ${sum(all)} other cases, see below.`;
 }
 
 /** What was counted on other noises. */
@@ -95,7 +95,7 @@ export function conclusion(cells) {
   const count = (start, isSeen) => column(start).filter(isSeen).length;
   const starts = [...new Set(others.map(([, start]) => start))].filter((start) => column(start).length === 9);
   if (starts.length < 2) return "";
-  const before = `Without the ${own}, which it becomes anyway:`;
+  const before = `Apart from the ${own}, which this noise becomes anyway:`;
   if (others.some(([, , , q]) => !q)) {
     const seen = `${others.filter(byClassifier).length} of ${others.length} pictures`;
     return `${before} the classifier sees the digit in ${seen}. In how many do you?`;
@@ -103,7 +103,7 @@ export function conclusion(cells) {
   const fooled = (start) => count(start, byClassifier) - count(start, byJudge);
   const clear = starts.findIndex((start) => count(start, byJudge) < 9);
   const worst = starts.reduce((a, b) => (fooled(b) > fooled(a) ? b : a));
-  const clean = clear > 0 ? `pushed by step ${starts[clear - 1] + 1}, the judge sees all 9.` : "";
-  return `${before} ${clean} At worst, pushed from step ${worst + 1}, the classifier still sees
-    ${count(worst, byClassifier)} of 9, the judge ${count(worst, byJudge)}.`;
+  const early = `pushed from step ${starts[clear - 1] + 1} or earlier, the judge sees every digit;`;
+  return `${before} ${clear > 0 ? early : ""} at worst, pushed from step ${worst + 1}, the classifier sees
+    ${count(worst, byClassifier)} of 9 digits, and the judge ${count(worst, byJudge)}.`;
 }
