@@ -56,9 +56,7 @@ class Dataset:
 
     def __str__(self):
         counts = (f"{len(labels):,} {split}" for split, (_, labels) in self.splits.items())
-        shape = "x".join(map(str, self.info["shape"]))
-        classes = len(self.info["classes"])
-        return f"{self.name}: {', '.join(counts)} images ({shape}) in {classes} classes"
+        return f"{self.name}: {', '.join(counts)} images in {len(self.info['classes'])} classes"
 
     def load(self, split):
         """Images (N, C, H, W) in [-1, 1] and labels (N,) of a split."""

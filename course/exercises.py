@@ -38,12 +38,9 @@ class Lesson:
         return path, self.check(name, function)
 
     def check_match(self, name, answer, words):
-        """Check the words of the letters A, B, ...: a dict, or a list in this order."""
-        if isinstance(answer, list):
-            answer = dict(zip("ABCD", answer))
+        """Check the words of the letters A, B, ...: a dict, or anything else if it is empty."""
         given = answer if isinstance(answer, dict) else {}
-        pairs = zip("ABCD", words)
-        right = sum(str(given.get(letter)).strip().lower() == word for letter, word in pairs)
+        right = sum(given.get(letter) == word for letter, word in zip("ABCD", words))
         self.correct[name] = right == len(words)
         print(f"{name}: {right} of {len(words)} are correct.")
 

@@ -4,6 +4,10 @@ python -m evaluation.report scales quality    # results/scales.csv and results/q
 python -m evaluation.report tables            # fills in the tables of both pages
 """
 
+import re
+
+from matplotlib.figure import Figure
+
 from data import Dataset
 from evaluation.judge import load_judge
 from evaluation.measure import load_method, measure, scale_rows, unguided
@@ -11,7 +15,7 @@ from evaluation.tables import REAL, with_tables
 from inference import growing_scale, named_scales
 from support import cli
 from support.files import MODELS, ROOT, atomic_write
-from support.pictures import ACCENT, INK, plain_figure, save_figure
+from support.pictures import ACCENT, INK
 
 RESULTS = ROOT / "results"
 PAGES = ROOT / "README.md", RESULTS / "README.md"
@@ -75,17 +79,19 @@ def classifier_free(path):
     rows |= scale_rows(ddpm, method, scales, "classifier-free, ", **FAST)
     table = measure(rows, seed=4, path=path, columns=FAST | networks | labeled)
 
-    figure, axes = plain_figure(6, 4)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    x, y = ({name: row[key] for name, row in table.items()} for key in ("frechet", "accuracy"))
     for name, color in (("guided", ACCENT), ("classifier-free", INK)):
         for kind, start, style in (("growing", "1 + ", "o-"), ("constant", "s = ", "s--")):
-            curve = [row for key, row in table.items() if key.startswith(f"{name}, {start}")]
-            y, x = zip(*sorted((100 * row["accuracy"], row["frechet"]) for row in curve))
-            axes.plot(x, y, style, color=color, lw=1, ms=4, label=f"{name}, {kind} scales")
-    x, y = table[REAL]["frechet"], 100 * table[REAL]["accuracy"]
-    axes.plot(x, y, "*", color=INK, ms=10, label=REAL)
+            names = [key for key in table if key.startswith(f"{name}, {start}")]
+            names.sort(key=lambda key: float(re.findall(r"[\d.]+", key)[-1]))  # by scale
+            points = [x[key] for key in names], [100 * y[key] for key in names]
+            axes.plot(*points, style, color=color, lw=1, ms=4, label=f"{name}, {kind} scales")
+    axes.plot(x[REAL], 100 * y[REAL], "*", color=INK, ms=10, label=REAL)
     axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)", xlim=(0, 0.8), ylim=(90, 100.2))
     axes.legend(frameon=False)
-    save_figure(path.with_suffix(".png"), figure)
+    figure.savefig(path.with_suffix(".png"), dpi=120)
 
 
 EXPERIMENTS = {f.__name__: f for f in (scales, quality, runs, transfer, classifier_free)}

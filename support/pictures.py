@@ -13,7 +13,6 @@ ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # ink is added, removed
 MAX_COLUMNS = 22  # of a labeled grid, about 2,000 pixels
 COLORS = 64  # of an animation; color images use 256 colors
 FRAME_MS, LAST_FRAME_MS = 160, 3_000
-DPI = 120
 LABEL_SIZE = 22  # pixels
 
 
@@ -131,22 +130,6 @@ def show(rows, titles=(), signed=()):
     for axis, title in zip(axes[0], titles):
         axis.set_title(title, fontsize=10)
     return figure
-
-
-def plain_figure(width, height):
-    """A matplotlib figure in inches, and its axes without the spines at the top and right."""
-    from matplotlib.figure import Figure  # imported here, so that scripts start faster
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def save_figure(path, figure):
-    """Save a matplotlib figure as a PNG."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
 
 
 def animation_frames(steps, as_shown):

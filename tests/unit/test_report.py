@@ -103,7 +103,7 @@ def test_the_constant_scale_has_the_lowest_distance_of_those_in_scales():
 
 def test_the_figure_shows_every_row(experiment, monkeypatch):
     figures = []
-    monkeypatch.setattr(report, "save_figure", lambda path, figure: figures.append(figure))
+    monkeypatch.setattr(report.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     experiment("classifier_free")
     curves = [list(zip(*line.get_data())) for line in figures[0].axes[0].lines]
     assert sorted(map(len, curves)) == [1, 5, 5, 5, 5]
