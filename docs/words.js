@@ -38,15 +38,15 @@ export function closing({ digit }, all, count) {
     return `Answer, then drag the orange handle: from which start on do you no longer see ${named(digit)}?`;
   }
   if (no === undefined && yes === STEPS - 1) return "You see it to the very end.";
-  if (no === undefined) return "Now start later, until you don’t.";
-  if (yes === undefined) return no > 0 ? "Now start earlier, until you do." : "You never see it.";
+  if (no === undefined) return "Now start later, and answer again.";
+  if (yes === undefined) return no > 0 ? "Now start earlier, and answer again." : "You never see it.";
   if (all.some(({ p, q }) => !p || q === undefined)) return "Now wait for the other results …";
   if (all.some(({ q }) => q === null)) return "";
   const [judge, classifier] = ["q", "p"].map((name) => gaveUp(all, (one) => likeliest(one[name]) === digit));
   const at = (k) => (k === STEPS ? "never" : `at ${k + 1}`);
   const between = no - yes === 2 ? `at step ${no} or ${no + 1}` : `between step ${yes + 1} and ${no + 1}`;
   const you = no - yes === 1 ? `at step ${no + 1}` : between;
-  return `You gave up ${you}, the judge ${at(judge)}, the classifier ${at(classifier)}.
+  return `You stop seeing it ${you}, the judge ${at(judge)}, the classifier ${at(classifier)}.
     ${lesson(no, judge, classifier, count)}`;
 }
 
@@ -77,10 +77,10 @@ export function measured(count) {
   const rates = count.digits.map((row, digit) => [row[0] / sum(row), digit]).sort(([a], [b]) => a - b);
   const example = ([part, digit]) => `${rate(part, 1)} for ${named(digit)}`;
   return `Is this typical? With ${count.noises} other noises, each pushed toward the digits that it does not
-    become anyway, the judge gave up before the classifier in ${rate(earlier, all)} of ${all} cases (from
-    ${example(rates[0])} to ${example(rates.at(-1))}), at the same start in ${rate(together, all)}, and later
-    in ${rate(later, all)}. “Gave up” means the start from which it never sees the digit again. The noise of
-    the first screen was chosen because classifier and judge differ clearly there.`;
+    become anyway, the judge stopped seeing the digit before the classifier did in ${rate(earlier, all)} of
+    ${all} cases (from ${example(rates[0])} to ${example(rates.at(-1))}), at the same start in
+    ${rate(together, all)}, and later in ${rate(later, all)}. What counts is the start from which it never
+    sees the digit again. The noise of the first screen was chosen because the two differ clearly there.`;
 }
 
 /** What the sheet shows, by its finished cells [digit, start, p, q], or nothing while they are too few. */

@@ -193,8 +193,14 @@ def test_an_answer_belongs_to_the_picture_that_was_seen(open_page):
     assert page.is_visible("#judge") and not page.query_selector("#no[aria-pressed=true]")
     page.press("#start", "ArrowRight")
     page.wait_for_selector("#yes[aria-pressed=true]")
-    page.press("#yes", "Space")  # takes it back
+    page.press("#strengths :checked", "ArrowRight")  # another film
     page.wait_for_selector("#yes[aria-pressed=false]")
+    page.press("#strengths :checked", "ArrowLeft")
+    page.wait_for_selector("#yes[aria-pressed=true]")
+    page.press("#no", "Space")  # replaces it
+    page.wait_for_selector("#yes[aria-pressed=false] ~ #no[aria-pressed=true]")
+    page.press("#no", "Space")  # takes it back
+    page.wait_for_selector("#no[aria-pressed=false]")
 
 
 def test_the_ending_is_true(open_page):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
-from PIL import Image
 
 import inference
 from classifier import Classifier
@@ -23,10 +22,7 @@ class MyUNet(UNet2DModel):
 
 
 class MyClassifier(Classifier):
-    calls = 0
-
     def log_p(self, x_t, t, y):
-        MyClassifier.calls += 1
         return 10 * super().log_p(x_t, t, y)  # untrained, its gradient is small
 
 
@@ -164,20 +160,6 @@ def test_several_scales_make_one_row_each_from_the_same_noise(models, drawing):
     classifier = load_models(models, **MINE)[1]
     expected = gradient(classifier.log_p)(x_t, t, torch.tensor(labels))
     assert torch.equal(grad, expected) and expected.any()
-
-
-@pytest.mark.parametrize("scales", [[0], [5, 0]])
-def test_guidance_scale_0_never_calls_the_classifier(models, drawing, scales):
-    MyClassifier.calls = 0
-    run(models, "--steps", 2, "--gif", models / "o.gif", "--guidance-scale", *scales)
-    assert (MyClassifier.calls > 0) == any(scales)
-    assert [grad for *_, grad in drawing.animation_frames.call_args.args[0]] == [None, None]
-
-
-@pytest.mark.parametrize("steps, frames", [(1, 3), (50, 15)])
-def test_a_gif_has_at_most_13_steps_and_the_sample_twice(models, steps, frames):
-    run(models, "--steps", steps, "--gif", models / "o.gif", "--num-samples", 1)
-    assert Image.open(models / "o.gif").n_frames == frames
 
 
 def test_the_same_command_produces_the_same_bytes(models):

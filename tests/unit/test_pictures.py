@@ -67,20 +67,17 @@ def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
         assert [tuple(color) for color in colors.T.tolist()] == [ORANGE, BLUE, (PAPER,) * 3]
 
 
-def test_an_animation_shows_the_steps_and_begins_and_ends_with_the_sample():
-    """x_t is green here, x_0 is violet, and the gradient is orange."""
+def test_an_animation_begins_and_ends_with_the_sample():
+    """x_t is green here, x_0 is violet."""
     green, violet = (0, 255, 0), (255, 0, 255)
     x_t, x_0 = (pictures.from_uint8(constant(*color).view(1, 3, 8, 8)) for color in (green, violet))
-    steps = [(t, x_t, x_0, torch.ones_like(x_t)) for t in (9, 4)]
+    steps = [(t, x_t, x_0, None) for t in (9, 4)]
     file = io.BytesIO()
     pictures.write_gif(file, pictures.animation_frames(steps, pictures.to_uint8))
     film = ImageSequence.Iterator(Image.open(file))
     first, *frames, last = [np.asarray(frame.convert("RGB")).astype(int) for frame in film]
     assert len(frames) == 2 and np.array_equal(first, last)
 
-    def area(frame, color):
-        return (np.abs(frame - np.array(color)).max(axis=2) < 50).sum()
-
-    one = area(last, ORANGE)
-    for frame, expected in [*((frame, [1, 1, 1]) for frame in frames), (last, [0, 2, 1])]:
-        assert [area(frame, color) / one for color in (green, violet, ORANGE)] == expected
+    for color, shown in ((green, [True, True, False]), (violet, [True] * 3)):
+        near = [np.abs(frame - np.array(color)).max(axis=2) < 50 for frame in (*frames, last)]
+        assert [part.any() for part in near] == shown
