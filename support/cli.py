@@ -51,27 +51,14 @@ def number(kind, low=-math.inf, high=math.inf):
 
 
 def output(suffix):
-    """An argparse type: the Path of an output file with this suffix, in a writable folder."""
+    """An argparse type: the Path of an output file with this suffix."""
 
     def parse(text):
-        path = Path(text)
-        if path.suffix.lower() != suffix:
+        if Path(text).suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(f"must end in {suffix}, got {text!r}")
-        writable_folder(path.parent)
-        if path.is_dir():
-            raise argparse.ArgumentTypeError(f"{text} is a folder")
-        return path
+        return Path(text)
 
     return parse
-
-
-def writable_folder(text):
-    """An argparse type: the Path of an output folder, which is created."""
-    try:
-        Path(text).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from error
-    return Path(text)
 
 
 def add_run_flags(parser, seed=0):

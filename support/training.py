@@ -1,12 +1,13 @@
 """A training run: batches with a progress bar, losses, and a state that can be resumed."""
 
 import time
+from pathlib import Path
 
 import torch
 from tqdm import tqdm, trange
 
 from support import UserError
-from support.cli import add_run_flags, number, writable_folder
+from support.cli import add_run_flags, number
 from support.files import MODELS, STATE, check_may_write, load_tensors, save_checkpoint
 from support.files import save_tensors
 from support.pictures import from_uint8
@@ -167,7 +168,7 @@ def add_training_flags(parser, steps, batch_size, lr, channels=None):
     """Add the flags of every training script, with the script's defaults."""
     add, default = parser.add_argument, "(default: %(default)s)"
     models_help = "folder for the checkpoints (default: models)"
-    add("--models", type=writable_folder, default=MODELS, metavar="DIR", help=models_help)
+    add("--models", type=Path, default=MODELS, metavar="DIR", help=models_help)
     add("--steps", type=number(int, 1), default=steps, help=f"optimizer steps {default}")
     size_help = f"images per step {default}"
     add("--batch-size", type=number(int, 1), default=batch_size, help=size_help)

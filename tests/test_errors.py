@@ -29,20 +29,18 @@ def test_a_bad_flag(fails, said):
     assert said in fails(inference.main, *BAD_FLAGS[said].split())
 
 
-OUTPUTS = {"--output": "o.png", "--npz": "o.npz", "--gif": "o.gif", "--models": "trial"}
-
-
-@pytest.mark.parametrize("flag", OUTPUTS)
-def test_an_output_that_cannot_be_written_is_refused_first(fails, tmp_path, monkeypatch, flag):
-    """Before networks or data are read."""
-    monkeypatch.setattr(inference, "load_models", None)
-    monkeypatch.setattr(data, "Dataset", None)
-    main = train_classifier.main if flag == "--models" else inference.main
+@pytest.mark.parametrize(
+    "flag, name", [("--output", "o.png"), ("--npz", "o.npz"), ("--gif", "o.gif")]
+)
+def test_an_output_that_cannot_be_written(fails, tmp_path, flag, name):
+    """In a folder that is a file, or as a file that is a folder."""
     (tmp_path / "file").write_text("before")
-    (tmp_path / OUTPUTS[flag]).mkdir()
-    assert "cannot write" in fails(main, flag, tmp_path / "file" / OUTPUTS[flag])
-    if flag != "--models":
-        assert "is a folder" in fails(main, flag, tmp_path / OUTPUTS[flag])
+    (tmp_path / name).mkdir()
+    for place in (tmp_path / "file" / name, tmp_path / name):
+        flags = "--steps", 1, "--output", tmp_path / "other.png", flag, place
+        assert "cannot write" in fails(inference.main, *flags)
+    flags = "--steps", 1, "--models", tmp_path / "file" / "trial"
+    assert "cannot write" in fails(train_classifier.main, *flags)
 
 
 FAULTS = {  # see also test_inference.py

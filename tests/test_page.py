@@ -47,7 +47,7 @@ ENDING = """([classifier, judge, answers, count]) => import('./words.js').then((
 })"""
 # what a column of the chart shows: lines of classifier and judge, shading; marks of the answers
 CHART = """([p, q, unrolled]) => import('./chart.js').then(({drawChart}) => {
-    const known = {p: Array(10).fill(p), q: Array(10).fill(q), you: true};
+    const of = (x) => Array(10).fill(0.9).with(5, x), known = {p: of(p), q: of(q), you: true};
     const all = [...Array(21).keys()].map((start) =>
         ({start, ...[4, 5, 12, 19, 20].includes(start) && known}));
     drawChart({digit: 5, start: 20}, all, {size: 40, stride: 1, gap: 70}, unrolled);
