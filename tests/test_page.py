@@ -47,9 +47,9 @@ ENDING = """([classifier, judge, answers, count]) => import('./words.js').then((
 })"""
 # what a column of the chart shows: lines of classifier and judge, shading; marks of the answers
 CHART = """([p, q, unrolled]) => import('./chart.js').then(({drawChart}) => {
-    const of = (x) => Array(10).fill(0.9).with(5, x), known = {p: of(p), q: of(q), you: true};
+    const of = (x) => Array(10).fill(0.9).with(5, x), known = {p: of(p), q: of(q)};
     const all = [...Array(21).keys()].map((start) =>
-        ({start, ...[4, 5, 12, 19, 20].includes(start) && known}));
+        ({start, ...[4, 5, 12, 19, 20].includes(start) && {...known, you: start > 4}}));
     drawChart({digit: 5, start: 20}, all, {size: 40, stride: 1, gap: 70}, unrolled);
     const pixels = document.getElementById('chart').getContext('2d');
     const colors = {p: [191, 74, 0], q: [28, 27, 25], s: [248, 217, 191], y: [106, 63, 181]};
