@@ -22,7 +22,7 @@ let seen = null; // the place whose result is on the screen, or null while it is
 let [looked, played] = [null, -Infinity]; // the step under the pointer; when the films began to play
 let revealed = Infinity; // when the judge appeared
 let [isSheetInView, isSheetOld, isDragging, isReady] = [false, true, false, false];
-let [error, missing, count] = ["", "", null]; // of the workers; of the judge; of count.json
+let [error, missing] = ["", ""]; // of the workers; of the judge
 let [frame, speaking] = [0, 0]; // of the next drawing, and of the next words of the screen reader
 
 /** Change the state. `isNew`: as a new entry of the history. `isPlayed`: the films run again. */
@@ -142,7 +142,7 @@ function showWords(all) {
   $("tag-pushed").textContent = start < STEPS ? `pushed toward ${named(digit)}` : "never pushed";
   $("tag-pushed").classList.toggle("orange", start < STEPS);
   $("films").ariaLabel = `Two films, which are the same up to frame ${start + 1}`;
-  const words = { closing: closing(state, all, count) };
+  const words = { closing: closing(state, all) };
   if (p) words.sentence = sentence(state, p, q, all.at(-1).q ?? all.at(-1).p);
   for (const id in words) if (words[id] !== shown[id]) $(id).innerHTML = shown[id] = words[id];
   if (p) speak(`${Object.values(state)}${you}${isHidden}`);
@@ -266,6 +266,5 @@ new IntersectionObserver(([entry]) => {
   isSheetInView = entry.isIntersecting;
   askForFilms();
 }).observe($("sheet"));
-count = await fetch("count.json").then((response) => response.json()).catch(() => null);
+const count = await fetch("count.json").then((response) => response.json()).catch(() => null);
 if (count) $("measured").textContent = measured(count);
-show();

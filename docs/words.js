@@ -29,7 +29,7 @@ export function gaveUp(all, isSeen) {
 }
 
 /** What follows from the answers of the visitor, or what to do next. `all` are the `opinions`. */
-export function closing({ digit }, all, count) {
+export function closing({ digit }, all) {
   const alone = all.at(-1).q ?? all.at(-1).p;
   if (alone && likeliest(alone) === digit) return "Nothing to change here: choose another digit.";
   const yes = all.findLast(({ you }) => you === true)?.start;
@@ -43,37 +43,27 @@ export function closing({ digit }, all, count) {
   if (all.some(({ p, q }) => !p || q === undefined)) return "Now wait for the other results …";
   if (all.some(({ q }) => q === null)) return "";
   const [judge, classifier] = ["q", "p"].map((name) => gaveUp(all, (one) => likeliest(one[name]) === digit));
-  const at = (k) => (k === STEPS ? "never" : `at ${k + 1}`);
-  const between = no - yes === 2 ? `at step ${no} or ${no + 1}` : `between step ${yes + 1} and ${no + 1}`;
+  const at = (k) => (k === STEPS ? `not even at ${STEPS}` : `at ${k + 1}`);
+  const between = no - yes === 2 ? `at step ${no} or ${no + 1}` : `between step ${yes + 2} and ${no + 1}`;
   const you = no - yes === 1 ? `at step ${no + 1}` : between;
   return `You stop seeing it ${you}, the judge ${at(judge)}, the classifier ${at(classifier)}.
-    ${lesson(no, judge, classifier, count)}`;
+    <b>${lesson(no, judge, classifier)}</b>`;
 }
 
 /** The ending, by the starts at which the visitor, the judge, and the classifier gave up. */
-function lesson(you, judge, classifier, count) {
-  if (classifier <= you) return "<b>This time, the classifier did not see it longer than you.</b>";
-  if (judge < classifier) {
-    return `<b>Never let the one who pushes be the one who judges.</b> ${typical(count)}`;
-  }
-  if (judge === classifier) return "<b>The judge was fooled as well: trust your eyes.</b>";
-  return "<b>The judge was fooled even longer: trust your eyes.</b>";
+function lesson(you, judge, classifier) {
+  if (classifier <= you) return "This time, the classifier did not see it longer than you.";
+  if (judge < classifier) return "Never let the one who pushes be the one who judges.";
+  if (judge === classifier) return "The judge was fooled as well: trust your eyes.";
+  return "The judge was fooled even longer: trust your eyes.";
 }
 
-/** How often the judge gave up earlier than the classifier, together with it, and later: see export.py. */
-const orders = ({ digits }) => [0, 1, 2].map((order) => sum(digits.map((row) => row[order])));
 const rate = (part, all) => `${Math.round((100 * part) / all)}%`;
 
-/** How typical it is that the judge gives up first. */
-function typical(count) {
-  if (!count) return "";
-  const all = orders(count);
-  return `This happened in ${rate(all[0], sum(all))} of ${sum(all)} other cases, see below.`;
-}
-
-/** What was counted on other noises. */
+/** How often the judge gave up earlier than the classifier, together with it, and later: see export.py. */
 export function measured(count) {
-  const [[earlier, together, later], all] = [orders(count), sum(orders(count))];
+  const [earlier, together, later] = [0, 1, 2].map((order) => sum(count.digits.map((row) => row[order])));
+  const all = earlier + together + later;
   const rates = count.digits.map((row, digit) => [row[0] / sum(row), digit]).sort(([a], [b]) => a - b);
   const example = ([part, digit]) => `${rate(part, 1)} for ${named(digit)}`;
   return `Is this typical? With ${count.noises} other noises, each pushed toward the digits that it does not
