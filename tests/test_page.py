@@ -41,6 +41,7 @@ SENTENCE = """(seen) => import('./words.js').then(({sentence}) => {
     const [p, q] = seen.map((y) => Array(10).fill(0).with(y, 1));
     return sentence({digit: 5, start: 9}, p, q, p).replace(/<.*?>/g, '');
 })"""
+MEASURED = "(count) => import('./words.js').then(({measured}) => measured(count))"
 # what the page says if the two gave up at these starts, and the visitor answered so
 ENDING = """([classifier, judge, answers]) => import('./words.js').then(({closing}) => {
     const see = (isSeen) => Array(10).fill(0).with(isSeen ? 5 : 3, 1);
@@ -206,8 +207,11 @@ def test_an_answer_belongs_to_the_picture_that_was_seen(open_page):
     page.wait_for_selector("#no[aria-pressed=false]")
 
 
-def test_sentence_and_ending_are_true(open_page):
-    page = open_page()
+def test_what_the_page_says_is_true(open_page):
+    page, counted = open_page(), [[3, 1, 0], *[[2, 1, 1]] * 8, [0, 1, 3]]
+    said = page.evaluate(MEASURED, {"noises": 4, "digits": counted})
+    rates = ["48%", "40", "0%", "a 9", "75%", "a 0", "25%", "28%"]
+    assert re.findall(r"\ba \d|\d+%?", said) == ["4", *rates]
     for seen, words in (([3, 3], "Both see a 3, not"), ([3, 5], "sees a 3 (99%), the judge a 5")):
         assert words in page.evaluate(SENTENCE, seen)
     for *case, numbers, keyword in (  # classifier and judge gave up, answers, what the page says
@@ -235,13 +239,13 @@ def test_the_chart_joins_neighbors_and_moves_the_start(open_page):
 
 
 def test_every_control_works_with_the_keyboard(open_page):
-    page = open_page("#noise=7")
+    page = open_page("#noise=7&strength=0.1")
     entries = page.evaluate("history.length")
     for selector, key, address, words in (  # the element, a key, and what the page then says
-        ("#digits :checked", "ArrowRight", "noise=7&digit=7&start=18&strength=1", "sees a 5"),
+        ("#digits :checked", "ArrowRight", "noise=7&digit=7&start=18&strength=0.1", "sees a 5"),
         ("#start", "ArrowLeft", "start=17", "sees a 4"),
         ("#start", "End", "start=never", "becomes a 7"),
-        ("#strengths :checked", "ArrowRight", "strength=10", "becomes a 7"),
+        ("#strengths :checked", "ArrowRight", "strength=1", "becomes a 7"),
         ("#sheet", "ArrowLeft", "digit=7&start=20", "sees a 7"),
     ):
         page.press(selector, key)
