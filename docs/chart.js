@@ -9,7 +9,7 @@ import { likeliest, named } from "./words.js";
 export const STARTS = [...Array(STEPS + 1).keys()];
 const THUMB = 24; // of the slider, as in page.css
 const [TOP, BASE] = [24, 94]; // where 100% and 0 are
-const [NAMED, WIDE] = [70, 0.3]; // the width of "classifier"; a gap in which there is room for a word
+const NAMED = 70; // the width of "classifier"
 const canvas = $("chart");
 const between = (low, x, high) => Math.max(low, Math.min(high, x));
 const answers = new Map(); // what the visitor sees
@@ -88,12 +88,12 @@ export function drawChart({ digit, start: chosen }, all, { size, stride, gap, is
   function shade() {
     const edge = ({ start, p, q }) => [[x(start), y(p[digit])], [x(start), y(Math.min(p[digit], q[digit]))]];
     draw("--mark", 1, neighbors("p", "q").map(([a, b]) => [...edge(a), ...edge(b).reverse()]), "fill");
-    const isWide = ({ p, q }) => p[digit] - q[digit] > WIDE;
-    const wide = neighbors("p", "q").filter((pair) => pair.every(isWide)).flat();
-    const mean = (f) => wide.reduce((sum, one) => sum + f(one), 0) / wide.length;
+    const isFooled = ({ p, q }) => likeliest(p) === digit && likeliest(q) !== digit;
+    const fooled = neighbors("p", "q").filter((pair) => pair.every(isFooled)).flat();
+    const mean = (f) => fooled.reduce((sum, one) => sum + f(one), 0) / fooled.length;
     const [at, middle] = [mean(({ start }) => x(start)), mean(({ p, q }) => (p[digit] + q[digit]) / 2)];
     const font = `italic 600 ${isNarrow ? 13 : 17}px Georgia, serif`;
-    if (wide.length) write("fooled", "--orange", font, "center", at, y(middle));
+    if (fooled.length) write("fooled", "--orange", font, "center", at, y(middle));
   }
 
   /** A tick or a cross for each answer. */

@@ -235,7 +235,10 @@ $("sheet").addEventListener("click", (event) => {
   if (cell) visit(cell);
 });
 $("sheet").addEventListener("keydown", (event) => {
-  if (event.key === "Enter") return visit({});
+  if (event.key === "Enter") {
+    $("start").focus({ preventScroll: true });
+    return visit({});
+  }
   if (!event.key.startsWith("Arrow")) return;
   event.preventDefault(); // do not scroll
   update(cellBeside(state, event.key) ?? {});

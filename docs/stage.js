@@ -34,7 +34,7 @@ export function drawStage(view) {
   const fork = framesBefore(view.fork, places) * size;
   drawStrips(context, places, fork, css(view.start < STEPS ? "--film" : "--strip"));
   drawFrames(context, places, view);
-  drawHandle(context, fork + gap / 2 - (gap > 40 ? 8 : 4), middle);
+  drawHandle(context, fork + gap / 2, middle);
   const tags = { alone: top - half - 27, pushed: bottom + half + 3, noise: middle - half - 27 };
   for (const [id, y] of Object.entries(tags)) $(`tag-${id}`).style.top = `${y}px`;
   placePush(view, places, fork);

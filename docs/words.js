@@ -43,6 +43,7 @@ export function closing({ digit }, all) {
   if (all.some(({ p, q }) => !p || q === undefined)) return "Now wait for the other results …";
   if (all.some(({ q }) => q === null)) return "";
   const [judge, classifier] = ["q", "p"].map((name) => gaveUp(all, (one) => likeliest(one[name]) === digit));
+  if (yes + 1 < classifier && classifier <= no) return `Now answer at step ${yes + 2}, too.`;
   const at = (k) => (k === STEPS ? `not even at ${STEPS}` : `at ${k + 1}`);
   const between = no - yes === 2 ? `at step ${no} or ${no + 1}` : `between step ${yes + 2} and ${no + 1}`;
   const you = no - yes === 1 ? `at step ${no + 1}` : between;
@@ -66,8 +67,8 @@ export function measured(count) {
   const all = earlier + together + later;
   const rates = count.digits.map((row, digit) => [row[0] / sum(row), digit]).sort(([a], [b]) => a - b);
   const example = ([part, digit]) => `${rate(part, 1)} for ${named(digit)}`;
-  return `Is this typical? With ${count.noises} other noises, each pushed toward the digits that it does not
-    become anyway, the judge stopped seeing the digit before the classifier did in ${rate(earlier, all)} of
+  return `Is this typical? With ${count.noises} other noises, each pushed normally toward the digits that it
+    does not become anyway, the judge stopped seeing the digit before the classifier did in ${rate(earlier, all)} of
     ${all} cases (from ${example(rates[0])} to ${example(rates.at(-1))}), at the same start in
     ${rate(together, all)}, and later in ${rate(later, all)}. What counts is the start from which it never
     sees the digit again. The noise of the first screen was chosen because the two differ clearly there.`;

@@ -220,6 +220,7 @@ def test_what_the_page_says_is_true(open_page):
         (19, 19, {9: 1, 11: 0}, ["11", "12", "20", "20"], "as well"),
         (17, 19, {9: 1, 10: 0}, ["11", "20", "18"], "even longer"),
         (17, 12, {17: 1, 18: 0}, ["19", "13", "18"], "This time"),
+        (17, 12, {14: 1, 18: 0}, ["16"], "answer at step"),
         (20, 17, {15: 1}, [], "later"),
     ):
         said = page.evaluate(ENDING, case)
