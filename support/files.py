@@ -101,7 +101,7 @@ def load_checkpoint(path, network_class, device="cpu"):
 def check_may_write(path, network, schedule, dataset_info):
     """Check, before training, that the checkpoint fits into its folder.
 
-    Raises UserError if another file there is not a checkpoint, or was trained on a different
+    Raises UserError if a file in its folder is not a checkpoint, or was trained on a different
     dataset or with different noise, or if `path` is a checkpoint of another class.
     """
     config_of(network)  # a network without a config fails before it is trained
