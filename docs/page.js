@@ -137,7 +137,8 @@ function showWords(all) {
   [$("yes").ariaDisabled, $("no").ariaDisabled] = [!seen, !seen];
   $("you").ariaLabel = `Do you see ${named(digit)}?`;
   for (const id of ["yes", "no"]) $(id).style.visibility = start === STEPS ? "hidden" : "";
-  $("judge").hidden = !isHidden;
+  $("judge").disabled = !isHidden;
+  $("judge").textContent = `${isHidden ? "Ask a" : "The"} judge: a classifier that never pushed`;
   for (const id of ["key", "tinted", "measured"]) $(id).hidden = isHidden;
   $("tag-pushed").textContent = start < STEPS ? `pushed toward ${named(digit)}` : "never pushed";
   $("tag-pushed").classList.toggle("orange", start < STEPS);

@@ -120,9 +120,10 @@ function placePush({ films, start }, { isNarrow, width, gap, half, top, bottom, 
   const inside = Math.min(104, bottom - top - 2 * half - 20);
   $("push-step").textContent = `push in step ${start + 1}`;
   const [words, below] = isNarrow ? [92, 56] : [110, 88];
-  const isLate = fork + gap + inside + words > width;
+  const isLow = inside < 60 && fork > below + words; // 60: the height of the words
+  const isLate = isLow || fork + gap + inside + words > width;
   const side = isLate ? below : inside;
-  const left = isLate ? Math.min(fork, width - (isNarrow ? 0 : 184)) - side - words : fork + gap;
+  const left = isLate ? Math.min(fork, width - (isNarrow ? 0 : 200)) - side - words : fork + gap;
   push.classList.toggle("before", isLate);
   push.style.setProperty("--side", `${side}px`);
   push.style.width = `${side + words}px`;

@@ -177,7 +177,7 @@ def test_the_judge_is_hidden_until_a_visitor_wants_it(open_page, button):
     page.click(button)
     page.locator("#conclusion", has_text="the judge").wait_for()
     assert (words.count(), drawn.count(), page.evaluate(TINTED)) == (5, 2, True)  # not #closing
-    assert not page.is_visible("#judge")
+    assert page.is_disabled("#judge")
 
 
 def test_an_answer_belongs_to_the_picture_that_was_seen(open_page):
@@ -194,7 +194,7 @@ def test_an_answer_belongs_to_the_picture_that_was_seen(open_page):
     for worker in page.workers:
         worker.evaluate("self.release?.()")
     wait_for_sentence(page, "sees an 8")
-    assert page.is_visible("#judge") and not page.query_selector("#no[aria-pressed=true]")
+    assert page.is_enabled("#judge") and not page.query_selector("#no[aria-pressed=true]")
     page.press("#start", "ArrowRight")
     page.wait_for_selector("#yes[aria-pressed=true]")
     page.press("#strengths :checked", "ArrowRight")  # another film
