@@ -252,6 +252,7 @@ def test_every_control_works_with_the_keyboard(open_page):
         page.press(selector, key)
         page.wait_for_function("(text) => location.hash.includes(text)", arg=address)
         wait_for_sentence(page, words)
+        assert page.is_visible("#push") == words.startswith("sees")
     assert page.evaluate("history.length") == entries  # keys replace the current one
     page.press("#sheet", "Enter")
     page.wait_for_function("scrollY === 0")
