@@ -19,7 +19,7 @@ from support.pictures import ACCENT, INK
 
 RESULTS = ROOT / "results"
 PAGES = ROOT / "README.md", RESULTS / "README.md"
-RUNS = MODELS, ROOT / "runs" / "1"  # trained with these seeds: make.sh
+RUNS = MODELS, ROOT / "runs" / "1", ROOT / "runs" / "2"  # trained with these seeds: make.sh
 FASHION = ROOT / "runs" / "fashion"
 DEFAULT = {"sampler": "ddpm", "steps": 50}
 FAST = {"sampler": "sde-dpmsolver++", "steps": 20}
@@ -32,7 +32,7 @@ def quality(path):
 
 
 def runs(path):
-    """Does another training run give the same result? One table per run: path with _0 and _1."""
+    """Does another training run give the same result? One table per run: path with _0, _1, _2."""
     for k, folder in enumerate(RUNS):
         measure_guidance(folder, FAST, f"run {k}, ", seed=3, path=path.with_stem(f"runs_{k}"))
 

@@ -11,9 +11,11 @@ networks() { # models/, sample_ddpm_output.png: about two hours on two cores
   python -m evaluation.classifier_free
 }
 
-runs() { # networks for the report that are not included: about two hours
-  python train_classifier.py --seed 1 --models runs/1
-  python train_ddpm.py --seed 1 --models runs/1
+runs() { # networks for the report that are not included: about three hours
+  for seed in 1 2; do
+    python train_classifier.py --seed $seed --models runs/$seed
+    python train_ddpm.py --seed $seed --models runs/$seed
+  done
   python train_classifier.py --dataset fashion-mnist --models runs/fashion
   python train_ddpm.py --dataset fashion-mnist --models runs/fashion
   python -m evaluation.judge --dataset fashion-mnist --models runs/fashion
