@@ -6,11 +6,9 @@ from functools import partial
 import nbformat
 import pytest
 from conftest import ROOT, run_cells
-from PIL import Image
 
 import inference
 from course.exercises import LESSON_2
-from course.lesson import read_photo
 from course.make_blanks import LESSONS, student_copy
 from diffusion import END
 
@@ -99,11 +97,3 @@ def test_it_is_saved_with_the_outputs_of_one_run_and_its_copy_is_up_to_date(path
     assert counts == [*range(1, len(counts) + 1)]
     assert read(path.parent / "blanks" / path.name) == student_copy(lesson)
     assert "Solution" not in str(student_copy(lesson, solutions=False))
-
-
-def test_a_photo_becomes_ink(tmp_path):
-    photo = Image.new("L", (280, 280), 220)  # light, with a dark square
-    photo.paste(30, (90, 90, 190, 190))
-    photo.save(tmp_path / "photo.png")
-    ink = read_photo(tmp_path / "photo.png")
-    assert ink[0, 0, 14, 14] == 1 and ink[0, 0, 2, 2] == -1

@@ -1,11 +1,8 @@
 """What pictures show: gray levels, colors, and the order of images and labels."""
 
-import io
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageSequence
+from PIL import ImageDraw
 
 from support import pictures
 
@@ -25,13 +22,6 @@ def test_gray_levels():
     gray = torch.tensor([-3.0, 3.0]).view(1, 1, 1, 2)
     for kind, shown in (("mnist", [PAPER, INK]), ("folder", [0, 255])):
         assert pictures.as_displayed(gray, {"kind": kind}).flatten().tolist() == shown
-
-
-def test_a_grid_is_filled_row_by_row():
-    levels = [10, 50, 90, 130, 170, 210]
-    grid = np.asarray(pictures.grid_image(constant(*levels).to(torch.uint8), 3))
-    assert list(dict.fromkeys(grid[np.isin(grid, levels)].tolist())) == levels
-    assert grid.shape[0] < grid.shape[1]
 
 
 @pytest.mark.parametrize(
@@ -65,19 +55,3 @@ def test_a_gradient_that_adds_ink_is_orange_and_one_that_removes_it_is_blue():
     grads = torch.tensor([[3.0, -3.0, 0.0], [0.1, -0.1, 0.0]]).view(2, 1, 1, 3)
     for colors in pictures.gradient_in_colors(grads)[:, :, 0]:
         assert [tuple(color) for color in colors.T.tolist()] == [ORANGE, BLUE, (PAPER,) * 3]
-
-
-def test_an_animation_begins_and_ends_with_the_sample():
-    """x_t is green here, x_0 is violet."""
-    green, violet = (0, 255, 0), (255, 0, 255)
-    x_t, x_0 = (pictures.from_uint8(constant(*color).view(1, 3, 8, 8)) for color in (green, violet))
-    steps = [(t, x_t, x_0, None) for t in (9, 4)]
-    file = io.BytesIO()
-    pictures.write_gif(file, pictures.animation_frames(steps, pictures.to_uint8))
-    film = ImageSequence.Iterator(Image.open(file))
-    first, *frames, last = [np.asarray(frame.convert("RGB")).astype(int) for frame in film]
-    assert len(frames) == 2 and np.array_equal(first, last)
-
-    for color, shown in ((green, [True, True, False]), (violet, [True] * 3)):
-        near = [np.abs(frame - np.array(color)).max(axis=2) < 50 for frame in (*frames, last)]
-        assert [part.any() for part in near] == shown
