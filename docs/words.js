@@ -69,8 +69,8 @@ export function measured(count) {
   const example = ([part, digit]) => `${rate(part, 1)} for ${named(digit)}`;
   return `Is this typical? With ${count.noises} other noises, each pushed normally toward the digits that it
     does not become anyway, the judge stopped seeing the digit before the classifier did in
-    ${rate(earlier, all)} of ${all} cases (from ${example(rates[0])} to ${example(rates.at(-1))}), at the same start in
-    ${rate(together, all)}, and later in ${rate(later, all)}. What counts is the start from which it never
+    ${rate(earlier, all)} of ${all} cases (from ${example(rates[0])} to ${example(rates.at(-1))}), at the
+    same start in ${rate(together, all)}, and later in ${rate(later, all)}. What counts is the start from which it never
     sees the digit again. The noise of the first screen was chosen because the two differ clearly there.`;
 }
 
