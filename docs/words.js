@@ -70,8 +70,9 @@ export function measured(count) {
   return `Is this typical? With ${count.noises} other noises, each pushed normally toward the digits that it
     does not become anyway, the judge stopped seeing the digit before the classifier did in
     ${rate(earlier, all)} of ${all} cases (from ${example(rates[0])} to ${example(rates.at(-1))}), at the
-    same start in ${rate(together, all)}, and later in ${rate(later, all)}. What counts is the start from which it never
-    sees the digit again. The noise of the first screen was chosen because the two differ clearly there.`;
+    same start in ${rate(together, all)}, and later in ${rate(later, all)}. What counts is the start from
+    which it never sees the digit again. The noise of the first screen was chosen because the two differ
+    clearly there.`;
 }
 
 /** What the sheet shows, by its finished cells [digit, start, p, q], or nothing while they are too few. */
