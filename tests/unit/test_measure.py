@@ -121,9 +121,10 @@ def measured(monkeypatch):
 
 def test_every_flag_reaches_the_measurement(measured, tmp_path):
     trial, csv = shutil.copytree(MODELS, tmp_path / "trial"), tmp_path / "x.csv"
-    for name in ("classifier.pth", "judge.pth"):
+    last = {"classifier.pth": "linear", "judge.pth": "linear", "classifier_free.pth": "conv_out"}
+    for name, layer in last.items():
         content = torch.load(trial / name)
-        content["state_dict"]["linear.weight"] *= -1
+        content["state_dict"][f"{layer}.weight"] *= -1
         torch.save(content, trial / name)
     flags = f"--models {trial} --sampler ddim --steps 2 --guidance-scale 2 --growing-scale 4"
     flags += f" --n 300 --split test --seed 4 --csv {csv}"
@@ -174,7 +175,7 @@ def test_networks_and_judge_must_be_for_the_dataset(fails, tmp_path):
         torch.save(content | {"dataset": info}, tmp_path / path.name)
     flags = ["--models", tmp_path, "--n", 100, "--steps", 1]
     for method in ("guided", "unguided", "classifier_free"):
-        assert "not trained on mnist" in fails(evaluate.main, "--method", method, *flags)
+        assert "the network in" in fails(evaluate.main, "--method", method, *flags)
     (tmp_path / "judge.pth").unlink()
     error = fails(evaluate.main, *flags, "--dataset", "fashion-mnist")
     assert "evaluation.judge --dataset fashion-mnist --models" in error
