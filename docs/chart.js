@@ -3,6 +3,7 @@
 import { STEPS } from "./constants.js";
 import { findResult } from "./films.js";
 import { $, clear, css } from "./pictures.js";
+import { between } from "./stage.js";
 import { likeliest, named } from "./words.js";
 
 /** The steps in which a push may start; STEPS is "never". */
@@ -11,7 +12,6 @@ const THUMB = 24; // of the slider, as in page.css
 const [TOP, BASE] = [24, 94]; // where 100% and 0 are
 const NAMED = 70; // the width of "classifier"
 const canvas = $("chart");
-const between = (low, x, high) => Math.max(low, Math.min(high, x));
 const answers = new Map(); // what the visitor sees
 
 const keyOf = ({ noise, digit, strength, start }) => [noise, digit, strength, start].join();

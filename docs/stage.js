@@ -19,7 +19,7 @@ function measure() {
   return { width, isNarrow, stride, gap, edge, count, size, half, top, bottom, middle: (top + bottom) / 2 };
 }
 
-const between = (low, x, high) => Math.max(low, Math.min(high, x));
+export const between = (low, x, high) => Math.max(low, Math.min(high, x));
 
 /** How many frames are before a fork, a step that may move. */
 function framesBefore(fork, { stride }) {

@@ -24,7 +24,7 @@ export function sentence({ digit, start }, p, q, alone) {
 }
 
 /** The start from which a reader of the pictures never sees the digit again; see `opinions`. */
-export function gaveUp(all, isSeen) {
+function gaveUp(all, isSeen) {
   return all.slice(0, STEPS).findLastIndex(isSeen) + 1;
 }
 

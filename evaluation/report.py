@@ -91,7 +91,8 @@ def classifier_free(path):
     axes.plot(x[REAL], 100 * y[REAL], "*", color=INK, ms=10, label=REAL)
     axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)", xlim=(0, 0.8), ylim=(90, 100.2))
     axes.legend(frameon=False)
-    figure.savefig(path.with_suffix(".png"), dpi=120)
+    with atomic_write(path.with_suffix(".png")) as file:
+        figure.savefig(file, dpi=120)
 
 
 EXPERIMENTS = {f.__name__: f for f in (scales, quality, runs, transfer, classifier_free)}
