@@ -1,8 +1,8 @@
 """Step 2: train the U-Net, without labels, to predict the noise.
 
-    python train_ddpm.py
+    python train_ddpm.py --bf16                        # as the included network was trained
     python train_ddpm.py --steps 300 --models trial    # a short trial in another folder
-    python train_ddpm.py --resume                      # after an interruption
+    python train_ddpm.py --bf16 --resume               # after an interruption
 
 Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239). Like the authors' code, it keeps an
 exponential moving average (EMA) of the weights.
@@ -23,15 +23,15 @@ from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, trai
 from support import UserError, cli
 from support.files import output_folder
 from support.pictures import as_displayed, grid_image, save_picture
-from support.training import FUSED, Run, add_training_flags, run_settings
+from support.training import FUSED, Run, add_bf16_flag, add_training_flags, run_settings
 
-STEPS = 11_000
-BATCH_SIZE = 64
+STEPS = 88_000
+BATCH_SIZE = 32
 LEARNING_RATE = 1.5e-3
 ADAM_BETAS = (0.9, 0.99)
 WARMUP_STEPS = 200
 MAX_GRAD_NORM = 1.0
-EMA_DECAY = 0.998
+EMA_DECAY = 0.9999
 NUM_VALIDATION_IMAGES = 1_000
 SAMPLING_STEPS = 50
 NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
@@ -51,7 +51,7 @@ def ddpm_loss(unet, scheduler, x_0, y):
     return F.mse_loss(unet(*inputs).sample, target.to(unet.device))
 
 
-def train(unet, scheduler, run, lr, validate, loss_of=ddpm_loss):
+def train(unet, scheduler, run, lr, validate, loss_of=ddpm_loss, bf16=False):
     """Run DDPM Algorithm 1. On return, the U-Net holds the averaged weights.
 
     Args:
@@ -63,6 +63,7 @@ def train(unet, scheduler, run, lr, validate, loss_of=ddpm_loss):
             of numbers for the log.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator. The
             U-Net must still predict the scheduler's target, which `main` validates and samples.
+        bf16: compute the loss in bfloat16 where torch.autocast does so; the weights stay float32.
     """
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=unet.device.type in FUSED
@@ -72,7 +73,8 @@ def train(unet, scheduler, run, lr, validate, loss_of=ddpm_loss):
     ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
 
     for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema):
-        loss = loss_of(unet, scheduler, x_0, y)
+        with torch.autocast(unet.device.type, torch.bfloat16, enabled=bf16):
+            loss = loss_of(unet, scheduler, x_0, y)
 
         optimizer.zero_grad()
         loss.backward()
@@ -130,6 +132,7 @@ def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
     """
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
+    add_bf16_flag(parser)
     args, dataset = parse_with_dataset(parser, argv)
     validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
@@ -152,7 +155,7 @@ def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
         return {"validation_loss": validation_loss(unet, scheduler, validation)}
 
     with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
-        train(unet, scheduler, run, args.lr, validate, loss_of)
+        train(unet, scheduler, run, args.lr, validate, loss_of, args.bf16)
         run.save_checkpoint()
         save_samples(samples)
     print(f"saved {checkpoint} and {samples} after {run.seconds():.0f} s")

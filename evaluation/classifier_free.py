@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 from data import parse_with_dataset
 from diffusion import CHANNELS, SCHEDULE, eps_from_x_0, make_unet, x_0_from_eps
 from support import cli
-from support.training import Run, add_training_flags, run_settings
+from support.training import Run, add_bf16_flag, add_training_flags, run_settings
 from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, ddpm_loss, train
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
@@ -48,6 +48,7 @@ def classifier_free_loss(unet, scheduler, x_0, y):
 def main(argv=None):
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
+    add_bf16_flag(parser)
     args, dataset = parse_with_dataset(parser, argv)
 
     torch.manual_seed(args.seed)
@@ -56,7 +57,8 @@ def main(argv=None):
     unet = make_unet(size, in_channels, args.channels, num_labels).to(args.device)
     checkpoint = args.models / "classifier_free.pth"
     with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
-        train(unet, DDPMScheduler(**SCHEDULE), run, args.lr, dict, classifier_free_loss)
+        scheduler = DDPMScheduler(**SCHEDULE)
+        train(unet, scheduler, run, args.lr, dict, classifier_free_loss, args.bf16)
         run.save_checkpoint()
     print(f"saved {checkpoint} after {run.seconds():.0f} s")
 

@@ -182,7 +182,13 @@ def add_training_flags(parser, steps, batch_size, lr, channels=None):
     add_run_flags(parser)
 
 
+def add_bf16_flag(parser):
+    """Add --bf16, for the U-Nets."""
+    bf16_help = "train in bfloat16 (torch.autocast); faster on GPUs and CPUs that support it"
+    parser.add_argument("--bf16", action="store_true", help=bf16_help)
+
+
 def run_settings(args):
     """The flags that a `Run` needs, as its arguments."""
-    names = "steps", "batch_size", "lr", "seed", "channels", "resume"
+    names = "steps", "batch_size", "lr", "seed", "channels", "bf16", "resume"
     return {name: getattr(args, name) for name in names if name in args}
