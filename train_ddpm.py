@@ -25,7 +25,7 @@ from support.files import output_folder
 from support.pictures import as_displayed, grid_image, save_picture
 from support.training import FUSED, Run, add_bf16_flag, add_training_flags, run_settings
 
-STEPS = 88_000
+STEPS = 64_000
 BATCH_SIZE = 32
 LEARNING_RATE = 1.5e-3
 ADAM_BETAS = (0.9, 0.99)
