@@ -6,15 +6,14 @@ Settings are chosen on the validation images; the test images are only for repor
 import hashlib
 
 import torch
-from PIL import Image, ImageOps
 from torchvision import datasets
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms import Compose, PILToTensor, Resize
 
 from support import UserError
 from support.cli import number
 from support.files import ROOT
-from support.pictures import from_uint8
-from support.streams import generator
+from support.seeds import generator
 
 DATA = ROOT / "data"
 TORCHVISION = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}
@@ -92,15 +91,11 @@ def read_folder(folder, size):
     images = [image for image, _ in pictures]
     if len(images) < 100:
         raise UserError(f"at least 100 images are needed, found {len(images)} in {folder}")
-    _, height, width = images[0].shape
-    if height != width or height % 4:
-        needed = "they must be square, with a side that is a multiple of 4; use --size 32"
-        raise UserError(f"the images in {folder} are {height}x{width}; {needed}")
     for (path, _), image in zip(pictures.samples, images):
-        if image.shape != images[0].shape:
-            raise UserError(
-                f"{path} differs in size from the other images; resize them with --size 32"
-            )
+        _, height, width = image.shape
+        if height != width or height % 4 or image.shape != images[0].shape:
+            needed = "images must be square, all of the same size, and their side a multiple of 4"
+            raise UserError(f"{path} is {height}x{width}; {needed}; use --size 32")
     images, labels = torch.stack(images), torch.tensor(pictures.targets)
     if torch.equal(images, images[:, :1].expand_as(images)):
         images = images[:, :1]
@@ -112,34 +107,22 @@ def read_folder(folder, size):
 
 
 def load_image(path):
-    """An RGB image in its EXIF orientation, on white where it is transparent.
-
-    Raises UserError if it is corrupted, or grayscale with more than 8 bits.
-    """
+    """An RGB image. Raises UserError if it is corrupted."""
     try:
-        image = Image.open(path)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits per channel; convert it to 8 bits")
-        image = ImageOps.exif_transpose(image).convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return default_loader(path)
     except Exception as error:  # Pillow raises many exception types
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-def load_mnist(split):
-    """Images and labels of an MNIST split; see `Dataset.load`."""
-    return Dataset().load(split)
+def from_uint8(images):
+    """uint8 images as floats in [-1, 1]."""
+    return images.float().div(127.5).sub(1)
 
 
-def parse_with_dataset(parser, argv):
-    """Add --dataset and --size, parse the flags, and read the data: (args, Dataset)."""
+def add_dataset_flags(parser):
+    """Add --dataset and --size, the arguments of `Dataset`."""
     known = f"{', '.join(TORCHVISION)}, or a folder with one subfolder of images per class"
     parser.add_argument("--dataset", default="mnist", metavar="NAME", help=known)
     parser.add_argument(
         "--size", type=number(int, 4), help="resize the images of a folder to this height and width"
     )
-    args = parser.parse_args(argv)
-    dataset = Dataset(args.dataset, args.size)
-    print(dataset, flush=True)
-    return args, dataset

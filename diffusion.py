@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from support import UserError
 from support.files import load_checkpoint
-from support.streams import generator
+from support.seeds import generator
 
 SCHEDULE = {  # config of the DDPMScheduler that all scripts share (DDPM, section 4)
     "num_train_timesteps": 1000,
@@ -68,60 +68,48 @@ def exact_x_0(x_t, abar_t, images):
 class DDPM:
     """A U-Net with its noise schedule: `ddpm(x_t, t)` predicts the noise in x_t.
 
-    A third-party pipeline is `DDPM(pipeline.unet, pipeline.scheduler)`. Dynamic thresholding is
-    ignored.
-
     Args:
-        unet: a diffusers U-Net that predicts eps, v, or x_0 ("sample"), or another ModelMixin with
-            (x_t, t (B,)) -> output with `.sample`, whose config has in_channels and sample_size. A
-            learned variance is ignored.
-        scheduler: its DDPMScheduler, with the noise schedule, prediction type, and clipping.
-        info: what `load_checkpoint` said about the U-Net, or None.
+        unet: a diffusers U-Net, or another ModelMixin with (x_t, t (B,)) -> output with `.sample`,
+            whose config has in_channels and sample_size. A learned variance is ignored.
+        scheduler: its DDPMScheduler: noise schedule, prediction type ("epsilon", "v_prediction",
+            "sample"), and clipping. Dynamic thresholding is ignored.
 
-    Attributes: unet, scheduler, info, device; `shape` (C, H, W); `abar` (T + 1,), on the device:
-    abar[t] for t = 0 .. T - 1, and abar[END] = 1.
+    Attributes: unet, scheduler, device; T, the number of timesteps; shape, (C, H, W); abar, on the
+    device: abar[t] for t = 0 .. T - 1, and abar[END] = 1.
 
     Raises UserError if abar_{T-1} is 0 (zero terminal SNR), which DDPM (15) divides by.
     """
 
-    def __init__(self, unet, scheduler, info=None):
-        self.unet, self.scheduler, self.info = unet.eval(), scheduler, info
-        self.device = unet.device
+    def __init__(self, unet, scheduler):
+        self.unet, self.scheduler, self.device = unet.eval(), scheduler, unet.device
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.shape = unet.config.in_channels, height, width
         if scheduler.alphas_cumprod[-1] == 0:
             raise UserError("a noise schedule with zero terminal SNR is not supported")
+        self.T = len(scheduler.alphas_cumprod)
         self.abar = F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0).to(self.device)
 
     def __call__(self, x_t, t, y=None):
-        """The predicted noise (B, C, H, W) in x_t, after clipping `x_0`; y is ignored.
+        """The predicted noise (B, C, H, W), after clipping `x_0`. t: an int or (B,); y is ignored.
 
-        t: an int or (B,). As in openai/guided-diffusion, clipping comes before guidance.
+        As in openai/guided-diffusion, clipping comes before guidance.
         """
         return eps_from_x_0(x_t, self.x_0(x_t, t), self.abar_at(t))
 
     def x_0(self, x_t, t):
         """The predicted image (B, C, H, W), clipped as the scheduler says. t: an int or (B,).
 
-        Differentiable in x_t, for guides that expect clean images; the gradient is 0 where a pixel
-        is clipped.
+        Differentiable in x_t, for guides that expect clean images.
         """
-        return self.clip(x_0_from_eps(x_t, self.unclipped_eps(x_t, t), self.abar_at(t)))
+        return self.clip(x_0_from_eps(x_t, self.unet_eps(x_t, t), self.abar_at(t)))
 
-    def unclipped_eps(self, x_t, t, *labels):
+    def unet_eps(self, x_t, t, *labels):
         """The U-Net's output as noise (B, C, H, W). t: an int or (B,); labels: (B,), if any."""
         times = t_batch(x_t, t) if isinstance(t, int) else t
         output = self.unet(x_t.to(self.unet.dtype), times, *labels).sample.to(x_t.dtype)
         output = output[:, : self.shape[0]]  # without a learned variance
-        match self.scheduler.config.prediction_type:
-            case "epsilon":
-                return output
-            case "v_prediction":  # Salimans & Ho 2022, section 4
-                abar_t = self.abar_at(t)
-                return abar_t.sqrt() * output + (1 - abar_t).sqrt() * x_t
-            case "sample":
-                return eps_from_x_0(x_t, output, self.abar_at(t))
+        return eps_from_output(self.scheduler, output, x_t, self.abar_at(t))
 
     def clip(self, x_0):
         """Clip a predicted image as the scheduler says."""
@@ -135,8 +123,14 @@ class DDPM:
 
 def load_ddpm(path, device="cpu", unet_class=UNet2DModel):
     """Load a `DDPM` from a checkpoint; see `load_checkpoint` for the errors."""
-    unet, info = load_checkpoint(path, unet_class, device)
-    return DDPM(unet, DDPMScheduler(**info["schedule"]), info)
+    unet = load_checkpoint(path, unet_class, device)
+    return DDPM(unet, DDPMScheduler(**unet.checkpoint["schedule"]))
+
+
+def same_noise(schedule, other):
+    """Whether two scheduler configs have the same alphas_cumprod."""
+    abar, theirs = (DDPMScheduler(**config).alphas_cumprod for config in (schedule, other))
+    return abar.shape == theirs.shape and torch.allclose(abar, theirs)
 
 
 # --- timesteps ---
@@ -152,18 +146,32 @@ def t_batch(x_t, t):
     return torch.full((len(x_t),), t, device=x_t.device)
 
 
-# --- training ---
+# --- what the U-Net predicts: eps, v, or x_0 ---
 
 
 def training_target(scheduler, x_0, eps, t):
-    """What the U-Net learns to predict: eps, v, or x_0 (B, C, H, W)."""
+    """What the U-Net learns to predict (B, C, H, W), for timesteps t (B,)."""
     match scheduler.config.prediction_type:
         case "epsilon":
             return eps
-        case "v_prediction":
+        case "v_prediction":  # Salimans & Ho 2022, section 4
             return scheduler.get_velocity(x_0, eps, t)
         case "sample":
             return x_0
+
+
+def eps_from_output(scheduler, output, x_t, abar_t):
+    """The noise in x_t (B, C, H, W), given the U-Net's output: the inverse of `training_target`."""
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return output
+        case "v_prediction":
+            return abar_t.sqrt() * output + (1 - abar_t).sqrt() * x_t
+        case "sample":
+            return eps_from_x_0(x_t, output, abar_t)
+
+
+# --- validation, network ---
 
 
 def noised_for_validation(scheduler, x_0):

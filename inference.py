@@ -16,7 +16,6 @@ Images are tensors (B, C, H, W) in [-1, 1], and abar_t is the scheduler's alphas
 """
 
 import warnings
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,14 +24,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from tqdm import tqdm
 
 from classifier import Classifier
-from diffusion import load_ddpm, x_0_from_eps, sampling_times, snr, t_batch
+from diffusion import load_ddpm, same_noise, sampling_times, snr, t_batch, x_0_from_eps
 from support import UserError, cli, pictures
-from support.files import MODELS, atomic_write, load_checkpoint, output_folder, same_noise
-from support.streams import image_seeds
+from support.files import MODELS, load_checkpoint, output_folder
+from support.seeds import image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
 GROWTH = 15  # b of the default scale, s_t = 1 + b SNR_t
-GIF_STEPS = 13  # of an animation
 FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too strong
 
 
@@ -40,25 +38,18 @@ def guided(ddpm, grad, scale):
     """Classifier guidance: a function (x_t, t, y) -> the guided noise eps_hat, for `sample`.
 
     Args:
-        ddpm: a `DDPM`, the prediction of the noise without guidance.
-        grad: (x_t, t, y) -> the gradient of log p(y | x_t, t), such as `gradient(log_p)`. Any
-            network in it must have been trained with the same noise schedule.
-        scale: s, a number, or a function of t (int) that returns a number. A scale that depends
-            on the image belongs in the guide; see examples/README.md.
+        ddpm: a `DDPM`. grad: (x_t, t, y) -> (B, C, H, W), such as `gradient(classifier.log_p)`, of
+            a classifier for the same noise schedule.
+        scale: s, a number, or a function of t (int) that returns one.
 
-    Raises UserError if the scale is a tensor with more than one number.
-
-    Equation (14) is ADM's rule for DDIM; we use it with every sampler. For ancestral sampling, ADM
-    shifts the mean of each step instead (Algorithm 1). With the posterior variance, that is (14)
-    with the smaller scale s sqrt(abar_t / abar_u) (1 - abar_u) / (1 - abar_t), where u is the next
-    timestep after t.
+    (14) is ADM's rule for DDIM; here it serves every sampler. ADM's rule for ancestral sampling
+    (Algorithm 1) is (14) with s sqrt(abar_t / abar_u) (1 - abar_u) / (1 - abar_t), where u follows
+    t.
     """
 
     def predict(x_t, t, y):
         eps = ddpm(x_t, t)
         s = scale(t) if callable(scale) else scale
-        if torch.is_tensor(s) and s.numel() != 1:
-            raise UserError(f"the scale must be one number, got {tuple(s.shape)}")
         return eps - s * (1 - ddpm.abar[t]).sqrt() * grad(x_t, t, y)  # ADM (14)
 
     return predict
@@ -67,10 +58,9 @@ def guided(ddpm, grad, scale):
 def gradient(log_p):
     """The gradient of a guide: a function (x_t, t, y) -> (B, C, H, W), where t is an int.
 
-    A guide is any function log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t. The
-    gradient is that of the sum, so each value must depend on one image only: put networks with
-    BatchNorm in eval mode. For a potential of the whole batch, return terms whose sum it is, and
-    pass `batch_size=len(y)` to `sample`.
+    A guide is any log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t. The gradient is
+    that of the sum, so each value must depend on its own image only (no BatchNorm in train mode).
+    Raises UserError if log_p does not return (B,).
     """
 
     @torch.enable_grad()
@@ -136,51 +126,43 @@ def make_scheduler(sampler, trained, times):
 
 @torch.no_grad()
 def trajectory(ddpm, y, seeds, predict=None, sampler=SAMPLER, steps=STEPS, loop=reverse):
-    """Sample one batch, step by step: yields (t, x_t, x_0); the last x_0 is the sample.
+    """Sample one batch: yields (t, x_t, x_0) at each step; the last x_0 is the sample.
 
     Args:
-        ddpm: a `DDPM`.
-        y: conditions (B, ...), as predict expects them, or None.
-        seeds: B ints, 0 to 2**32 - 1. Each image has its own generator on the CPU, so its noise
-            depends on its seed only, not on the device or the batch.
-        predict: (x_t, t (int), y) -> the predicted noise, such as `guided(...)`; unguided by
-            default.
-        sampler: a key of `SAMPLERS`.
-        steps: the number of steps, evenly spaced in t.
+        y: conditions (B, ...) for predict, or None.
+        seeds: B ints below 2**32. Each image has its own generator on the CPU, so its noise depends
+            neither on the device nor on the batch.
+        predict: (x_t, t (int), y) -> noise, such as `guided(...)`; by default `ddpm`, unguided.
+        sampler: a key of `SAMPLERS`. steps: evenly spaced in t; UserError if more than T.
         loop: `reverse`, or your own generator function with its arguments.
-
-    Raises UserError if there are more steps than timesteps.
     """
-    T, rngs = len(ddpm.abar) - 1, [torch.Generator().manual_seed(seed) for seed in seeds]
-    if not 1 <= steps <= T:
-        raise UserError(f"steps must be 1 to {T}, got {steps}")
-    scheduler = make_scheduler(sampler, ddpm.scheduler, sampling_times(T, steps))
+    if not 1 <= steps <= ddpm.T:
+        raise UserError(f"steps must be 1 to {ddpm.T}, got {steps}")
+    scheduler = make_scheduler(sampler, ddpm.scheduler, sampling_times(ddpm.T, steps))
+    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     x_t = randn_tensor((len(rngs), *ddpm.shape), rngs, ddpm.device)
     y = None if y is None else torch.as_tensor(y).to(ddpm.device)
     yield from loop(predict or ddpm, scheduler, x_t, y, rngs)
 
 
-def sample(
-    ddpm, y, seeds, predict=None, sampler=SAMPLER, steps=STEPS, loop=reverse, batch_size=100
-):
+def sample(ddpm, y, seeds, predict=None, batch_size=100, **settings):
     """Sample one image per seed, with a progress bar: (N, C, H, W), clipped to [-1, 1].
 
     The arguments are those of `trajectory`. For pixels only; for latents, use `trajectory`.
 
-    Raises UserError if y does not have one condition per seed, or if the samples are not finite.
-    Warns if pixels are far outside [-1, 1].
+    Raises UserError if there are no seeds or not one condition per seed, or if the samples are not
+    finite. Warns if pixels are far outside [-1, 1].
     """
-    if y is not None and len(y) != len(seeds):
-        raise UserError(f"got {len(y)} conditions for {len(seeds)} seeds")
+    if len(seeds) == 0 or (y is not None and len(y) != len(seeds)):
+        raise UserError(f"got {len(seeds)} seeds for {'no' if y is None else len(y)} conditions")
     images, largest = [], torch.zeros((), device=ddpm.device)
     batches = [slice(k, k + batch_size) for k in range(0, len(seeds), batch_size)]
     # inside another progress bar, this one disappears when it is complete
-    total = len(batches) * steps
+    total = len(batches) * settings.get("steps", STEPS)
     with tqdm(total=total, unit="step", desc="sampling", disable=None, leave=None) as bar:
         for part in batches:
             y_part = None if y is None else y[part]
-            path = trajectory(ddpm, y_part, seeds[part], predict, sampler, steps, loop)
-            for _, x_t, x_0 in path:
+            for _, x_t, x_0 in trajectory(ddpm, y_part, seeds[part], predict, **settings):
                 image, largest = x_0, torch.maximum(largest, x_t.abs().max())
                 bar.update()
             images.append(image.cpu())
@@ -202,10 +184,11 @@ def load_models(folder=MODELS, device="cpu", unet_class=UNet2DModel, classifier_
     on the same dataset with the same noise schedule.
     """
     ddpm = load_ddpm(Path(folder, "ddpm_unet.pth"), device, unet_class)
-    classifier, info = load_checkpoint(Path(folder, "classifier.pth"), classifier_class, device)
-    if info["dataset"] != ddpm.info["dataset"]:
+    classifier = load_checkpoint(Path(folder, "classifier.pth"), classifier_class, device)
+    ours, theirs = ddpm.unet.checkpoint, classifier.checkpoint
+    if ours["dataset"] != theirs["dataset"]:
         raise UserError(f"the networks in {folder} were trained on different datasets")
-    if not same_noise(info["schedule"], ddpm.info["schedule"]):
+    if not same_noise(ours["schedule"], theirs["schedule"]):
         raise UserError(f"the networks in {folder} were trained with different noise schedules")
     return ddpm, classifier
 
@@ -216,23 +199,24 @@ def load_models(folder=MODELS, device="cpu", unet_class=UNet2DModel, classifier_
 def parse_args(argv):
     parser = cli.make_parser(__doc__)
     add, default = parser.add_argument, "(default: %(default)s)"
-    add("--digits", nargs="+", default=["1"], help="digits or class names, or 'all' (default: 1)")
+    digits_help = "digits or class names, or 'all' (default: 1)"
+    add("--digits", nargs="+", action="extend", help=digits_help)
     add("--num-samples", type=cli.number(int, 1), default=8, help=f"images per digit {default}")
     add_sampling_flags(parser)
     add("--output", type=cli.output(".png"), help="PNG file (default: guided_output.png)")
     add("--npz", type=cli.output(".npz"), help="NPZ file for the samples of the last row")
-    add("--gif", type=cli.output(".gif"), help="GIF file for an animation of the last row")
     cli.add_run_flags(parser)
     return parser.parse_args(argv)
 
 
 def add_sampling_flags(parser):
     """Add --guidance-scale, --growing-scale, --sampler, --steps, and --models."""
-    add, default, real = parser.add_argument, "(default: %(default)s)", cli.number(float)
+    add, default = parser.add_argument, "(default: %(default)s)"
+    many = {"type": cli.number(float), "nargs": "+", "action": "extend", "default": []}
     scale_help = "constant scales, one row each, above the growing ones; 0 is unguided"
-    add("--guidance-scale", type=real, nargs="+", default=[], metavar="S", help=scale_help)
+    add("--guidance-scale", **many, metavar="S", help=scale_help)
     growing_help = f"growing scales 1 + B SNR_t, one row each (default: {GROWTH})"
-    add("--growing-scale", type=real, nargs="+", default=[], metavar="B", help=growing_help)
+    add("--growing-scale", **many, metavar="B", help=growing_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help=f"sampling algorithm {default}")
     add("--steps", type=cli.number(int, 1), default=STEPS, help=f"sampling steps {default}")
     add("--models", type=Path, default=MODELS, help="folder of the checkpoints (default: models)")
@@ -248,55 +232,42 @@ def named_scales(ddpm, constants=(), growths=()):
 def class_numbers(words, classes):
     """Convert class names, class indices, or "all" to a list of class indices.
 
-    If the class names are numbers, a number is read as a name. Raises UserError for unknown words.
+    What is both a name and an index is read as a name. Raises UserError for unknown words.
     """
     if words == ["all"]:
         return list(range(len(classes)))
-    numbers = {name: k for k, name in enumerate(classes)}
-    if not any(name.isdecimal() for name in classes):
-        numbers |= {str(k): k for k in range(len(classes))}
-    for word in words:
-        if word not in numbers:
-            raise UserError(
-                f"unknown class {word!r}; expected any of {[*numbers]}, or 'all' by itself"
-            )
+    numbers = {str(k): k for k in range(len(classes))} | {n: k for k, n in enumerate(classes)}
+    if unknown := set(words) - set(numbers):
+        raise UserError(f"unknown class {unknown.pop()!r}; expected any of {[*numbers]}, or 'all'")
     return [numbers[word] for word in words]
 
 
 @cli.one_line_errors
-def main(argv=None, unet_class=UNet2DModel, classifier_class=Classifier):
+def main(argv=None):
     args = parse_args(argv)
-    ddpm, classifier = load_models(args.models, args.device, unet_class, classifier_class)
-    info, grad = ddpm.info["dataset"], gradient(classifier.log_p)
-    y = torch.tensor(class_numbers(args.digits, info["classes"]))
+    ddpm, classifier = load_models(args.models, args.device)
+    dataset, grad = ddpm.unet.checkpoint["dataset"], gradient(classifier.log_p)
+    y = torch.tensor(class_numbers(args.digits or ["1"], dataset["classes"]))
     y = y.repeat_interleave(args.num_samples)  # (N,)
     seeds = image_seeds(args.seed, y.tolist())
-    settings = {"sampler": args.sampler, "steps": args.steps}
 
-    scales = named_scales(ddpm, args.guidance_scale, args.growing_scale)
-    predicts = [ddpm if scale == 0 else guided(ddpm, grad, scale) for _, scale in scales]
-    samples = [sample(ddpm, y, seeds, predict, **settings) for predict in predicts]
+    rows = []  # (label, samples)
+    for label, scale in named_scales(ddpm, args.guidance_scale, args.growing_scale):
+        predict = ddpm if scale == 0 else guided(ddpm, grad, scale)
+        samples = sample(ddpm, y, seeds, predict, sampler=args.sampler, steps=args.steps)
+        rows.append((label, samples))
 
-    output = args.output or output_folder(args.models) / "guided_output.png"
-    as_shown = partial(pictures.as_displayed, dataset_info=info)
-    if len(scales) == 1:
+    if len(rows) == 1:
         columns = len(y) if args.num_samples == 1 else args.num_samples
-        pictures.save_picture(output, pictures.grid_image(as_shown(samples[0]), columns))
+        picture = pictures.grid_image(pictures.as_displayed(samples, dataset), columns)
     else:
-        rows = [(label, as_shown(images)) for (label, _), images in zip(scales, samples)]
-        labels = [info["classes"][k] for k in y]
-        pictures.save_picture(output, pictures.labeled_grid(rows, labels))
+        shown = [(label, pictures.as_displayed(images, dataset)) for label, images in rows]
+        picture = pictures.labeled_grid(shown, [dataset["classes"][k] for k in y])
+    output = args.output or output_folder(args.models) / "guided_output.png"
+    pictures.save_picture(output, picture)
     if args.npz:
-        pictures.save_npz(args.npz, samples[-1], y, info["classes"])
-    if args.gif:  # sampled again, step by step
-        y, predict = y.to(ddpm.device), predicts[-1]
-        steps = list(trajectory(ddpm, y, seeds, predict, **settings))
-        shown = torch.linspace(0, len(steps) - 1, min(GIF_STEPS, len(steps))).round().int()
-        steps = [steps[k] for k in shown.tolist()]
-        frames = [(*step, None if predict is ddpm else grad(step[1], step[0], y)) for step in steps]
-        with atomic_write(args.gif) as file:
-            pictures.write_gif(file, pictures.animation_frames(frames, as_shown))
-    print(f"saved {len(y) * len(scales)} images to {output}")
+        pictures.save_npz(args.npz, samples, y, dataset["classes"])
+    print(f"saved {len(y) * len(rows)} images to {output}")
 
 
 if __name__ == "__main__":

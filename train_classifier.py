@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch.nn.utils import clip_grad_norm_
+from tqdm import trange
 
 from classifier import CHANNELS, Classifier
-from data import parse_with_dataset
+from data import Dataset, add_dataset_flags, from_uint8
 from diffusion import SCHEDULE, noised_for_validation
 from support import cli
-from support.training import FUSED, Run, add_training_flags, run_settings
+from support.training import FUSED_ADAMW, LOSS_STEPS, VALIDATE_EVERY, TrainingState
+from support.training import add_training_flags, log, mean, training_settings
 
 STEPS = 6_000
 BATCH_SIZE = 128
@@ -31,28 +33,47 @@ WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
 
 
-def train(classifier, scheduler, run, lr, validate):
-    """Minimize the cross-entropy on noised images.
+def train(
+    classifier, dataset, checkpoint, steps=STEPS, batch_size=BATCH_SIZE, lr=LEARNING_RATE,
+    resume=False, **settings
+):  # fmt: skip
+    """Minimize the cross-entropy on noised images; on return, the classifier is in eval mode.
 
     Args:
         classifier: (x_t, t) -> logits.
-        scheduler: a DDPMScheduler, which adds the noise.
-        run: a `Run`, which makes the batches, shows a progress bar, and saves the state.
+        dataset: a `Dataset`. checkpoint: Path of the checkpoint.
         lr: the peak learning rate.
-        validate: called with the classifier in eval mode; returns a dict of numbers for the log.
+        settings: more plain values for the checkpoint, such as the seed.
+
+    Returns the `TrainingState`, whose `finish` writes the checkpoint.
     """
+    images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
+    batches_per_epoch = max(len(images) // batch_size, 1)
     device = next(classifier.parameters()).device
+    scheduler = DDPMScheduler(**SCHEDULE)  # saved in the checkpoint, from which sampling reads it
+
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED
+        classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED_ADAMW
     )
-    warmup = min(WARMUP_STEPS, run.steps // 2)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, run.steps)
+    warmup = min(WARMUP_STEPS, steps // 2)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    settings |= {"steps": steps, "batch_size": batch_size, "lr": lr}
+    state = TrainingState(
+        checkpoint, dataset, SCHEDULE, settings, resume,
+        network=classifier, optimizer=optimizer, lr_scheduler=lr_scheduler,
+    )  # fmt: skip
 
-    for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler):
+    bar = trange(state.step, steps, desc="classifier", disable=None)
+    for step in bar:
+        k = step % batches_per_epoch
+        if k == 0:  # a new epoch
+            state.order = torch.randperm(len(images))
+        index = state.order[k * batch_size : (k + 1) * batch_size]
+        x_0, y = from_uint8(images[index]), labels[index]  # (B, C, H, W) in [-1, 1], (B,)
+
         t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
-        eps = torch.randn_like(x_0)  # (B, C, H, W)
+        eps = torch.randn(x_0.shape)
         x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
-
         logits = classifier(x_t.to(device), t.to(device))  # (B, K)
         loss = F.cross_entropy(logits, y.to(device))
 
@@ -62,17 +83,25 @@ def train(classifier, scheduler, run, lr, validate):
         optimizer.step()
         lr_scheduler.step()
 
-        run.log(loss)
-        if run.validates:
+        state.step, last = step + 1, step + 1 == steps
+        state.losses.append(loss.detach().clone())
+        if state.step % LOSS_STEPS == 0:
+            bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)
+        if state.step % max(batches_per_epoch, VALIDATE_EVERY) == 0 or last:
             classifier.eval()
-            run.record(**validate())
+            numbers = validate(classifier, scheduler, *dataset.load("validation"))
             classifier.train()
+            state.numbers = {"loss": mean(state.losses), **numbers}
+            log(state)
+        if state.is_old() or last:
+            state.save()
     classifier.eval()
+    return state
 
 
 @torch.no_grad()
-def accuracy_and_confidence(classifier, scheduler, images, labels, batch_size=500):
-    """Accuracy and mean confidence on images, noised as `noised_for_validation` does it."""
+def validate(classifier, scheduler, images, labels, batch_size=500):
+    """Accuracy and mean confidence on images, noised as `noised_for_validation` does it: a dict."""
     device = next(classifier.parameters()).device
     x_t, t, _ = noised_for_validation(scheduler, images)
     probabilities = []
@@ -81,32 +110,26 @@ def accuracy_and_confidence(classifier, scheduler, images, labels, batch_size=50
         probabilities.append(logits.softmax(dim=1).cpu())
     confidence, prediction = torch.cat(probabilities).max(dim=1)
     accuracy = (prediction == labels).float().mean().item()
-    return accuracy, confidence.mean().item()
+    return {"validation_accuracy": accuracy, "validation_confidence": confidence.mean().item()}
 
 
 @cli.one_line_errors
-def main(argv=None, classifier_class=Classifier):
-    """Train Classifier, or another classifier_class(channels, num_classes=..., image_shape=...)."""
+def main(argv=None):
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
-    args, dataset = parse_with_dataset(parser, argv)
-    images, labels = dataset.load("validation")
-    num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
+    add_dataset_flags(parser)
+    args = parser.parse_args(argv)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset)
 
     torch.manual_seed(args.seed)
-    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
-    classifier = classifier_class(args.channels, num_classes=num_classes, image_shape=image_shape)
+    num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
+    classifier = Classifier(args.channels, num_classes=num_classes, image_shape=image_shape)
     classifier.to(args.device)
     checkpoint = args.models / "classifier.pth"
-
-    def validate():
-        numbers = accuracy_and_confidence(classifier, scheduler, images, labels)
-        return dict(zip(("validation_accuracy", "validation_confidence"), numbers))
-
-    with Run(checkpoint, classifier, dataset, SCHEDULE, **run_settings(args)) as run:
-        train(classifier, scheduler, run, args.lr, validate)
-        run.save_checkpoint()
-    print(f"saved {checkpoint} after {run.seconds():.0f} s")
+    state = train(classifier, dataset, checkpoint, **training_settings(args))
+    state.finish()
+    print(f"saved {checkpoint} after {state.seconds():.0f} s")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
+from tqdm import trange
 
-from data import parse_with_dataset
+from data import Dataset, add_dataset_flags, from_uint8
 from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
-from support import UserError, cli
+from support import cli
 from support.files import output_folder
 from support.pictures import as_displayed, grid_image, save_picture
-from support.training import FUSED, Run, add_bf16_flag, add_training_flags, run_settings
+from support.training import FUSED_ADAMW, LOSS_STEPS, VALIDATE_EVERY, TrainingState
+from support.training import add_bf16_flag, add_training_flags, log, mean, training_settings
 
 STEPS = 64_000
 BATCH_SIZE = 32
@@ -37,44 +39,58 @@ SAMPLING_STEPS = 50
 NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
-def ddpm_loss(unet, scheduler, x_0, y):
-    """The loss on a batch of images x_0 (B, C, H, W): L_simple, DDPM (14).
-
-    The labels y (B,) are used only by a U-Net with class embeddings, which ours does not have.
-    """
-    t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
-    eps = torch.randn_like(x_0)
+def ddpm_loss(unet, scheduler, x_0, y=None):
+    """L_simple of images x_0 (B, C, H, W): DDPM (14). The labels y are ignored."""
+    t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),)).to(x_0.device)  # (B,)
+    eps = torch.randn(x_0.shape).to(x_0.device)  # drawn on the CPU, for the same numbers anywhere
     x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
     target = training_target(scheduler, x_0, eps, t)  # eps by default
-    labels = [y] if unet.config.get("num_class_embeds") else []
-    inputs = [tensor.to(unet.device) for tensor in (x_t, t, *labels)]
-    return F.mse_loss(unet(*inputs).sample, target.to(unet.device))
+    return F.mse_loss(unet(x_t, t).sample, target)
 
 
-def train(unet, scheduler, run, lr, validate, loss_of=ddpm_loss, bf16=False):
-    """Run DDPM Algorithm 1. On return, the U-Net holds the averaged weights.
+def train(
+    unet, dataset, checkpoint, steps=STEPS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, bf16=False,
+    resume=False, loss_of=ddpm_loss, validate=None, **settings
+):  # fmt: skip
+    """DDPM Algorithm 1. On return, the U-Net holds the averaged weights, in eval mode.
 
     Args:
         unet: (x_t, t) -> output with `.sample`.
-        scheduler: a DDPMScheduler, which adds the noise.
-        run: a `Run`, which makes the batches, shows a progress bar, and saves the state.
+        dataset: a `Dataset`. checkpoint: Path of the checkpoint.
         lr: the peak learning rate.
-        validate: called while the U-Net holds the averaged weights, in eval mode; returns a dict
-            of numbers for the log.
-        loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator. The
-            U-Net must still predict the scheduler's target, which `main` validates and samples.
         bf16: compute the loss in bfloat16 where torch.autocast does so; the weights stay float32.
-    """
-    optimizer = torch.optim.AdamW(
-        unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=unet.device.type in FUSED
-    )
-    warmup = min(WARMUP_STEPS, run.steps // 2)
-    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, run.steps)
-    ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
+        loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
+        validate: (unet, step) -> dict of numbers for the log, called with the averaged weights.
+        settings: more plain values for the checkpoint, such as the seed.
 
-    for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema):
+    Returns the `TrainingState`, whose `finish` writes the checkpoint.
+    """
+    images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
+    batches_per_epoch = max(len(images) // batch_size, 1)
+    scheduler = DDPMScheduler(**SCHEDULE)  # saved in the checkpoint, from which sampling reads it
+
+    optimizer = torch.optim.AdamW(
+        unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=unet.device.type in FUSED_ADAMW
+    )
+    warmup = min(WARMUP_STEPS, steps // 2)
+    lr_scheduler = get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    ema = EMAModel(unet.parameters(), decay=EMA_DECAY, foreach=True)
+    settings |= {"steps": steps, "batch_size": batch_size, "lr": lr, "bf16": bf16}
+    state = TrainingState(
+        checkpoint, dataset, SCHEDULE, settings, resume,
+        network=unet, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema,
+    )  # fmt: skip
+
+    bar = trange(state.step, steps, desc=checkpoint.stem, disable=None)
+    for step in bar:
+        k = step % batches_per_epoch
+        if k == 0:  # a new epoch
+            state.order = torch.randperm(len(images))
+        index = state.order[k * batch_size : (k + 1) * batch_size]
+        x_0, y = from_uint8(images[index]), labels[index]  # (B, C, H, W) in [-1, 1], (B,)
+
         with torch.autocast(unet.device.type, torch.bfloat16, enabled=bf16):
-            loss = loss_of(unet, scheduler, x_0, y)
+            loss = loss_of(unet, scheduler, x_0.to(unet.device), y.to(unet.device))
 
         optimizer.zero_grad()
         loss.backward()
@@ -83,16 +99,24 @@ def train(unet, scheduler, run, lr, validate, loss_of=ddpm_loss, bf16=False):
         lr_scheduler.step()
         ema.step(unet.parameters())
 
-        run.log(loss)
-        if run.validates:
-            ema.store(unet.parameters())
-            ema.copy_to(unet.parameters())
-            unet.eval()
-            run.record(**validate())
-            unet.train()
-            ema.restore(unet.parameters())
+        state.step, last = step + 1, step + 1 == steps
+        state.losses.append(loss.detach().clone())
+        if state.step % LOSS_STEPS == 0:
+            bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)
+        if state.step % max(batches_per_epoch, VALIDATE_EVERY) == 0 or last:
+            state.numbers = {"loss": mean(state.losses)}
+            if validate:
+                ema.store(unet.parameters())
+                ema.copy_to(unet.parameters())
+                state.numbers |= validate(unet.eval(), state.step)
+                unet.train()
+                ema.restore(unet.parameters())
+            log(state)
+        if state.is_old() or last:
+            state.save()
     ema.copy_to(unet.parameters())
     unet.eval()
+    return state
 
 
 @torch.no_grad()
@@ -107,58 +131,49 @@ def validation_loss(unet, scheduler, x_0, batch_size=250):
 
 
 @torch.no_grad()
-def unguided_samples(unet, scheduler, n, steps):
-    """Samples from diffusers' DDPMPipeline, which calls unet(x_t, t) with t of shape ().
+def unguided_samples(unet, n, steps):
+    """Samples (n, C, H, W) in [-1, 1] from diffusers' DDPMPipeline.
 
-    Returns (n, C, H, W) in [-1, 1]; image k starts from the noise of seed k, as in
-    `inference.sample`. Raises UserError if they are not finite.
+    Image k starts from the noise of seed k, as in `inference.sample`.
     """
-    pipeline = DDPMPipeline(unet, DDPMScheduler(**scheduler.config))  # it sets the timesteps
+    pipeline = DDPMPipeline(unet, DDPMScheduler(**SCHEDULE))
     pipeline.set_progress_bar_config(desc="sampling", disable=None, leave=False)
     rngs = [torch.Generator().manual_seed(k) for k in range(n)]
-    steps = min(steps, scheduler.config.num_train_timesteps)
+    steps = min(steps, pipeline.scheduler.config.num_train_timesteps)
     images = pipeline(n, rngs, steps, output_type="np").images  # (n, H, W, C) in [0, 1]
-    images = torch.from_numpy(images).permute(0, 3, 1, 2)
-    if not images.isfinite().all():
-        raise UserError("the samples are not finite")
-    return 2 * images - 1
+    return 2 * torch.from_numpy(images).permute(0, 3, 1, 2) - 1
 
 
 @cli.one_line_errors
-def main(argv=None, unet_class=make_unet, loss_of=ddpm_loss):
-    """Train a U-Net, or another unet_class(sample_size=..., in_channels=..., channels=...).
-
-    loss_of is as for `train`.
-    """
+def main(argv=None):
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
     add_bf16_flag(parser)
-    args, dataset = parse_with_dataset(parser, argv)
-    validation = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
+    add_dataset_flags(parser)
+    args = parser.parse_args(argv)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset)
 
     torch.manual_seed(args.seed)
-    scheduler = DDPMScheduler(**SCHEDULE)  # sampling reads it from the checkpoints
     in_channels, size, _ = dataset.info["shape"]
-    unet = unet_class(sample_size=size, in_channels=in_channels, channels=args.channels)
-    unet.to(args.device)
-    unguided_samples(unet, scheduler, n=1, steps=1)  # fail before the training, not after it
+    unet = make_unet(size, in_channels, args.channels).to(args.device)
     checkpoint, folder = args.models / "ddpm_unet.pth", output_folder(args.models)
     samples = folder / "sample_ddpm_output.png"
 
     def save_samples(path):
-        images = unguided_samples(unet, scheduler, NUM_SAMPLES, SAMPLING_STEPS)
-        save_picture(path, grid_image(as_displayed(images, dataset.info), COLUMNS))
+        images = as_displayed(unguided_samples(unet, NUM_SAMPLES, SAMPLING_STEPS), dataset.info)
+        save_picture(path, grid_image(images, COLUMNS))
 
-    def validate():
-        if run.step < run.steps:
-            save_samples(folder / "previews" / f"step_{run.step:06d}.png")
-        return {"validation_loss": validation_loss(unet, scheduler, validation)}
+    def validate(unet, step):
+        if step < args.steps:
+            save_samples(folder / "previews" / f"step_{step:06d}.png")
+        images = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
+        return {"validation_loss": validation_loss(unet, DDPMScheduler(**SCHEDULE), images)}
 
-    with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
-        train(unet, scheduler, run, args.lr, validate, loss_of, args.bf16)
-        run.save_checkpoint()
-        save_samples(samples)
-    print(f"saved {checkpoint} and {samples} after {run.seconds():.0f} s")
+    state = train(unet, dataset, checkpoint, validate=validate, **training_settings(args))
+    save_samples(samples)
+    state.finish()
+    print(f"saved {checkpoint} and {samples} after {state.seconds():.0f} s")
 
 
 if __name__ == "__main__":

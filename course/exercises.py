@@ -158,7 +158,7 @@ LABELS = torch.tensor([3, 8, 1])
 
 @torch.no_grad()
 def unet_noise(x_t, t, clip=True):
-    return models()[0](x_t, t) if clip else models()[0].unclipped_eps(x_t, t)
+    return models()[0](x_t, t) if clip else models()[0].unet_eps(x_t, t)
 
 
 digit_gradient = gradient(lambda x_t, t, y: models()[1].log_p(x_t, t, y))

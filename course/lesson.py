@@ -7,7 +7,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion import SCHEDULE
 from inference import make_scheduler, reverse
-from support.pictures import ACCENT, BLUE, INK, ORANGE
+from support.figures import ACCENT, BLUE, INK, ORANGE
 
 CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
 

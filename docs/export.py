@@ -16,12 +16,13 @@ from PIL import Image
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from tqdm import tqdm
 
+from data import from_uint8
 from diffusion import END, sampling_times, t_batch
 from evaluation.judge import load_judge
 from inference import gradient, growing_scale, guided, load_models, trajectory
 from support.cli import make_parser, number, one_line_errors
 from support.files import MODELS, ROOT, atomic_write, sha256
-from support.pictures import from_uint8, to_uint8
+from support.pictures import to_uint8
 
 NOISE, DIGIT, START, STEPS = 0, 6, 17, 20  # of the first screen, chosen by eye; of every film
 LEVEL = 3  # difference between two gray levels in first.png
@@ -36,7 +37,7 @@ def write(path, content):
 
 
 def export_constants(folder, ddpm):
-    times = [*sampling_times(len(ddpm.abar) - 1, STEPS), END]
+    times = [*sampling_times(ddpm.T, STEPS), END]
     values = {"NOISE": NOISE, "DIGIT": DIGIT, "START": START, "STEPS": STEPS, "TIMES": times}
     for name, part in (("ABAR", ddpm.abar[times]), ("SCALES", growing_scale(ddpm)(times[:-1]))):
         values[name] = [float(f"{value:.8g}") for value in part.tolist()]
@@ -98,7 +99,7 @@ def films(ddpm, classifier, judge, noise, y, strength=1):
 
     Returns predicted images and samples (B, STEPS + 1, ...), p, gradients, the judge's p (B, 10).
     """
-    grad, times = gradient(classifier.log_p), sampling_times(len(ddpm.abar) - 1, STEPS)
+    grad, times = gradient(classifier.log_p), sampling_times(ddpm.T, STEPS)
 
     def late(x_t, t, y):  # the gradient, 0 before the first pushed step
         return (y[:, 1] <= times.index(t)).view(-1, 1, 1, 1) * grad(x_t, t, y[:, 0])
@@ -154,10 +155,10 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("--count", type=number(int, 1), nargs="?", const=30, metavar="NOISES")
     count, folder = parser.parse_args(argv).count, ROOT / "docs"
-    networks = ddpm, classifier, judge = *load_models(), load_judge()[0]
+    networks = ddpm, classifier, judge = *load_models(), load_judge()
     for network in (ddpm.unet, classifier):
         network.half().float()  # rounded, as on the page
-    ddpm.unclipped_eps = lru_cache(1)(ddpm.unclipped_eps)  # for the frame and for `guided`
+    ddpm.unet_eps = lru_cache(1)(ddpm.unet_eps)  # for the frame and for `guided`
     if count:
         return export_count(folder, networks, count)
     export_constants(folder, ddpm)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import parse_with_dataset
+from data import Dataset, add_dataset_flags
 from evaluation.classifier_free import SCALE
 from evaluation.judge import load_judge
 from evaluation.measure import SEED, check_dataset, load_method, measure, scale_rows, unguided
@@ -40,14 +40,17 @@ def main(argv=None):
     add("--csv", type=cli.output(".csv"), help="file for the table")
     add_sampling_flags(parser)
     cli.add_run_flags(parser, seed=SEED)
-    args, dataset = parse_with_dataset(parser, argv)
+    add_dataset_flags(parser)
+    args = parser.parse_args(argv)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset)
 
     judge = args.models / "judge.pth"
     judge = load_judge(judge if judge.exists() else MODELS / "judge.pth", args.device)
     rows, columns, settings = {}, {}, {"sampler": args.sampler, "steps": args.steps}
     for method in args.method:
         ddpm, predict, networks = load_method(method, args.models, args.device)
-        check_dataset(ddpm.info, dataset, f"the network in {args.models}", "pass its --dataset")
+        check_dataset(ddpm.unet, dataset, f"the network in {args.models}", "pass its --dataset")
         columns |= settings | networks
         if method == "unguided":
             rows[method] = unguided(ddpm, **settings)
@@ -57,16 +60,16 @@ def main(argv=None):
             scales = [[SCALE]]
         scales, prefix = named_scales(ddpm, *scales), f"{method.replace('_', '-')}, "
         rows |= scale_rows(ddpm, predict, scales, prefix, **settings)
-    rows |= {str(path): read_samples(path, dataset.info["shape"]) for path in args.samples}
+    rows |= {str(path): read_samples(path, dataset.info) for path in args.samples}
     measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv, columns)
 
 
-def read_samples(path, shape):
+def read_samples(path, dataset_info):
     """uint8 images (N, C, H, W) and labels (N,) or None from a file in the format of `save_npz`.
 
-    Raises UserError if the file is corrupted, or its images do not have the shape (C, H, W).
+    Raises UserError if the file is corrupted, or does not fit the dataset.
     """
-    channels, height, width = shape
+    (channels, height, width), K = dataset_info["shape"], len(dataset_info["classes"])
     try:
         arrays = dict(np.load(path))
     except Exception as error:  # NumPy raises many exception types
@@ -74,10 +77,12 @@ def read_samples(path, shape):
     images, labels = arrays.get("arr_0", np.empty(0)), arrays.get("arr_1")
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
         raise UserError(f"{path}: arr_0 must be uint8 (N, {height}, {width}, {channels})")
-    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
-        raise UserError(f"{path}: arr_1 must be one integer per image")
-    labels = None if labels is None else torch.from_numpy(labels).long()
-    return torch.from_numpy(images).permute(0, 3, 1, 2), labels
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    if labels is None:
+        return images, None
+    if labels.shape != images.shape[:1] or not np.isin(labels, np.arange(K)).all():
+        raise UserError(f"{path}: arr_1 must be one integer from 0 to {K - 1} per image")
+    return images, torch.from_numpy(labels).long()
 
 
 if __name__ == "__main__":

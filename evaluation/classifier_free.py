@@ -7,13 +7,14 @@ probability 0.1. Everything else is as in train_ddpm.py. Writes models/classifie
 --models DIR, it goes to DIR.
 """
 
-import torch
-from diffusers import DDPMScheduler
+from functools import partial
 
-from data import parse_with_dataset
-from diffusion import CHANNELS, SCHEDULE, eps_from_x_0, make_unet, x_0_from_eps
+import torch
+
+from data import Dataset, add_dataset_flags
+from diffusion import CHANNELS, eps_from_x_0, make_unet, x_0_from_eps
 from support import cli
-from support.training import Run, add_bf16_flag, add_training_flags, run_settings
+from support.training import add_bf16_flag, add_training_flags, training_settings
 from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, ddpm_loss, train
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
@@ -30,7 +31,7 @@ def classifier_free(ddpm, scale=SCALE):
     def predict(x_t, t, y):
         s, abar_t = scale(t) if callable(scale) else scale, ddpm.abar[t]
         none = torch.full_like(y, ddpm.unet.config.num_class_embeds - 1)
-        eps, eps_y = (ddpm.unclipped_eps(x_t, t, labels) for labels in (none, y))
+        eps, eps_y = (ddpm.unet_eps(x_t, t, labels) for labels in (none, y))
         x_0 = ddpm.clip(x_0_from_eps(x_t, eps + s * (eps_y - eps), abar_t))
         return eps_from_x_0(x_t, x_0, abar_t)
 
@@ -39,9 +40,9 @@ def classifier_free(ddpm, scale=SCALE):
 
 def classifier_free_loss(unet, scheduler, x_0, y):
     """The DDPM loss, with some labels dropped: Algorithm 1 of the paper."""
-    dropped = torch.rand(len(y)) < DROPPED
+    dropped = (torch.rand(len(y)) < DROPPED).to(y.device)
     y = y.masked_fill(dropped, unet.config.num_class_embeds - 1)
-    return ddpm_loss(unet, scheduler, x_0, y)
+    return ddpm_loss(partial(unet, class_labels=y), scheduler, x_0)
 
 
 @cli.one_line_errors
@@ -49,18 +50,19 @@ def main(argv=None):
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
     add_bf16_flag(parser)
-    args, dataset = parse_with_dataset(parser, argv)
+    add_dataset_flags(parser)
+    args = parser.parse_args(argv)
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset)
 
     torch.manual_seed(args.seed)
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
     in_channels, size, _ = dataset.info["shape"]
     unet = make_unet(size, in_channels, args.channels, num_labels).to(args.device)
-    checkpoint = args.models / "classifier_free.pth"
-    with Run(checkpoint, unet, dataset, SCHEDULE, **run_settings(args)) as run:
-        scheduler = DDPMScheduler(**SCHEDULE)
-        train(unet, scheduler, run, args.lr, dict, classifier_free_loss, args.bf16)
-        run.save_checkpoint()
-    print(f"saved {checkpoint} after {run.seconds():.0f} s")
+    checkpoint, settings = args.models / "classifier_free.pth", training_settings(args)
+    state = train(unet, dataset, checkpoint, loss_of=classifier_free_loss, **settings)
+    state.finish()
+    print(f"saved {checkpoint} after {state.seconds():.0f} s")
 
 
 if __name__ == "__main__":

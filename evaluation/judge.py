@@ -5,6 +5,7 @@
 Writes models/judge.pth; with --models DIR, it goes to DIR.
 """
 
+import time
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,13 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
+from tqdm import trange
 
-from data import parse_with_dataset
+from data import Dataset, add_dataset_flags, from_uint8
 from support import cli
-from support.files import MODELS, load_checkpoint
-from support.pictures import from_uint8, to_uint8
-from support.training import FUSED, Run, add_training_flags, run_settings
+from support.files import MODELS, check_may_write, load_checkpoint, save_checkpoint
+from support.pictures import to_uint8
+from support.training import FUSED_ADAMW, LOSS_STEPS, add_training_flags, mean
 
 STEPS = 5_148  # twelve epochs
 BATCH_SIZE = 128
@@ -70,7 +72,7 @@ class Judged(NamedTuple):
 
 
 def load_judge(path=MODELS / "judge.pth", device="cpu"):
-    """Load a judge, in eval mode: (judge, info), as from `load_checkpoint`."""
+    """Load a judge; see `load_checkpoint`."""
     return load_checkpoint(path, Judge, device)
 
 
@@ -90,50 +92,57 @@ def accuracy_of(judge, images, labels):
 
 def read_digits(images):
     """The digits (N,) that the included judge sees in images (N, 1, 28, 28) in [-1, 1]."""
-    return judge_images(load_judge()[0], to_uint8(images)).prediction
+    return judge_images(load_judge(), to_uint8(images)).prediction
 
 
-def train(judge, dataset, run, lr):
-    """Minimize the cross-entropy on augmented images; see `train_classifier.train`."""
+def train(judge, images, labels, steps, batch_size, lr):
+    """Minimize the cross-entropy on augmented uint8 images; returns the mean of the last losses."""
     device = judge.linear.weight.device
-    weights, fused = judge.parameters(), device.type in FUSED
+    weights, fused = judge.parameters(), device.type in FUSED_ADAMW
     optimizer = torch.optim.AdamW(weights, lr, weight_decay=WEIGHT_DECAY, fused=fused)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, run.steps // 20, run.steps)
-
-    for x_0, y in run.batches(optimizer=optimizer, lr_scheduler=lr_scheduler):
-        logits = judge(AUGMENT(x_0).to(device))
-        loss = F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    batches_per_epoch, losses = max(len(images) // batch_size, 1), []
+    for step in trange(steps, desc="judge", disable=None):
+        k = step % batches_per_epoch
+        if k == 0:  # a new epoch
+            order = torch.randperm(len(images))
+        index = order[k * batch_size : (k + 1) * batch_size]
+        logits = judge(AUGMENT(from_uint8(images[index])).to(device))
+        loss = F.cross_entropy(logits, labels[index].to(device), label_smoothing=LABEL_SMOOTHING)
 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         lr_scheduler.step()
-
-        run.log(loss)
-        if run.validates:
-            judge.eval()
-            run.record(validation_accuracy=accuracy_of(judge, *dataset.splits["validation"]))
-            judge.train()
+        losses.append(loss.detach())
     judge.eval()
+    return mean(losses[-LOSS_STEPS:])
 
 
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.make_parser(__doc__)
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
-    args, dataset = parse_with_dataset(parser, argv)
+    add_dataset_flags(parser)
+    args = parser.parse_args(argv)
     if args.batch_size == 1:
         parser.error("--batch-size must be at least 2, because of BatchNorm")
+    dataset = Dataset(args.dataset, args.size)
+    print(dataset)
 
     torch.manual_seed(args.seed)
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
-    checkpoint = args.models / "judge.pth"
-    with Run(checkpoint, judge, dataset, None, **run_settings(args)) as run:
-        train(judge, dataset, run, args.lr)
-        test_accuracy = accuracy_of(judge, *dataset.splits["test"])
-        run.save_checkpoint(test_accuracy=test_accuracy)
-    print(f"saved {checkpoint} after {run.seconds():.0f} s; test accuracy {test_accuracy:.4f}")
+    checkpoint, begin = args.models / "judge.pth", time.monotonic()
+    check_may_write(checkpoint, judge, None, dataset.info)
+    training = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
+    sizes = args.steps, args.batch_size, args.lr
+    training["loss"] = train(judge, *dataset.splits["train"], *sizes)
+    training["validation_accuracy"] = accuracy_of(judge, *dataset.splits["validation"])
+    training["test_accuracy"] = accuracy_of(judge, *dataset.splits["test"])
+    training["seconds"] = time.monotonic() - begin
+    save_checkpoint(checkpoint, judge, None, dataset.info, training)
+    print(f"saved {checkpoint}; test accuracy {training['test_accuracy']:.4f}")
 
 
 if __name__ == "__main__":

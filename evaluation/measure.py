@@ -17,7 +17,7 @@ from inference import gradient, guided, load_models, sample
 from support import UserError
 from support.files import MODELS, sha256
 from support.pictures import to_uint8
-from support.streams import image_seeds
+from support.seeds import image_seeds
 
 SEED = 1  # for choosing settings; results are reported with split="test", seed=0
 SHOWN = ("accuracy", "frechet", "precision", "recall")
@@ -30,25 +30,25 @@ def measure(
     """Compare class-balanced samples with half of the real images of a split.
 
     Args:
-        rows: name -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), such as
-            `partial(sample, ddpm, predict=predict)`; or existing samples, (images, labels). Without
-            target classes, a function returns (images, None). Images are in [-1, 1] or uint8.
+        rows: name -> a function (y (N,), seeds (N ints)) -> images (N, C, H, W), in [-1, 1] or
+            uint8, such as `partial(sample, ddpm, predict=predict)`, or (images, None) if there are
+            no target classes; or existing samples, (images, labels).
         n: samples per row, rounded down to a multiple of the number of classes.
-        dataset, judge: a `Dataset`, and what `load_judge` returns; MNIST by default.
+        dataset, judge: a `Dataset`, and its judge; MNIST by default.
         path: a CSV file, written after every row. It is replaced, if an earlier call wrote it.
-        columns: more columns, the same for every row, such as the sampler.
+        columns: more columns of the functions, such as the sampler.
 
-    Returns name -> dict of columns: METRICS (those of labels only with labels) with 95% confidence
-    intervals (_low, _high); for functions the change from the first one (_change), which has the
-    same noise; and how it was measured. Real images come first: the other half of the split and,
-    with split="test", the validation images. Errors in a row are not caught.
+    Returns name -> dict of columns: `METRICS` (some only with labels) with 95% confidence intervals
+    (_low, _high), and for functions the change from the first one (_change), which has the same
+    noise. Real images come first: the other half of the split and, with split="test", the
+    validation images.
 
     Raises UserError if the judge was trained on another dataset, if a class has fewer than
     PER_CLASS images, or if the file is no such table.
     """
-    dataset, (judge, info) = dataset or Dataset(), judge or load_judge()
+    dataset, judge = dataset or Dataset(), judge or load_judge()
     advice = f"train one: python -m evaluation.judge --dataset {dataset.name} --models DIR"
-    check_dataset(info, dataset, "the judge", advice)
+    check_dataset(judge, dataset, "the judge", advice)
     K = len(dataset.info["classes"])
     if path and Path(path).exists() and b"sha256 of judge" not in Path(path).read_bytes():
         raise UserError(f"{path} is not a table of `measure`; choose another file")
@@ -60,7 +60,7 @@ def measure(
     if split == "test":
         [real["real validation images"]] = balanced_parts(*dataset.splits["validation"], 1, K)
     real = {name: (images[: len(y)], labels[: len(y)]) for name, (images, labels) in real.items()}
-    shared = {"split": split, "seed": seed, "sha256 of judge": info["sha256"], **(columns or {})}
+    shared = {"split": split, "seed": seed, "sha256 of judge": judge.checkpoint["sha256"]}
     shared |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
 
     table, first = {}, None  # the scores of the first function
@@ -79,6 +79,8 @@ def measure(
         elif callable(row):
             first = scores
         table[name] |= shared
+        if callable(row):
+            table[name] |= columns or {}
         shown = (f"{key} {cell(table[name], key)}" for key in SHOWN if key in table[name])
         tqdm.write(f"{name}: {'  '.join(shown)}")
         if path:
@@ -86,10 +88,10 @@ def measure(
     return table
 
 
-def check_dataset(info, dataset, network, advice):
-    """Raise UserError if a network, described by the info of its checkpoint, has other data."""
-    if info["dataset"] != dataset.info:
-        raise UserError(f"{network} was not trained on {dataset.name}; {advice}")
+def check_dataset(network, dataset, name, advice):
+    """Raise UserError if a network from a checkpoint was trained on another dataset."""
+    if network.checkpoint["dataset"] != dataset.info:
+        raise UserError(f"{name} was not trained on {dataset.name}; {advice}")
 
 
 def load_method(method, folder=MODELS, device="cpu"):

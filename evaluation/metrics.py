@@ -6,7 +6,7 @@ import torch
 
 from evaluation.judge import Judged
 from support import UserError
-from support.streams import generator
+from support.seeds import generator
 
 METRICS = {  # name -> function of samples and real images (both `Judged`) that returns a number
     "accuracy": lambda samples, _: (samples.prediction == samples.labels).double().mean(),

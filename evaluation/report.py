@@ -15,7 +15,7 @@ from evaluation.tables import REAL, with_tables
 from inference import growing_scale, named_scales
 from support import cli
 from support.files import MODELS, ROOT, atomic_write
-from support.pictures import ACCENT, INK
+from support.figures import ACCENT, INK
 
 RESULTS = ROOT / "results"
 PAGES = ROOT / "README.md", RESULTS / "README.md"

@@ -23,8 +23,8 @@ runs() { # networks for the report that are not included: about three hours
 
 pictures() { # guided_output.png, the other pictures in results/, and what docs/ loads
   python inference.py
-  python inference.py --digits all --num-samples 1 --output results/digits.png \
-    --gif results/guided.gif
+  python inference.py --digits all --num-samples 1 --output results/digits.png
+  python -m examples.animate
   python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 --growing-scale 15 \
     --output results/scales_grid.png
   python -m docs.export

@@ -1,4 +1,4 @@
-"""Everything around the method: flags, files, random streams, resumable training, pictures."""
+"""Everything around the method: flags, files, seeds, resumable training, pictures."""
 
 
 class UserError(ValueError):

@@ -2,26 +2,29 @@
 
 import argparse
 import functools
-import math
 import sys
+import warnings
 from pathlib import Path
 
 import torch
 
 from support import UserError
 
+LARGEST = 10**12  # number on the command line
+
 
 def one_line_errors(main):
     """Decorate a script's main: a UserError prints one line and exits with status 2."""
 
     @functools.wraps(main)
-    def wrapped(*args, **settings):
+    def wrapped(argv=None):
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
         try:
-            return main(*args, **settings)
+            return main(argv)
         except UserError as error:
             message, status = f"error: {' '.join(str(error).split())}", 2
-        except KeyboardInterrupt as interrupt:
-            message, status = str(interrupt) or "interrupted", 130
+        except KeyboardInterrupt:
+            message, status = "interrupted", 130
         # printed here, after the progress bars have closed
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(status)
@@ -35,15 +38,14 @@ def make_parser(docstring):
     return argparse.ArgumentParser(description=docstring, formatter_class=raw)
 
 
-def number(kind, low=-math.inf, high=math.inf):
-    """An argparse type: a finite int or float from `low` to `high`."""
+def number(kind, low=-LARGEST, high=LARGEST, multiple_of=None):
+    """An argparse type: an int or float from `low` to `high`."""
 
     def parse(text):
         value = kind(text)
-        if not (math.isfinite(value) and low <= value <= high):
-            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-            limits = "finite" if low == -math.inf else limits
-            raise argparse.ArgumentTypeError(f"must be {limits}, got {text}")
+        if not low <= value <= high or (multiple_of and value % multiple_of):
+            what = f"a multiple of {multiple_of}, " if multiple_of else ""
+            raise argparse.ArgumentTypeError(f"must be {what}from {low} to {high}, got {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse says "invalid int value"

@@ -4,17 +4,16 @@ import contextlib
 import hashlib
 import io
 import os
+import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler
 
 from support import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
-STATE = ".state.pth"  # suffix of the state files that support/training.py writes
-ADVICE = "; train it, or restore the included one with `git checkout -- models`"
+OURS = "ddpm_unet.pth", "classifier.pth", "classifier_free.pth", "judge.pth"
 
 
 @contextlib.contextmanager
@@ -38,8 +37,8 @@ def atomic_write(path):
 
 
 def output_folder(models):
-    """The folder for a run's pictures: the repository for the shipped models, else `models`."""
-    return ROOT if models.resolve() == MODELS else models
+    """The folder for a run's pictures: the repository for the included models, else `models`."""
+    return ROOT if models.resolve() == MODELS.resolve() else models
 
 
 def sha256(path):
@@ -77,12 +76,13 @@ def config_of(network):
 def load_checkpoint(path, network_class, device="cpu"):
     """Rebuild a network from its checkpoint, in eval mode, with frozen parameters.
 
-    Returns (network, info): info is a dict with the schedule, the dataset, and the training that
-    `save_checkpoint` saved, and the sha256 of the file. Raises UserError if it is missing,
-    corrupted, or incompatible.
+    Its attribute `checkpoint` is a dict with the schedule, dataset, and training that were saved,
+    and the sha256 of the file. Raises UserError if it is missing, corrupted, or incompatible.
     """
-    path, name = Path(path), network_class.__name__
-    content = read_checkpoint(path, ADVICE)
+    path, name, advice = Path(path), network_class.__name__, "; train it first"
+    if path.resolve().parent == MODELS.resolve():
+        advice = "; restore the included one with `git checkout -- models`"
+    content = read_checkpoint(path, advice)
     if content["network"] != name:
         raise UserError(
             f"{path} holds a {content['network']}; expected a {name}. Your own class must be "
@@ -93,29 +93,33 @@ def load_checkpoint(path, network_class, device="cpu"):
         network.load_state_dict(content["state_dict"])
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} was saved by a different version of {name}: {error}") from error
-    info = {key: content[key] for key in ("schedule", "dataset", "training")}
-    info["sha256"] = sha256(path)
-    return network.eval().requires_grad_(False).to(device), info
+    network.checkpoint = {key: content[key] for key in ("schedule", "dataset", "training")}
+    network.checkpoint["sha256"] = sha256(path)
+    return network.eval().requires_grad_(False).to(device)
 
 
 def check_may_write(path, network, schedule, dataset_info):
-    """Check, before training, that the checkpoint fits into its folder.
+    """Check, before training, that the checkpoint can be written and fits into its folder.
 
-    Raises UserError if a file in its folder is not a checkpoint, or was trained on a different
-    dataset or with different noise, or if `path` is a checkpoint of another class.
+    Raises UserError if the folder cannot be written, or holds a checkpoint (one of `OURS`, or
+    `path` itself) of another dataset or noise schedule, or if `path` is one of another class.
     """
     config_of(network)  # a network without a config fails before it is trained
     advice = "; move it, or pass another folder with --models"
-    for other in sorted(path.parent.glob("*.pth")):
-        if other.name.endswith(STATE):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    for other in {path, *(path.parent / name for name in OURS)}:
+        if not other.exists():
             continue
         content = read_checkpoint(other, advice)
         if other == path and content["network"] != type(network).__name__:
             raise UserError(f"{path} holds a {content['network']}{advice}")
         if content["dataset"] != dataset_info:
             raise UserError(f"{other} was trained on a different dataset{advice}")
-        both = schedule and content["schedule"]  # the judge has none
-        if both and not same_noise(schedule, content["schedule"]):
+        if schedule and content["schedule"] not in (schedule, None):  # the judge has none
             raise UserError(f"{other} was trained with a different noise schedule{advice}")
 
 
@@ -126,12 +130,6 @@ def read_checkpoint(path, advice):
     if not isinstance(content, dict) or set(content) != keys:
         raise UserError(f"{path} was not saved by this repository's `save_checkpoint`{advice}")
     return content
-
-
-def same_noise(schedule, other):
-    """Whether two scheduler configs have the same alphas_cumprod."""
-    abar, theirs = (DDPMScheduler(**config).alphas_cumprod for config in (schedule, other))
-    return abar.shape == theirs.shape and torch.allclose(abar, theirs)
 
 
 def save_tensors(path, content):

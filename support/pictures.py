@@ -1,4 +1,6 @@
-"""Images as files: PNG grids, figures, GIF animations, NPZ samples."""
+"""Images as files: PNG grids and NPZ samples."""
+
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -7,13 +9,9 @@ from torchvision.utils import make_grid
 
 from support.files import atomic_write
 
-PAPER, INK_GRAY = 250, 25  # gray levels, out of 255
-INK, ACCENT = "#222222", "#c8500a"  # colors of figures
-ORANGE, BLUE = (200, 80, 10), (0, 100, 173)  # ink is added, removed
+PAPER, INK = 250, 25  # gray levels, out of 255
 MAX_COLUMNS = 22  # of a labeled grid, about 2,000 pixels
-COLORS = 64  # of an animation; color images use 256 colors
-FRAME_MS, LAST_FRAME_MS = 160, 3_000
-LABEL_SIZE = 22  # pixels
+LABEL_SIZE, TEXT = 22, "#222222"  # pixels, color
 
 
 def to_uint8(images):
@@ -21,11 +19,6 @@ def to_uint8(images):
     if images.dtype == torch.uint8:
         return images
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-
-
-def from_uint8(images):
-    """uint8 images as floats in [-1, 1]."""
-    return images.float().div(127.5).sub(1)
 
 
 def as_displayed(images, dataset_info):
@@ -40,19 +33,7 @@ def as_displayed(images, dataset_info):
 def ink_on_paper(images):
     """Grayscale images (N, 1, H, W) in [-1, 1] as uint8: -1 is light, and 1 is dark."""
     ink = (images.clamp(-1, 1) + 1) / 2
-    return (PAPER + (INK_GRAY - PAPER) * ink).round().to(torch.uint8)
-
-
-def gradient_in_colors(grad):
-    """Gradients (N, C, H, W) as uint8 colors (N, 3, H, W): orange adds ink, blue removes it.
-
-    Each image is scaled by its largest absolute value.
-    """
-    grad = grad.mean(dim=1, keepdim=True)
-    values = grad / grad.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
-    orange, blue = (torch.tensor(color).view(3, 1, 1) for color in (ORANGE, BLUE))
-    color = torch.where(values > 0, orange, blue)
-    return (PAPER + (color - PAPER) * values.abs()).round().to(torch.uint8)
+    return (PAPER + (INK - PAPER) * ink).round().to(torch.uint8)
 
 
 def grid_image(images, columns, pixel=4):
@@ -68,32 +49,37 @@ def labeled_grid(rows, labels, pixel=3):
 
     Args:
         rows: a list of (name, uint8 images (N, C, H, W)); C is 1 or 3.
-        labels: of the N columns, shown where they change. A grid of more than MAX_COLUMNS columns
-            continues below, if possible at a new label.
+        labels: of the N columns, shown where they change. After at most MAX_COLUMNS columns, the
+            grid continues below, if possible with a new label.
     """
     names, images = zip(*[(name, row.expand(-1, 3, -1, -1)) for name, row in rows])
-    per_label = labels.count(labels[0]) if len(set(labels)) > 1 else 1
-    cell = pixel * (images[0].shape[3] + 2)  # make_grid puts 2 pixels between images
-    columns = min(max(MAX_COLUMNS // per_label, 1) * per_label, len(labels))
+    n, cell = len(labels), pixel * (images[0].shape[3] + 2)  # make_grid puts 2 pixels between
+    shortest = min(len([*run]) for _, run in groupby(labels))  # run of equal labels
+    step = max(MAX_COLUMNS // shortest, 1) * shortest
+    parts = [
+        slice(start, min(start + MAX_COLUMNS, first + step, n))
+        for first in range(0, n, step)
+        for start in range(first, min(first + step, n), MAX_COLUMNS)
+    ]
     font = ImageFont.load_default(LABEL_SIZE)
-    longest = max(map(font.getlength, labels))
-    if longest > per_label * cell:
-        font = ImageFont.load_default(LABEL_SIZE * per_label * cell / longest)
+    longest, room = max(map(font.getlength, labels)), min(shortest, MAX_COLUMNS) * cell
+    if longest > room:
+        font = ImageFont.load_default(LABEL_SIZE * room / longest)
     left = round(max(map(font.getlength, names))) + 16
     height = LABEL_SIZE + 12 + len(rows) * cell + 2 * pixel
-    size = left + columns * cell + 2 * pixel, -(-len(labels) // columns) * height
+    size = left + min(step, MAX_COLUMNS, n) * cell + 2 * pixel, len(parts) * height
     canvas = Image.new("RGB", size, (PAPER,) * 3)
     draw = ImageDraw.Draw(canvas)
-    for number, start in enumerate(range(0, len(labels), columns)):
-        part, top = slice(start, start + columns), number * height + LABEL_SIZE + 12
+    for number, part in enumerate(parts):
+        top = number * height + LABEL_SIZE + 12
         grid = grid_image(torch.cat([row[part] for row in images]), len(labels[part]), pixel)
         canvas.paste(grid, (left, top))
         for k, name in enumerate(names):
-            draw.text((left - 8, top + (k + 0.5) * cell), name, INK, font, anchor="rm")
+            draw.text((left - 8, top + (k + 0.5) * cell), name, TEXT, font, anchor="rm")
         for k, label in enumerate(labels[part]):
-            if k == 0 or label != labels[start + k - 1]:
+            if k == 0 or label != labels[part][k - 1]:
                 x = left + k * cell + 2 * pixel
-                draw.text((x, top - 6), label, INK, font, anchor="ls")
+                draw.text((x, top - 6), label, TEXT, font, anchor="ls")
     return canvas
 
 
@@ -101,61 +87,6 @@ def save_picture(path, picture):
     """Save a PIL image as a PNG."""
     with atomic_write(path) as file:
         picture.save(file, format="png")
-
-
-def show(rows, titles=(), signed=()):
-    """Draw rows in a notebook: label -> images (N, 1, H, W) in [-1, 1], or probabilities (N, K).
-
-    Signed rows are orange where ink is added, and blue where it is removed. Returns the figure.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import LinearSegmentedColormap
-
-    ends = [tuple(channel / 255 for channel in color) for color in (BLUE, ORANGE)]
-    signed_colors = LinearSegmentedColormap.from_list("", [ends[0], "white", ends[1]])
-    n = max(len(row) for row in rows.values())
-    figure, axes = plt.subplots(len(rows), n, figsize=(8, 8 / n * len(rows)), squeeze=False)
-    for line, (label, row) in zip(axes, rows.items()):
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for axis, image in zip(line, row):
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_color("0.8")
-            if image.ndim == 1:
-                axis.bar(range(len(image)), image, color=ACCENT)
-                axis.set(ylim=(0, 1), box_aspect=1)
-                axis.set_xticks(range(len(image)), range(len(image)), fontsize=6)
-            else:
-                cmap = signed_colors if label in signed else "gray_r"
-                axis.imshow(image[0], cmap=cmap, vmin=-1, vmax=1)
-    for axis, title in zip(axes[0], titles):
-        axis.set_title(title, fontsize=10)
-    return figure
-
-
-def animation_frames(steps, as_shown):
-    """PIL images of x_t, the predicted x_0, and the gradient at each step, and of the sample.
-
-    Args:
-        steps: a list of (t, x_t, x_0, gradient or None); the last x_0 is the sample.
-        as_shown: converts images in [-1, 1] to uint8.
-    """
-    frames, (_, _, end, last_gradient) = [], steps[-1]
-    colors = COLORS if end.shape[1] == 1 else 256
-    for t, x_t, x_0, grad in [*steps, ("end", end, end, last_gradient)]:
-        rows = [(f"t = {t}", as_shown(x_t)), ("predicted", as_shown(x_0))]
-        rows += [] if grad is None else [("gradient", gradient_in_colors(grad.cpu()))]
-        frame = labeled_grid(rows, [""] * len(x_t))
-        frames.append(frame.quantize(colors, Image.Quantize.FASTOCTREE))
-    return frames
-
-
-def write_gif(file, frames):
-    """Write PIL images as a GIF.
-
-    The last frame is also the first one, for viewers that do not play animations.
-    """
-    durations = [LAST_FRAME_MS] + [FRAME_MS] * len(frames)
-    frames[-1].save(file, "gif", save_all=True, append_images=frames, duration=durations, loop=0)
 
 
 def save_npz(path, images, labels, classes):

@@ -56,8 +56,8 @@ def fake_ddpm(output, shape=IMAGE_SHAPE, num_class_embeds=None, **schedule):
     """A DDPM whose U-Net is a function of x_t and t (B,), and of labels if it takes any."""
     config = {"in_channels": shape[0], "out_channels": shape[0], "sample_size": shape[1:]}
 
-    def unet(*inputs):
-        return SimpleNamespace(sample=output(*inputs))
+    def unet(*inputs, **labels):
+        return SimpleNamespace(sample=output(*inputs, **labels))
 
     unet.config = FrozenDict(config, num_class_embeds=num_class_embeds)
     unet.eval, unet.dtype, unet.device = lambda: unet, torch.float32, torch.device("cpu")

@@ -19,7 +19,7 @@ SOLUTIONS = [line for text in TEXT for line in re.findall(r"Solution</summary>\n
 WISHES = re.findall(r"^- .*: `(.*)`$", TEXT[-1], re.MULTILINE)
 MIRROR = "-(x_0 - x_0.flip(3)).square().mean(dim=(1, 2, 3))"
 FEWER = {  # steps and images
-    'load_mnist("train")': "(real[:500], labels[:500])",
+    'mnist.load("train")': "(real[:500], labels[:500])",
     "* 10, predict)": "* 10, predict, steps=2)",
     "range(151)": "range(2)",
     "times = sampling_times(1000, steps=20)": "times = [799, 399, 49]",

@@ -96,7 +96,7 @@ def wait_for_sentence(page, words, **settings):
 
 
 def test_the_exported_files_are_those_of_the_included_networks(tmp_path):
-    (ddpm, classifier), (judge, _) = load_models(), load_judge()
+    (ddpm, classifier), judge = load_models(), load_judge()
     export.export_weights(tmp_path, ddpm, classifier)
     export.export_judge(tmp_path, judge)
     export.export_constants(tmp_path, ddpm)
@@ -129,7 +129,7 @@ def test_every_frame_of_a_film_is_that_of_python(open_page, noise, digit, start,
     page = open_page(f"#noise={noise}&digit={digit}&start={start + 1}&strength={s}", stub=None)
     while not (film := page.evaluate(FILM, place)):  # the first film is in first.*
         page.wait_for_timeout(200)
-    networks = [*load_models(), load_judge()[0]]
+    networks = [*load_models(), load_judge()]
     for network in networks[0].unet, networks[1]:
         network.half().float()  # as on the page
     guesses, p, _, q = export.films(*networks, noise, torch.tensor([(digit, start)]), s)

@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,24 +12,13 @@ from conftest import ROOT
 from PIL import Image
 
 import inference
-import train_ddpm
 from evaluation import metrics, report
-from evaluation.judge import read_digits
-from inference import gradient, growing_scale, guided, sample
-from support.streams import image_seeds
+from examples import animate
+from inference import sample
 
 README, GUIDE = ROOT / "README.md", ROOT / "examples/README.md"
 PAGES = [README, GUIDE, ROOT / ".github/CONTRIBUTING.md"]
 PAGES += [ROOT / folder / "README.md" for folder in ("results", "tests", "course")]
-
-
-def test_guided_samples_are_the_target_digits():
-    ddpm, classifier = inference.load_models()
-    y = torch.arange(10).repeat_interleave(3)
-    seeds = image_seeds(0, y.tolist())
-    predict = guided(ddpm, gradient(classifier.log_p), growing_scale(ddpm))
-    right = [(read_digits(sample(ddpm, y, seeds, p)) == y).sum() for p in (predict, None)]
-    assert right[0] >= 29 and right[1] <= 7
 
 
 def test_the_first_command_makes_the_shipped_picture(tmp_path):
@@ -102,10 +92,20 @@ def test_the_python_of_the_guide_runs(monkeypatch, capsys, tmp_path):
 @pytest.mark.usefixtures("few_images")
 def test_the_networks_of_the_guide_can_be_trained_and_guided(monkeypatch, tmp_path):
     [code] = [block for block in python_of(GUIDE) if "# mine.py" in block]
-    monkeypatch.setattr(train_ddpm, "NUM_SAMPLES", 2)
-    for step, *flags in ("1", "--batch-size", "8"), ("2", "--batch-size", "8"), ("3",):
-        argv = ["mine.py", step, "--models", str(tmp_path), "--steps", "2", *flags]
-        monkeypatch.setattr("sys.argv", argv)
-        exec(compile(code, "mine.py", "exec"), {"__name__": "__main__"})
-    networks = [torch.load(tmp_path / f"{n}.pth")["network"] for n in ("classifier", "ddpm_unet")]
-    assert networks == ["MLP", "ConvNet"] and (tmp_path / "guided_output.png").exists()
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("steps=2_000", "steps=2, batch_size=8")
+    exec(compile(code, "mine.py", "exec"), {"__name__": "__main__"})
+    networks = [torch.load(f"mine/{n}.pth")["network"] for n in ("classifier", "ddpm_unet")]
+    assert networks == ["MLP", "ConvNet"] and Path("mine/digits.png").exists()
+
+
+def test_the_animation_begins_and_ends_with_the_samples(tmp_path):
+    """The last digit, a 9, is where it is in results/digits.png."""
+    animate.main(tmp_path / "guided.gif")
+    gif, nines = Image.open(tmp_path / "guided.gif"), []
+    for k in (0, 1, gif.n_frames - 1):
+        gif.seek(k)
+        nines.append(np.asarray(gif.convert("L"))[40:124:3, -90:-6:3].astype(int))
+    drawn = np.asarray(Image.open(ROOT / "results/digits.png"))[8:120:4, -120:-8:4]
+    near = [np.abs(nine - drawn).max() < 20 for nine in nines]
+    assert near == [True, False, True]

@@ -18,10 +18,9 @@ from classifier import Classifier
 from diffusion import DDPM, SCHEDULE, make_unet
 from examples.samplers import written_out
 from inference import SAMPLERS, gradient, growing_scale, guided, reverse, trajectory
-from support.training import Run
+from support.training import TrainingState
 
 META = torch.device("meta")
-SCHEDULER = DDPMScheduler(**SCHEDULE)
 UNET = make_unet(channels=8).requires_grad_(False).to(META)
 V_DDPM = DDPM(UNET, DDPMScheduler(**SCHEDULE | {"prediction_type": "v_prediction"}))
 LOG_P = Classifier(8).eval().requires_grad_(False).to(META).log_p
@@ -38,13 +37,14 @@ def test_the_sampling_loop_reads_nothing_back(sampler, loop):
 
 @pytest.mark.parametrize("step", [train_classifier, train_ddpm])
 def test_a_training_step_reads_nothing_back(step, tmp_path, monkeypatch):
-    """Apart from what `Run` does now and then: validate, and save the state."""
-    monkeypatch.setattr(Run, "save", lambda run: None)
-    monkeypatch.setattr(Run, "validates", False)
+    """Apart from what is done now and then: validate, and save the state."""
+    monkeypatch.setattr(TrainingState, "save", lambda state: None)
+    for name in ("mean", "log", "validate"):
+        monkeypatch.setattr(step, name, lambda *_: {}, raising=False)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # not for "meta"
     pixels = torch.zeros(8, *IMAGE_SHAPE, dtype=torch.uint8)
-    dataset = SimpleNamespace(info={}, splits={"train": (pixels, torch.arange(8))})
-    network = Classifier(8) if step is train_classifier else make_unet(channels=8)
-    run = Run(tmp_path / "w.pth", network.to(META), dataset, None, steps=2, batch_size=4)
-    step.train(network, SCHEDULER, run, 1e-3, None)
-    assert len(run.losses) == 2 and all(loss.is_meta for loss in run.losses)
+    split = pixels, torch.arange(8)
+    dataset = SimpleNamespace(info={}, splits={"train": split}, load=lambda _: split)
+    network = (Classifier(8) if step is train_classifier else make_unet(channels=8)).to(META)
+    state = step.train(network, dataset, tmp_path / "w.pth", steps=2, batch_size=4)
+    assert len(state.losses) == 2 and all(loss.is_meta for loss in state.losses)

@@ -6,11 +6,10 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from data import Dataset
+from data import Dataset, from_uint8
 from evaluation import metrics
 from evaluation.judge import Judged, judge_images, load_judge
 from evaluation.metrics import METRICS, balanced_parts, scores_of, with_intervals
-from support.pictures import from_uint8
 
 
 def judged(features, **others):
@@ -58,7 +57,7 @@ def test_precision_and_recall_count_the_points_within_the_third_neighbor():
 
 def test_what_the_judge_sees():
     """Images that are two digits at once, so it is often in doubt."""
-    (judge, _), (x, _) = load_judge(), Dataset().splits["test"]
+    judge, (x, _) = load_judge(), Dataset().splits["test"]
     images = (x[:501].float() + x[501:1002].float()).clamp(max=255).byte()
     seen, p = judge_images(judge, images), judge(from_uint8(images)).softmax(dim=1)
     torch.testing.assert_close(judge.linear(seen.features).softmax(dim=1), p)
