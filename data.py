@@ -25,15 +25,12 @@ class Dataset:
     """A dataset with its three splits.
 
     Args:
-        name: a key of `TORCHVISION`, downloaded if it is missing, or a folder with one
-            subfolder of images per class; a random tenth of the images is held out for validation,
-            another for test.
+        name: a key of `TORCHVISION`, downloaded if it is missing, or a folder with one subfolder of
+            images per class, of which a tenth is for validation and another for test.
         size: resize the images of a folder to this height and width.
 
-    Attributes:
-        splits: "train", "validation", "test" -> images uint8 (N, C, H, W), labels int64 (N,).
-        info: dict saved in checkpoints: kind, name, classes, shape. For a folder, the name is a
-            hash of the training images and labels.
+    Attributes: `splits`, "train", "validation", "test" -> images uint8 (N, C, H, W), labels (N,);
+    `info`, saved in checkpoints: kind, name (of a folder, a hash), classes, shape.
 
     Raises UserError if the data is missing or corrupted, or the images cannot be used.
     """

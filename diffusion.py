@@ -1,8 +1,8 @@
 """The DDPM: formulas in terms of abar, the class `DDPM`, noise schedule, U-Net, loading.
 
 Each formula takes abar_t, the scheduler's `alphas_cumprod[t]`, so it holds for any noise schedule.
-Equation numbers refer to Ho et al. 2020 ("DDPM", arXiv 2006.11239). Images are float tensors
-(B, C, H, W) in [-1, 1]; timesteps t run from 0 to T - 1, and x_{T-1} is almost pure noise.
+"DDPM" is Ho et al. 2020, arXiv 2006.11239. Images are float tensors (B, C, H, W) in [-1, 1];
+timesteps t run from 0 to T - 1, and x_{T-1} is almost pure noise.
 """
 
 import torch
@@ -71,11 +71,9 @@ class DDPM:
     Args:
         unet: a diffusers U-Net, or another ModelMixin with (x_t, t (B,)) -> output with `.sample`,
             whose config has in_channels and sample_size. A learned variance is ignored.
-        scheduler: its DDPMScheduler: noise schedule, prediction type ("epsilon", "v_prediction",
-            "sample"), and clipping. Dynamic thresholding is ignored.
+        scheduler: its DDPMScheduler; dynamic thresholding is ignored.
 
-    Attributes: unet, scheduler, device; T, the number of timesteps; shape, (C, H, W); abar, on the
-    device: abar[t] for t = 0 .. T - 1, and abar[END] = 1.
+    Attributes: `T` timesteps, `shape` (C, H, W), and `abar`: abar[t], and abar[END] = 1.
 
     Raises UserError if abar_{T-1} is 0 (zero terminal SNR), which DDPM (15) divides by.
     """
@@ -175,9 +173,9 @@ def eps_from_output(scheduler, output, x_t, abar_t):
 
 
 def noised_for_validation(scheduler, x_0):
-    """Add noise to validation images x_0 (N, C, H, W); the noise is the same in every call.
+    """(x_t, t, eps) for validation images x_0 (N, C, H, W), the same in every call.
 
-    Returns (x_t, t, eps). t (N,) covers all timesteps evenly, in random order.
+    t (N,) covers all timesteps evenly, in random order.
     """
     n = len(x_0)
     t = torch.arange(n) * scheduler.config.num_train_timesteps // n
@@ -187,12 +185,9 @@ def noised_for_validation(scheduler, x_0):
 
 
 def make_unet(sample_size=28, in_channels=1, channels=CHANNELS, num_class_embeds=None):
-    """diffusers' UNet2DModel for images (in_channels, sample_size, sample_size).
+    """diffusers' UNet2DModel for images whose side is a multiple of 4.
 
-    Args:
-        sample_size: a multiple of 4.
-        channels: number of channels at full resolution, a multiple of 8.
-        num_class_embeds: number of labels of a class-conditional U-Net.
+    channels: at full resolution, a multiple of 8. num_class_embeds: of a class-conditional U-Net.
     """
     return UNet2DModel(
         sample_size=sample_size,

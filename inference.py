@@ -37,14 +37,11 @@ FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too st
 def guided(ddpm, grad, scale):
     """Classifier guidance: a function (x_t, t, y) -> the guided noise eps_hat, for `sample`.
 
-    Args:
-        ddpm: a `DDPM`. grad: (x_t, t, y) -> (B, C, H, W), such as `gradient(classifier.log_p)`, of
-            a classifier for the same noise schedule.
-        scale: s, a number, or a function of t (int) that returns one.
+    grad is (x_t, t, y) -> (B, C, H, W), such as `gradient(classifier.log_p)`; the classifier must
+    have the same noise schedule. scale is s, a number or a function of t (int).
 
-    (14) is ADM's rule for DDIM; here it serves every sampler. ADM's rule for ancestral sampling
-    (Algorithm 1) is (14) with s sqrt(abar_t / abar_u) (1 - abar_u) / (1 - abar_t), where u follows
-    t.
+    (14) is ADM's rule for DDIM; here it serves every sampler. ADM's Algorithm 1 for DDPM is (14)
+    with s sqrt(abar_t / abar_u) (1 - abar_u) / (1 - abar_t), where u is the timestep after t.
     """
 
     def predict(x_t, t, y):
@@ -78,13 +75,9 @@ def gradient(log_p):
 def reverse(predict, scheduler, x_t, y, rngs):
     """The reverse process: yields (t, x_t, x_0) at each timestep of a diffusers scheduler.
 
-    Args:
-        predict: (x_t, t (int), y) -> the predicted noise: `guided(...)`, or a `DDPM` by itself.
-        x_t: noise (B, C, H, W) to start from.
-        y: the conditions for `predict`: labels (B,), or whatever it expects.
-        rngs: one generator per image, for the noise that `scheduler.step` adds.
-
-    x_0 is the image that x_t and the predicted noise imply. The last x_0 is the sample.
+    Starts from noise x_t (B, C, H, W). predict is (x_t, t (int), y) -> noise: `guided(...)`, or a
+    `DDPM` by itself; y (B, ...) is what it expects. rngs has one generator per image. x_0 is the
+    image that x_t and the predicted noise imply; the last x_0 is the sample.
     """
     for t in scheduler.timesteps.tolist():
         eps_hat = predict(x_t, t, y)
@@ -95,8 +88,7 @@ def reverse(predict, scheduler, x_t, y, rngs):
 def growing_scale(ddpm, b=GROWTH):
     """s_t = 1 + b SNR_t, a function of t, where SNR_t is abar_t / (1 - abar_t).
 
-    1 is Bayes' rule. We think that b compensates for the classifier's gradient, which becomes too
-    small when x_t looks like another digit (course/2_guidance.ipynb).
+    1 is Bayes' rule; we think that b makes up for a gradient that is too small (lesson 2).
     """
     return lambda t: 1 + b * snr(ddpm.abar[t])
 
@@ -112,10 +104,9 @@ SAMPLERS = {  # written out in examples/samplers.py
 
 
 def make_scheduler(sampler, trained, times):
-    """A diffusers scheduler for decreasing timesteps, with the noise schedule of the trained one.
+    """A diffusers scheduler for decreasing timesteps, with the betas of the trained one.
 
-    Nothing else is taken from the trained one: `DDPM` returns eps, already clipped and without a
-    learned variance, whatever the U-Net predicts.
+    `DDPM` returns eps, clipped and without a learned variance, so nothing else is needed from it.
     """
     scheduler_class, settings = SAMPLERS[sampler]
     betas = trained.betas.tolist()

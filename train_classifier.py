@@ -39,13 +39,9 @@ def train(
 ):  # fmt: skip
     """Minimize the cross-entropy on noised images; on return, the classifier is in eval mode.
 
-    Args:
-        classifier: (x_t, t) -> logits.
-        dataset: a `Dataset`. checkpoint: Path of the checkpoint.
-        lr: the peak learning rate.
-        settings: more plain values for the checkpoint, such as the seed.
-
-    Returns the `TrainingState`, whose `finish` writes the checkpoint.
+    The classifier is (x_t, t) -> logits, checkpoint its Path, lr the peak learning rate; settings
+    are more plain values for the checkpoint, such as the seed. Returns the `TrainingState`, whose
+    `finish` writes the checkpoint.
     """
     images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
     batches_per_epoch = max(len(images) // batch_size, 1)

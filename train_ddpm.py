@@ -55,9 +55,7 @@ def train(
     """DDPM Algorithm 1. On return, the U-Net holds the averaged weights, in eval mode.
 
     Args:
-        unet: (x_t, t) -> output with `.sample`.
-        dataset: a `Dataset`. checkpoint: Path of the checkpoint.
-        lr: the peak learning rate.
+        unet: (x_t, t) -> output with `.sample`. checkpoint: its Path. lr: the peak learning rate.
         bf16: compute the loss in bfloat16 where torch.autocast does so; the weights stay float32.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
         validate: (unet, step) -> dict of numbers for the log, called with the averaged weights.
@@ -132,10 +130,7 @@ def validation_loss(unet, scheduler, x_0, batch_size=250):
 
 @torch.no_grad()
 def unguided_samples(unet, n, steps):
-    """Samples (n, C, H, W) in [-1, 1] from diffusers' DDPMPipeline.
-
-    Image k starts from the noise of seed k, as in `inference.sample`.
-    """
+    """Samples (n, C, H, W) in [-1, 1] from diffusers' DDPMPipeline, with the seeds 0 to n - 1."""
     pipeline = DDPMPipeline(unet, DDPMScheduler(**SCHEDULE))
     pipeline.set_progress_bar_config(desc="sampling", disable=None, leave=False)
     rngs = [torch.Generator().manual_seed(k) for k in range(n)]

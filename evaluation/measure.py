@@ -34,14 +34,12 @@ def measure(
             uint8, such as `partial(sample, ddpm, predict=predict)`, or (images, None) if there are
             no target classes; or existing samples, (images, labels).
         n: samples per row, rounded down to a multiple of the number of classes.
-        dataset, judge: a `Dataset`, and its judge; MNIST by default.
         path: a CSV file, written after every row. It is replaced, if an earlier call wrote it.
         columns: more columns of the functions, such as the sampler.
 
-    Returns name -> dict of columns: `METRICS` (some only with labels) with 95% confidence intervals
-    (_low, _high), and for functions the change from the first one (_change), which has the same
-    noise. Real images come first: the other half of the split and, with split="test", the
-    validation images.
+    Returns name -> dict of `METRICS` with 95% confidence intervals (_low, _high), and for functions
+    the paired change from the first one (_change). Real images come first: the other half of the
+    split and, with split="test", the validation images.
 
     Raises UserError if the judge was trained on another dataset, if a class has fewer than
     PER_CLASS images, or if the file is no such table.

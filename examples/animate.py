@@ -1,9 +1,6 @@
-"""Draw results/guided.gif: noise becomes the ten digits.
+"""Draw results/guided.gif, in which noise becomes the ten digits: python -m examples.animate
 
-    python -m examples.animate
-
-The rows are the noisy images, the predicted ones, and the classifier's gradient: orange adds ink,
-blue removes it.
+Bottom row: the classifier's gradient. Orange adds ink, blue removes it.
 """
 
 import torch

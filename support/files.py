@@ -50,12 +50,9 @@ def sha256(path):
 
 
 def save_checkpoint(path, network, schedule, dataset_info, training):
-    """Save a network for `load_checkpoint`.
+    """Save a network, whose `config` holds the constructor arguments, for `load_checkpoint`.
 
-    Args:
-        network: its `config`, a dict, holds the constructor arguments.
-        schedule: the scheduler config, or None. dataset_info: `Dataset.info`. training: a
-            summary. All are dicts of plain values.
+    The scheduler config, `Dataset.info`, and summary of the training are dicts of plain values.
     """
     content = {
         "network": type(network).__name__,

@@ -29,8 +29,7 @@ def generator(seed, purpose, *numbers):
 def image_seeds(seed, labels):
     """One seed per image, which depends on its label and on its index among images of that label.
 
-    So an image keeps its noise when other classes are added or removed. The seeds have 32 bits:
-    the probability that two of 4,300 images share their noise is 0.2%.
+    So an image keeps its noise when other classes are added or removed.
     """
     seeds, count = [], Counter()
     for label in labels:

@@ -23,18 +23,15 @@ class TrainingState:
     All randomness must come from torch's CPU generator, whose state is saved, too.
 
     Args:
-        checkpoint: Path of the checkpoint; the state file is saved next to it.
-        dataset: the `Dataset`. schedule: the scheduler config for the checkpoint.
+        checkpoint: its Path; the state file is next to it. schedule: the scheduler config.
         settings: plain values that determine the weights, such as the batch size and the seed.
-        resume: continue from the state file.
         network, parts: everything with a state_dict: the network, whose `config` holds its
             constructor arguments, the optimizer, the learning rate scheduler, the EMA.
 
     Attributes: `step`, the number of completed steps; `order`, the training images of this epoch;
     `losses`, tensors, of the last steps; `numbers`, a dict, of the last validation.
 
-    Raises UserError if the checkpoint may not be written (see `check_may_write`), or if there is a
-    state file without `resume`, or with it none, or one of other settings.
+    Raises UserError if `check_may_write` does, or if state file and `resume` do not go together.
     """
 
     def __init__(self, checkpoint, dataset, schedule, settings, resume, network, **parts):
