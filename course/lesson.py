@@ -1,24 +1,12 @@
-"""Helpers for the lessons: sampling by DDIM, and pictures."""
+"""Pictures for the lessons."""
 
 import matplotlib.pyplot as plt
-from diffusers import DDPMScheduler
 from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
-from diffusion import SCHEDULE
-from inference import make_scheduler, reverse
 from support.figures import ACCENT, BLUE, INK, ORANGE
 
 CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
-
-
-def path_of(predict, x_t, y, times):
-    """Sample from the noise x_t by DDIM: a list of (t, x_t, x_0). `times` ends with END."""
-    scheduler = make_scheduler("ddim", DDPMScheduler(**SCHEDULE), times[:-1])
-    return list(reverse(predict, scheduler, x_t, y, rngs=None))
-
-
-# --- pictures ---
 
 
 def plot_steps(axes, title, times, curves):

@@ -1,19 +1,19 @@
-"""The lessons run, empty and filled, and their checks name what is wrong."""
+"""The lessons run with every exercise empty, and with our solutions; the checks are right."""
 
 import re
 from functools import partial
 
 import nbformat
 import pytest
+import torch
 from conftest import ROOT, run_cells
 
 import inference
-from course.exercises import LESSON_2
-from course.make_blanks import LESSONS, student_copy
-from diffusion import END
+from course.checks import ABAR, check
+from course.exercises import LESSON_1, LESSON_2
+from inference import load_models
 
-read = partial(nbformat.read, as_version=4)
-each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+LESSONS = {path.stem: path for path in sorted((ROOT / "course").glob("*.ipynb"))}
 FEWER = {  # samples and steps
     '("train")': '("validation")',
     "1_000_000)": "100_000)",
@@ -30,70 +30,80 @@ FEWER = {  # samples and steps
     "(299, 449, 599, 749)": "(399,)",
     "(0, 85, 93, 97, 99, 100)": "(0, 100)",
 }
-WRONG = {  # lesson -> code of an exercise, a mistake in it, and a keyword of the message
-    "1_two_arrows": [
-        ("softmax(dim=1)  # (B", "softmax(dim=0)  # (B", "over the points"),
-        ("torch.cat(world)", "torch.cat([world[0], world[1]])", "at t = 49"),
-        ("share = ", "two[0][:] = 0; share = ", "changes `two`"),
-        ("    return path", "    return iter(path)", "a list_iterator"),
-        ("path.append((t, x_t, x_0))", "path.append((t, x_t.numpy(), x_0))", "a ndarray"),
-        ("x_t = x_u_at(x_0, eps_hat", "x_t = x_u_at(x_0, eps", "no guidance"),
-        ("grad, s, t)\n        x_0", "grad, 1.0, t)\n        x_0", "not multiplied by s"),
-    ],
-    "2_guidance": [
-        (".clamp(-1, 1)\n    return eps_from", "\n    return eps_from", "nothing is clipped"),
-        ("log_p.sum()", "log_p.mean()", "averaged"),
-        ("eps - s * (1 - abar[t]).sqrt()", "eps - s * (1 - abar[t])", "yours is -s * (1 - abar"),
-        ("eps_hat, abar[t])\n", "eps_hat, abar[t]).clamp(-1, 1)\n", "after the guidance"),
-        ('"A": "root", "B"', '"B": "root", "A"', "2 of 4"),
-        ("abar[u]).sqrt() * change_of_eps", "abar[u]).sqrt() * 0", "only the image changes"),
-        ("eps_u + s * (eps_c - eps_u)", "eps_c + s * (eps_c - eps_u)", "yours is -s"),
-    ],
+SIGNATURES = {
+    "1": "x_0, eps, t",
+    "2": "x_t, eps, t",
+    "3": "x_t, t, y",
+    "4": "eps, grad, s, t",
+    "5": "x_t, eps_hat, t, u",
+    "6": "x_0, y",
+    "7": "grad, t, u",
+    "8": "eps_u, eps_c, s",
 }
+GRADIENT = "torch.autograd.grad(classifier.log_p({0}, {1}, y){2}, x)[0]"
+X, T = "(x := x_t.detach().requires_grad_())", "torch.full((3,), t)"
+ANSWERS = [  # exercise of lesson 2, answer, keywords of the message
+    ("1", "abar[t] ** 0.5 * x_0 + eps * (1 - abar[t]) ** 0.5", "correct."),
+    ("2", "x_t / abar[t].sqrt() - (1 / abar[t] - 1).sqrt() * eps", "correct."),
+    ("3", GRADIENT.format(X, T, ".sum()"), "correct."),
+    ("5", "(abar[u] / abar[t]).sqrt() * (x_t - (1 - abar[t]).sqrt() * eps_hat) + "
+     "(1 - abar[u]).sqrt() * eps_hat", "correct."),
+    ("6", "-(x_0 - x_0.flip(3)).square().mean(dim=(1, 2, 3))", "it runs"),
+    ("1", "...", "ours is used until you write yours"),
+    ("1", "None", "`return` is missing"),
+    ("1", "(x_0, eps)", "not a tuple"),
+    ("1", "abar[399].sqrt() * x_0 + (1 - abar[399]).sqrt() * eps", "at t = 99"),
+    ("1", "float(abar[t]) ** 0.5 * x_0 + float(1 - abar[t]) ** 0.5 * eps", "t = [399, 99, 999]"),
+    ("1", "abar[t].sqrt_() * x_0 + (1 - abar[t]).sqrt() * eps", "changes `abar`"),
+    ("1", "abar[t].sqrt() * x_t + (1 - abar[t]).sqrt() * eps", "global variable, `x_t`"),
+    ("2", "(x_t - (1 - abar[t].sqrt()) * eps) / abar[t].sqrt()", "(1 - abar[t].sqrt()) / abar"),
+    ("2", "((x_t - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt()).clamp(-1, 1)", "is clipped"),
+    ("2", "(x_t - 1 - abar[t].sqrt() * eps) / abar[t].sqrt()", "brackets"),
+    ("2", "x_t.sub_((1 - abar[t]).sqrt() * eps) / abar[t].sqrt()", "changes its arguments"),
+    ("3", GRADIENT.format(X, "t", ".sum()"), "must be a tensor"),
+    ("3", GRADIENT.format(X, T, ".mean()"), "averaged"),
+    ("4", "eps + s * (1 - abar[t]).sqrt() * grad", "sign of `grad`"),
+    ("4", "eps + s * (1 - abar[t]) * grad", "sign and the factor of `grad`"),
+    ("4", "eps - 7 * (1 - abar[t]).sqrt() * grad", "at s = 3.0"),
+    ("5", "abar[u].sqrt() * x_t + torch.randn_like(x_t)", "random"),
+    ("6", "(x_0 > 0).float().mean(dim=(1, 2, 3))", "no gradient"),
+    ("6", "x_0.mean() + x_0.mean(dim=(1, 2, 3))", "depends on the others"),
+    ("7", "abar[u].sqrt() * (1 - abar[t]) / abar[t].sqrt() * grad", "only the image changes"),
+    ("8", "eps_c + s * (eps_c - eps_u)", "`eps_u` is wrong: yours is -s"),
+]  # fmt: skip
 
 
-def code_cells(notebook):
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+@pytest.mark.parametrize("exercise, line, keywords", ANSWERS)
+def test_checks_name_what_is_wrong_twice(exercise, line, keywords, capsys):
+    names = {"torch": torch, "abar": ABAR.view(-1, 1, 1, 1).clone(), "x_t": torch.zeros(1)}
+    names["classifier"] = load_models()[1]
+    exec(f"def answer({SIGNATURES[exercise]}):\n    return {line}", names)
+    for _ in range(2):
+        used = check(LESSON_2, f"exercise {exercise}", names["answer"])
+        assert keywords in capsys.readouterr().out
+        assert (used is names["answer"]) == (keywords in ("correct.", "it runs"))
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """Run cells in the folder of a lesson, with fewer samples and steps: what each prints."""
-    monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr(inference, "sample", partial(inference.sample, steps=2))
-    monkeypatch.setattr(LESSON_2.exercises["exercise 4"], "times", (999, 699, 399, 199, END))
-
-    def run(cells, folder):
-        monkeypatch.chdir(folder)
-        return run_cells(cells, FEWER)
-
-    return run
-
-
-@each_lesson
-def test_it_runs_and_its_checks_name_mistakes(path, run):
-    cells, again = code_cells(read(path)), []
-    for right, wrong, _ in WRONG[path.stem]:
-        task = next(k for k, cell in enumerate(cells) if right in cell)
-        check = re.findall(r"^.*lesson\.check.*$", "\n".join(cells[task : task + 2]), re.MULTILINE)
-        again += [cells[task].replace(right, wrong), *["\n".join(check)] * 2, cells[task]]
-    printed = run([*cells, *again], path.parent)
-    assert "not yet" not in "".join(printed[: len(cells)])
-    for k, (_, wrong, keyword) in enumerate(WRONG[path.stem]):
-        once, twice = printed[len(cells) + 4 * k + 1 :][:2]
-        assert keyword in once and once == twice, wrong
-
-
-@each_lesson
-def test_it_runs_with_every_blank_empty(path, run):
-    printed = run(code_cells(student_copy(read(path))), path.parent / "blanks")
-    assert ": correct" not in "".join(printed)
-
-
-@each_lesson
-def test_it_is_saved_with_the_outputs_of_one_run_and_its_copy_is_up_to_date(path):
-    lesson = read(path)
-    counts = [cell.execution_count for cell in lesson.cells if cell.cell_type == "code"]
+@pytest.mark.parametrize("name, filled", [(name, k) for name in LESSONS for k in (False, True)])
+def test_it_runs_empty_and_with_its_solutions(name, filled, monkeypatch):
+    """Where solutions are filled in, they are correct. It is saved with the outputs of one run."""
+    cells = nbformat.read(LESSONS[name], as_version=4).cells
+    counts = [cell.execution_count for cell in cells if cell.cell_type == "code"]
     assert counts == [*range(1, len(counts) + 1)]
-    assert read(path.parent / "blanks" / path.name) == student_copy(lesson)
-    assert "Solution" not in str(student_copy(lesson, solutions=False))
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(ROOT / "course")
+    monkeypatch.setattr(inference, "sample", partial(inference.sample, steps=2))
+    code = []
+    for cell in cells:
+        if cell.cell_type == "code":
+            code.append(cell.source.replace('sampler="ddim", steps=20', 'sampler="ddim"'))
+        elif filled and "Solution</summary>" in cell.source:
+            [python] = re.findall(r"```python\n(.*?)```", cell.source, re.S)
+            for solution in python.split("\n\n"):
+                lines = solution.strip().replace("\n", "\n    ")
+                code[-1] = code[-1].replace("    return ...", f"    {lines}", 1)
+    printed = "".join(run_cells(code, FEWER))
+    exercises = LESSON_1 if name.startswith("1") else LESSON_2
+    empty = printed.count("ours is used until you write yours")
+    assert "not yet" not in printed  # when filled, only the guide of the student's own is empty
+    assert empty == (("exercise 6" in exercises) if filled else len(exercises))

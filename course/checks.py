@@ -1,4 +1,4 @@
-"""Checks of a student's short functions, for the demo and the lessons.
+"""Checks of a student's short functions.
 
 A check calls the function with random images and compares the results with ours. If ours is a
 weighted sum of two images, least squares finds the factors, and the message names the wrong one.
@@ -8,20 +8,24 @@ import copy
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from dis import get_instructions
 from functools import partial
-from inspect import signature
 from itertools import product
 
 import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
 
-BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)  # DDPM, section 4
-ABAR = torch.cat([(1 - BETAS).cumprod(dim=0), torch.ones(1)]).float()  # ABAR[-1] is 1
+from diffusion import SCHEDULE
+
+ABAR = F.pad(DDPMScheduler(**SCHEDULE).alphas_cumprod, (0, 1), value=1.0)  # ABAR[END] is 1
+ARGUMENTS = {"x_t", "x_0", "eps", "eps_hat", "grad", "t", "u", "y", "s"}
 TOLERANCE = 1e-4  # relative
 IN_PLACE = "Compute a new tensor instead of changing one in place (`-=`, `sqrt_()`)."
 
 
 class NotYet(Exception):
-    """An answer is not correct; the message says why."""
+    """An answer is not correct; the message says why. An empty one has no message."""
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Exercise:
     terms: tuple = ()
     mistakes: dict = field(default_factory=dict)
     constants: dict = field(default_factory=lambda: {"abar": ABAR})
+    verdict = "correct."
 
     def compare(self, function):
         """Raise NotYet if a student's function differs from ours in any case."""
@@ -51,6 +56,9 @@ class Exercise:
                 yours = tensor(answer(function, *case.values(), constants=self.constants), ours)
             except NotYet as problem:  # in a later case, say in which
                 raise NotYet(f"{problem}{f' This is{place(case)}.' if k else ''}") from None
+            again = tensor(answer(function, *case.values(), constants=self.constants), ours)
+            if not close(yours, again):
+                raise NotYet("Its result is random: use the noise that it gets.")
             mistakes = {text: partial(f, *case.values()) for text, f in self.mistakes.items()}
             compare("result", case, yours, ours, mistakes, self.terms)
 
@@ -61,6 +69,7 @@ class Guide:
 
     ours: Callable
     inputs: tuple
+    verdict = "it runs. Now look at the picture."
 
     def compare(self, function):
         """Raise NotYet if a student's function cannot guide."""
@@ -77,19 +86,25 @@ class Guide:
             raise NotYet("The number of one image depends on the others: use dim=(1, 2, 3).")
 
 
-def check(name, function, exercise=None):
+def check(exercises, name, function):
     """Print whether a student's function is correct; return it if it is, and ours if not."""
-    exercise = exercise or EXERCISES[name]
-    code = getattr(function, "__code__", None)
-    used = [function.__globals__.get(word) for word in code.co_names] if code else []
+    exercise, used = exercises[name], {}  # global names
+    if hasattr(function, "__code__"):
+        loads = [each.argval for each in get_instructions(function) if each.opname == "LOAD_GLOBAL"]
+        used = {word: function.__globals__.get(word) for word in loads}
     try:
-        if exercise.ours in filter(callable, (function, *used)):
+        if any(exercise.ours is value for value in (function, *used.values())):
             raise NotYet("It is our solution, or calls it. Run the cell with your `def` again.")
+        for word in ARGUMENTS & used.keys():
+            raise NotYet(f"It uses a global variable, `{word}`, instead of its arguments.")
         exercise.compare(function)
     except NotYet as problem:
-        print(f"{name}: not yet. {problem}\nUntil it is correct, the notebook uses our solution.")
+        if not str(problem):
+            print(f"{name}: ours is used until you write yours.")
+        else:
+            print(f"{name}: not yet. {problem}\nUntil it is correct, ours is used.")
         return exercise.ours
-    print(f"{name}: correct.")
+    print(f"{name}: {exercise.verdict}")
     return function
 
 
@@ -120,11 +135,14 @@ def answer(function, *inputs, constants=()):
     if isinstance(result, Exception):
         lines = [frame.line for frame in traceback.extract_tb(result.__traceback__)]
         where = f" in `{lines[1]}`" if any(lines[1:2]) else ""  # the student's line
-        raise NotYet(f"It raises {type(result).__name__}{where}: {result}.") from result
+        hint = " `t` must be a tensor here, one per image." if "'int' object" in str(result) else ""
+        raise NotYet(f"It raises {type(result).__name__}{where}: {result}.{hint}") from result
     if not all(map(same, copies, inputs)):
         raise NotYet(f"It changes its arguments. {IN_PLACE}")
-    if result is ... or result is None:
-        raise NotYet("It is still empty, or `return` is missing.")
+    if result is ...:
+        raise NotYet
+    if result is None:
+        raise NotYet("`return` is missing.")
     return result
 
 
@@ -195,7 +213,9 @@ def wrong_factors(terms, case, yours, ours):
         elif abs(factor + right) < TOLERANCE:
             messages.append(f"The sign of `{term}` is wrong.")
         elif abs(factor - right) > TOLERANCE / 10:
-            messages.append(f"The factor of `{term}` is wrong: yours is {named(factor, case)}.")
+            sign = "The sign and the factor" if factor * right < 0 else "The factor"
+            verb = "are" if factor * right < 0 else "is"
+            messages.append(f"{sign} of `{term}` {verb} wrong: yours is {named(factor, case)}.")
     if abs(factors[2, 0]) > TOLERANCE / 10:
         messages.append("You also add a number to all pixels: are brackets missing?")
     return " ".join(messages)
@@ -215,36 +235,3 @@ def named(factor, case):
             above = " * ".join(filter(None, (a, b))) or "1"
             return ("-" if ratio < 0 else "") + (f"{above} / {c}" if c else above)
     return f"{factor:.3g}{place(case)}"
-
-
-# --- the exercises of the demo ---
-
-TABLE, MANY = ABAR.view(-1, 1, 1, 1), torch.tensor([399, 99, 999])  # one t per image
-IMAGES = torch.randn(2, 3, 1, 28, 28, generator=torch.Generator().manual_seed(1234))
-
-
-def add_noise(x_0, eps, t):
-    return TABLE[t].sqrt() * x_0 + (1 - TABLE[t]).sqrt() * eps
-
-
-def image_in(x_t, eps, t):
-    return (x_t - (1 - TABLE[t]).sqrt() * eps) / TABLE[t].sqrt()
-
-
-def weighted_sum(ours, t=(399, 99)):
-    """An exercise whose result is a weighted sum of its first two arguments."""
-    first, second, *rest = signature(ours).parameters
-    numbers = {"t": t, "u": (249, 69), "s": (7.0, 3.0)}
-    images = dict(zip((first, second), IMAGES))
-    cases = [images | {name: numbers[name][k] for name in rest} for k in range(len(t))]
-    mistakes = {"it is clipped": lambda *case: ours(*case).clamp(-1, 1)}
-    return Exercise(ours, cases, (first, second), mistakes)
-
-
-EXERCISES = {
-    "exercise 1": weighted_sum(add_noise, t=(399, 99, MANY)),
-    "exercise 2": weighted_sum(image_in, t=(399, 99, MANY)),
-    "exercise 3": weighted_sum(lambda x_0, eps, t, u: add_noise(x_0, eps, u)),
-    "exercise 4": weighted_sum(lambda eps, grad, s, t: eps - s * (1 - TABLE[t]).sqrt() * grad),
-    "exercise 5": Guide(lambda x_0, y: -x_0.mean(dim=(1, 2, 3)), (IMAGES[0], torch.arange(3))),
-}
