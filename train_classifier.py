@@ -46,7 +46,7 @@ def train(
     images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
     batches_per_epoch = max(len(images) // batch_size, 1)
     device = next(classifier.parameters()).device
-    scheduler = DDPMScheduler(**SCHEDULE)  # saved in the checkpoint, from which sampling reads it
+    scheduler = DDPMScheduler(**SCHEDULE)
 
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr, weight_decay=WEIGHT_DECAY, fused=device.type in FUSED_ADAMW
@@ -59,7 +59,8 @@ def train(
         network=classifier, optimizer=optimizer, lr_scheduler=lr_scheduler,
     )  # fmt: skip
 
-    bar = trange(state.step, steps, desc="classifier", disable=None)
+    classifier.train()
+    bar = trange(state.step, steps, initial=state.step, total=steps, desc="training", disable=None)
     for step in bar:
         k = step % batches_per_epoch
         if k == 0:  # a new epoch
@@ -79,17 +80,18 @@ def train(
         optimizer.step()
         lr_scheduler.step()
 
-        state.step, last = step + 1, step + 1 == steps
+        state.step = step + 1
         state.losses.append(loss.detach().clone())
+        last = state.step == steps
         if state.step % LOSS_STEPS == 0:
             bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)
         if state.step % max(batches_per_epoch, VALIDATE_EVERY) == 0 or last:
             classifier.eval()
-            numbers = validate(classifier, scheduler, *dataset.load("validation"))
+            metrics = validate(classifier, scheduler, *dataset.load("validation"))
             classifier.train()
-            state.numbers = {"loss": mean(state.losses), **numbers}
+            state.metrics = {"loss": mean(state.losses), **metrics}
             log(state)
-        if state.is_old() or last:
+        if state.save_is_due() or last:
             state.save()
     classifier.eval()
     return state

@@ -7,7 +7,7 @@
 Algorithm 1 of Ho et al. 2020 ("DDPM", arXiv 2006.11239). Like the authors' code, it keeps an
 exponential moving average (EMA) of the weights.
 
-Writes models/ddpm_unet.pth, sample_ddpm_output.png, and, after every validation but the last,
+Writes models/ddpm_unet.pth, sample_ddpm_output.png, and, at every validation except the last,
 unguided samples to previews/. With --models DIR, all are in DIR.
 """
 
@@ -40,11 +40,11 @@ NUM_SAMPLES, COLUMNS = 40, 10  # of the sample grids
 
 
 def ddpm_loss(unet, scheduler, x_0, y=None):
-    """L_simple of images x_0 (B, C, H, W): DDPM (14). The labels y are ignored."""
+    """The simplified loss on images x_0 (B, C, H, W), DDPM (14). The labels y are ignored."""
     t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),)).to(x_0.device)  # (B,)
-    eps = torch.randn(x_0.shape).to(x_0.device)  # drawn on the CPU, for the same numbers anywhere
+    eps = torch.randn(x_0.shape).to(x_0.device)  # drawn on the CPU, whatever the device
     x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
-    target = training_target(scheduler, x_0, eps, t)  # eps by default
+    target = training_target(scheduler, x_0, eps, t)  # eps, by default
     return F.mse_loss(unet(x_t, t).sample, target)
 
 
@@ -55,17 +55,19 @@ def train(
     """DDPM Algorithm 1. On return, the U-Net holds the averaged weights, in eval mode.
 
     Args:
-        unet: (x_t, t) -> output with `.sample`. checkpoint: its Path. lr: the peak learning rate.
-        bf16: compute the loss in bfloat16 where torch.autocast does so; the weights stay float32.
+        unet: (x_t, t) -> output with `.sample`.
+        dataset: a `Dataset`. checkpoint: Path of the checkpoint. lr: the peak learning rate.
+        bf16: use bfloat16 autocast for the loss; the weights stay float32.
+        resume: continue from the saved state.
         loss_of: (unet, scheduler, x_0, y) -> loss; must draw from torch's CPU generator.
-        validate: (unet, step) -> dict of numbers for the log, called with the averaged weights.
+        validate: (unet, step) -> dict of metrics, called with the averaged weights.
         settings: more plain values for the checkpoint, such as the seed.
 
     Returns the `TrainingState`, whose `finish` writes the checkpoint.
     """
     images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
     batches_per_epoch = max(len(images) // batch_size, 1)
-    scheduler = DDPMScheduler(**SCHEDULE)  # saved in the checkpoint, from which sampling reads it
+    scheduler = DDPMScheduler(**SCHEDULE)
 
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr, ADAM_BETAS, weight_decay=0.0, fused=unet.device.type in FUSED_ADAMW
@@ -79,7 +81,8 @@ def train(
         network=unet, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema,
     )  # fmt: skip
 
-    bar = trange(state.step, steps, desc=checkpoint.stem, disable=None)
+    unet.train()
+    bar = trange(state.step, steps, initial=state.step, total=steps, desc="training", disable=None)
     for step in bar:
         k = step % batches_per_epoch
         if k == 0:  # a new epoch
@@ -97,20 +100,21 @@ def train(
         lr_scheduler.step()
         ema.step(unet.parameters())
 
-        state.step, last = step + 1, step + 1 == steps
+        state.step = step + 1
         state.losses.append(loss.detach().clone())
+        last = state.step == steps
         if state.step % LOSS_STEPS == 0:
             bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)
         if state.step % max(batches_per_epoch, VALIDATE_EVERY) == 0 or last:
-            state.numbers = {"loss": mean(state.losses)}
+            state.metrics = {"loss": mean(state.losses)}
             if validate:
                 ema.store(unet.parameters())
                 ema.copy_to(unet.parameters())
-                state.numbers |= validate(unet.eval(), state.step)
+                state.metrics |= validate(unet.eval(), state.step)
                 unet.train()
                 ema.restore(unet.parameters())
             log(state)
-        if state.is_old() or last:
+        if state.save_is_due() or last:
             state.save()
     ema.copy_to(unet.parameters())
     unet.eval()

@@ -29,7 +29,7 @@ class TrainingState:
             constructor arguments, the optimizer, the learning rate scheduler, the EMA.
 
     Attributes: `step`, the number of completed steps; `order`, the training images of this epoch;
-    `losses`, tensors, of the last steps; `numbers`, a dict, of the last validation.
+    `losses`, tensors, of the last steps; `metrics`, a dict, of the last validation.
 
     Raises UserError if `check_may_write` does, or if state file and `resume` do not go together.
     """
@@ -39,7 +39,7 @@ class TrainingState:
         self.checkpoint, self.path = checkpoint, checkpoint.with_suffix(".state.pth")
         self.schedule, self.dataset, self.settings = schedule, dataset.info, settings
         self.network, self.parts = network, {"network": network, **parts}
-        self.step, self.order, self.losses, self.numbers = 0, None, deque(maxlen=LOSS_STEPS), {}
+        self.step, self.order, self.losses, self.metrics = 0, None, deque(maxlen=LOSS_STEPS), {}
         self.begin = self.saved_at = time.monotonic()
         if resume:
             self.load()
@@ -56,7 +56,7 @@ class TrainingState:
         others = {key: before.get(key) for key in before | now if before.get(key) != now.get(key)}
         if others:
             raise UserError(f"{self.path} belongs to a run with other settings: {others}")
-        self.step, self.order, self.numbers = (state[key] for key in ("step", "order", "numbers"))
+        self.step, self.order, self.metrics = (state[key] for key in ("step", "order", "metrics"))
         device = next(self.network.parameters()).device
         self.losses.extend(state["losses"].to(device))
         for name, part in self.parts.items():
@@ -71,19 +71,19 @@ class TrainingState:
         losses = torch.stack([*self.losses]).cpu()
         if not losses.isfinite().all():
             raise UserError(f"the loss is not finite at step {self.step}; lower --lr")
-        state = {"step": self.step, "order": self.order, "numbers": self.numbers, "losses": losses}
+        state = {"step": self.step, "order": self.order, "metrics": self.metrics, "losses": losses}
         state |= {"seconds": self.seconds(), "rng": torch.get_rng_state(), "inputs": self.inputs()}
         state |= {"parts": {name: part.state_dict() for name, part in self.parts.items()}}
         save_tensors(self.path, state)
         self.saved_at = time.monotonic()
 
-    def is_old(self):
+    def save_is_due(self):
         """Whether the state should be saved again."""
         return time.monotonic() - self.saved_at > SAVE_SECONDS
 
     def finish(self):
-        """Save the checkpoint, with settings and numbers, and delete the state file."""
-        training = {**self.settings, "seconds": self.seconds(), **self.numbers}
+        """Save the checkpoint, with settings and metrics, and delete the state file."""
+        training = {**self.settings, "seconds": self.seconds(), **self.metrics}
         save_checkpoint(self.checkpoint, self.network, self.schedule, self.dataset, training)
         self.path.unlink(missing_ok=True)
 
@@ -102,9 +102,9 @@ def mean(losses):
 
 
 def log(state):
-    """Print the step, the time, and the numbers of the last validation."""
-    numbers = "  ".join(f"{key} {value:.4f}" for key, value in state.numbers.items())
-    tqdm.write(f"step {state.step:6d}  {state.seconds():5.0f} s  {numbers}")
+    """Print the step, the time, and the metrics of the last validation."""
+    metrics = "  ".join(f"{key} {value:.4f}" for key, value in state.metrics.items())
+    tqdm.write(f"step {state.step:6d}  {state.seconds():5.0f} s  {metrics}")
 
 
 # --- flags ---

@@ -81,14 +81,14 @@ def test_the_classifier_minimizes_the_cross_entropy_of_noisy_images(tmp_path, mo
     monkeypatch.setattr(train_classifier, "validate", lambda c, *_: {"training": c.training})
     torch.manual_seed(1)
     state = train_classifier.train(network, gray(), tmp_path / "w.pth", 1, 16, 0.1)
-    assert state.numbers["training"] is False
+    assert state.metrics["training"] is False
     torch.manual_seed(1)
     index, t = torch.randperm(64)[:16], torch.randint(1000, (16,))
     x_t = SCHEDULER.add_noise(IMAGES[index], torch.randn(16, 1, 28, 28), t)
     loss = F.cross_entropy(by_hand(x_t, t), LABELS[index])
     loss.backward()
     assert clip_grad_norm_(by_hand.parameters(), 1) > 1
-    assert state.numbers["loss"] == pytest.approx(loss.item())
+    assert state.metrics["loss"] == pytest.approx(loss.item())
     torch.optim.SGD(by_hand.parameters(), 0.1).step()
     torch.testing.assert_close(network.state_dict(), by_hand.state_dict())
 
