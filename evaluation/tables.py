@@ -8,6 +8,7 @@ from support import UserError
 from support.files import ROOT, atomic_write
 
 REAL = "real images"  # the row that others are compared with
+WIDEST = "± at most"  # a row with the largest half-width of the intervals of each column
 TABLE = re.compile(r"(<!-- table (\S+): (.*) -->\n\|.*\n\|.*\n)((?:\|.*\n)*)")
 
 
@@ -29,8 +30,11 @@ def read_rows(path):
 
 
 def cell(row, column, real=None):
-    """A column of a row as text, with its interval if it has one, or COLUMN-real: minus `real`."""
-    name, minus, _ = column.partition("-")
+    """A column of a row as text, with its interval if it has one.
+
+    COLUMN= is the value without its interval, COLUMN-real is minus that of the row `real`.
+    """
+    name, minus, _ = column.removesuffix("=").partition("-")
     if name not in row or (minus and row is real):
         return ""
     if minus:
@@ -40,7 +44,14 @@ def cell(row, column, real=None):
     digits = 3 if "frechet" in name or name.startswith(("precision", "recall")) else 4
     style = f"{'+' if name.endswith('_change') else ''}.{digits}f"
     value, low, high = (f"{float(row[name + end]):{style}}" for end in ("", "_low", "_high"))
-    return f"{value} [{low}, {high}]"
+    return value if column.endswith("=") else f"{value} [{low}, {high}]"
+
+
+def half_width(row, column):
+    """The larger half of the interval of a column, or 0 if it has none."""
+    name = column.removesuffix("=")
+    value, low, high = (float(row.get(name + end, 0)) for end in ("", "_low", "_high"))
+    return max(high - value, value - low) if f"{name}_low" in row else 0
 
 
 def with_tables(page, folder=ROOT / "results"):
@@ -54,7 +65,12 @@ def with_tables(page, folder=ROOT / "results"):
         head, files, columns, lines = table.groups()
         key, *columns = columns.split()
         rows = {row[key]: row for path in folder.glob(files) for row in read_rows(path)}
-        for name in (line.split("|")[1].strip() for line in lines.splitlines()):
+        names = [line.split("|")[1].strip() for line in lines.splitlines()]
+        for name in names:
+            if name == WIDEST:
+                widest = (max(half_width(rows[n], c) for n in names if n != name) for c in columns)
+                head += f"| {' | '.join([name, *(f'{width:.3f}' for width in widest)])} |\n"
+                continue
             if name not in rows:
                 raise UserError(f"{files} has no row {name!r}, which is in a table of a page")
             cells = (cell(rows[name], column, rows.get(REAL)) for column in columns)

@@ -20,6 +20,7 @@ from support.files import MODELS
 BAD_FLAGS = {
     "from 1 to": "--steps 0",
     "got inf": "--guidance-scale 1 inf",
+    "got nan": "--guidance-scale nan",
     "got 9": f"--steps {'9' * 401}",
     "unknown class": "--digits 3,4",
     "must end in .png": "--output README.md",
@@ -42,6 +43,9 @@ def test_an_output_that_cannot_be_written(fails, tmp_path, monkeypatch, flag, na
     monkeypatch.setattr(train_classifier, "trange", None)  # noticed before the training
     for models in (tmp_path / "file", tmp_path / "file" / "trial"):
         assert "cannot write" in fails(train_classifier.main, "--models", models)
+    denied = PermissionError(13, "Permission denied")  # root may write anywhere
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", Mock(side_effect=denied))
+    assert "cannot write" in fails(train_classifier.main, "--models", tmp_path)
 
 
 FAULTS = {  # see also test_inference.py

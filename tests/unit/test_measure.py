@@ -173,6 +173,8 @@ def test_the_defaults(measured, tmp_path):
     shutil.copy(MODELS / "classifier_free.pth", tmp_path)  # but no judge
     found = measured("--method", "classifier_free", "--models", tmp_path)
     assert list(found["rows"]) == [f"classifier-free, s = {SCALE}"]
+    growing = measured("--method", "classifier_free", "--growing-scale", 2)
+    assert list(growing["rows"]) == ["classifier-free, 1 + 2 SNR"]
     assert found["judge"].checkpoint["sha256"] == sha256(MODELS / "judge.pth")
 
 

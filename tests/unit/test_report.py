@@ -104,9 +104,10 @@ def test_the_pages_change_only_on_request_and_if_nothing_failed(fails, monkeypat
     header = "images,frechet,recall_change,recall_change_low,recall_change_high\n"
     (tmp_path / "x_0.csv").write_text(f"{header}real images,1.5,-,-,-\na,1.75,-,-,-\n")
     (tmp_path / "x_1.csv").write_text(f"{header}b,2.25,0.25,-0.125,0.625\n")
-    form = "<!-- table x_*.csv: images recall_change frechet-real -->\n| a |\n| - |\n{}\nEnd\n"
-    pages, before = (tmp_path / "1.md", tmp_path / "2.md"), form.format("| b | |\n| a | 1 |\n")
-    bad = before.replace("| a | 1", "| c | 1")
+    columns = "images recall_change recall_change= frechet-real"
+    form = f"<!-- table x_*.csv: {columns} -->\n| a |\n| - |\n{{}}\nEnd\n"
+    before = form.format("| b | |\n| a | 1 |\n| ± at most | |\n")
+    pages, bad = (tmp_path / "1.md", tmp_path / "2.md"), before.replace("| a | 1", "| c | 1")
     monkeypatch.setattr(report, "PAGES", pages)
     monkeypatch.setattr(report, "with_tables", lambda text: with_tables(text, tmp_path))
     monkeypatch.setitem(report.EXPERIMENTS, "scales", lambda path: None)
@@ -120,5 +121,6 @@ def test_the_pages_change_only_on_request_and_if_nothing_failed(fails, monkeypat
     assert [page.read_text() for page in pages] == [before, bad]
     pages[1].write_text(before)
     report.main(["scales", "tables"])
-    after = form.format("| b | +0.250 [-0.125, +0.625] | 0.750 |\n| a |  | 0.250 |\n")
+    rows = "| b | +0.250 [-0.125, +0.625] | +0.250 | 0.750 |", "| a |  |  | 0.250 |"
+    after = form.format("\n".join([*rows, "| ± at most | 0.375 | 0.375 | 0.000 |\n"]))
     assert [page.read_text() for page in pages] == [after, after]

@@ -24,7 +24,7 @@ from data import from_uint8
 from diffusion import SCHEDULE, load_ddpm, make_unet, noised_for_validation, training_target
 from evaluation import classifier_free, judge
 from inference import gradient, guided, load_models, sample
-from support import pictures, training
+from support import UserError, pictures, training
 from support.files import MODELS, load_checkpoint, save_checkpoint
 from support.training import TrainingState
 
@@ -279,7 +279,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     torch.manual_seed(1)  # --seed decides, not this
     loop = train_ddpm if name in UNETS else SCRIPTS[name]
     places = (torch.optim.AdamW, "step", 2), (loop, "log", 1), (torch.optim.AdamW, "step", 3)
-    places = *places, (TrainingState, "finish", 1)
+    places = *places, (training, "save_checkpoint", 1)
     for (owner, function, number), saved in zip(places, (1, 2, 4, 6)):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
             patch.setattr(owner, function, interrupted(getattr(owner, function), number))
@@ -315,9 +315,11 @@ def test_a_state_is_finite_and_resumed_only_by_its_own_run(tmp_path, short, monk
 
     assert "missing" in error("--resume")
     assert "not finite" in error("--lr 1e9")
+    assert torch.load(state)["losses"].isfinite().all()
     assert "interrupted" in error()
     assert "{'lr': 1000000000.0}" in error("--resume")
     assert "{'seed': 0}" in error("--resume --lr 1e9 --seed 3")
+    assert "{'dataset': " in error("--resume --lr 1e9 --dataset fashion-mnist")
     state.write_bytes(state.read_bytes()[:1000])
     assert "corrupted" in error("--resume --lr 1e9")
 
@@ -342,3 +344,9 @@ def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, short, what
     flags = "--models", tmp_path, "--steps", 1, "--batch-size", 8
     assert str(tmp_path) in fails(train_classifier.main, *flags)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_nor_is_one_with_a_name_of_its_own(tmp_path, short):
+    save_checkpoint(tmp_path / "mine.pth", judge.Judge(), None, short.info, {})
+    with pytest.raises(UserError, match="mine.pth"):
+        train_classifier.train(Classifier(8), short, tmp_path / "mine.pth", 1, 8)
