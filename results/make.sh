@@ -4,20 +4,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-networks() { # models/, sample_ddpm_output.png: about two hours on two cores
+networks() { # models/, sample_ddpm_output.png: about six hours on two cores
   python train_classifier.py
   python train_ddpm.py --bf16
   python -m evaluation.judge
   python -m evaluation.classifier_free --bf16
 }
 
-runs() { # networks for the report that are not included: about three hours
+runs() { # networks for the report that are not included: about seven hours
   for seed in 1 2; do
     python train_classifier.py --seed $seed --models runs/$seed
     python train_ddpm.py --bf16 --seed $seed --models runs/$seed
   done
   python train_classifier.py --dataset fashion-mnist --models runs/fashion
-  python train_ddpm.py --dataset fashion-mnist --models runs/fashion
+  python train_ddpm.py --steps 11000 --batch-size 64 --dataset fashion-mnist --models runs/fashion
   python -m evaluation.judge --dataset fashion-mnist --models runs/fashion
 }
 
