@@ -98,7 +98,7 @@ class DDPM:
     def x_0(self, x_t, t):
         """The predicted image (B, C, H, W), clipped as the scheduler says. t: an int or (B,).
 
-        Differentiable in x_t, for guides that expect clean images.
+        Differentiable in x_t, for guides of clean images; the gradient of a clipped pixel is 0.
         """
         return self.clip(x_0_from_eps(x_t, self.unet_eps(x_t, t), self.abar_at(t)))
 

@@ -55,7 +55,7 @@ def train(
     """DDPM Algorithm 1. On return, the U-Net holds the averaged weights, in eval mode.
 
     Args:
-        unet: (x_t, t) -> output with `.sample`.
+        unet: a `ModelMixin` with (x_t, t) -> output with `.sample`.
         dataset: a `Dataset`. checkpoint: Path of the checkpoint. lr: the peak learning rate.
         bf16: use bfloat16 autocast for the loss; the weights stay float32.
         resume: continue from the saved state.
