@@ -44,6 +44,7 @@ def train(
     `finish` writes the checkpoint.
     """
     images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
+    validation = dataset.load("validation")
     batches_per_epoch = max(len(images) // batch_size, 1)
     device = next(classifier.parameters()).device
     scheduler = DDPMScheduler(**SCHEDULE)
@@ -87,7 +88,7 @@ def train(
             bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)
         if state.step % max(batches_per_epoch, VALIDATE_EVERY) == 0 or last:
             classifier.eval()
-            metrics = validate(classifier, scheduler, *dataset.load("validation"))
+            metrics = validate(classifier, scheduler, *validation)
             classifier.train()
             state.metrics = {"loss": mean(state.losses), **metrics}
             log(state)

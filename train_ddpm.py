@@ -158,6 +158,8 @@ def main(argv=None):
     unet = make_unet(size, in_channels, args.channels).to(args.device)
     checkpoint, folder = args.models / "ddpm_unet.pth", output_folder(args.models)
     samples = folder / "sample_ddpm_output.png"
+    scheduler = DDPMScheduler(**SCHEDULE)
+    validation_images = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
     def save_samples(path):
         images = as_displayed(unguided_samples(unet, NUM_SAMPLES, SAMPLING_STEPS), dataset.info)
@@ -166,8 +168,7 @@ def main(argv=None):
     def validate(unet, step):
         if step < args.steps:
             save_samples(folder / "previews" / f"step_{step:06d}.png")
-        images = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
-        return {"validation_loss": validation_loss(unet, DDPMScheduler(**SCHEDULE), images)}
+        return {"validation_loss": validation_loss(unet, scheduler, validation_images)}
 
     state = train(unet, dataset, checkpoint, validate=validate, **training_settings(args))
     save_samples(samples)

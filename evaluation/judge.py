@@ -20,6 +20,7 @@ from support import cli
 from support.files import MODELS, check_may_write, load_checkpoint, save_checkpoint
 from support.pictures import to_uint8
 from support.training import FUSED_ADAMW, LOSS_STEPS, add_training_flags, mean
+from support.training import training_settings
 
 STEPS = 5_148  # twelve epochs
 BATCH_SIZE = 128
@@ -135,7 +136,7 @@ def main(argv=None):
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
     checkpoint, begin = args.models / "judge.pth", time.monotonic()
     check_may_write(checkpoint, judge, None, dataset.info)
-    training = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
+    training = training_settings(args)
     sizes = args.steps, args.batch_size, args.lr
     training["loss"] = train(judge, *dataset.splits["train"], *sizes)
     training["validation_accuracy"] = accuracy_of(judge, *dataset.splits["validation"])
