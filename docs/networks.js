@@ -20,7 +20,7 @@ export async function loadNetworks() {
   const floats = Float32Array.from(new Uint16Array(bytes), halfToFloat);
   const [first, second] = ["unet", "classifier"].map((network) => {
     const weights = { memory };
-    for (const { name, shape, start, length } of manifest.networks[network]) {
+    for (const { name, shape, start, length } of manifest[network]) {
       weights[name] = { data: floats.subarray(start, start + length), shape };
     }
     return weights;
@@ -66,33 +66,6 @@ function classify(w, x_t, t) {
   const p = softmax(logits.data);
   const ofLogits = (y) => Float32Array.from(p, (value, digit) => (digit === y ? 1 : 0) - value);
   return { p, gradient: (y) => back({ ...logits, data: ofLogits(y) }).data };
-}
-
-// The layers of the judge (evaluation/judge.py), without its BatchNorms, which are in the weights.
-const CONVOLUTIONS = { c0: [5, 5, 1, 32], c1: [3, 3, 32, 64], c2: [3, 3, 64, 64], c3: [3, 3, 64, 128] };
-const JUDGE = { ...CONVOLUTIONS, f0: [6272, 128], f1: [128, 10] };
-
-/** Load the judge, a function from the grays of a clean picture to ten probabilities. */
-export async function loadJudge() {
-  const files = ["conv.wasm", "judge.bin"];
-  const [kernel, bytes] = await Promise.all(files.map((name) => get(name, "arrayBuffer")));
-  const w = { memory: new Memory((await WebAssembly.instantiate(kernel)).instance.exports) };
-  const outputs = Object.values(JUDGE).reduce((sum, shape) => sum + shape.at(-1), 0);
-  const numbers = new Float32Array(bytes, 0, 2 * outputs); // scales and biases
-  let [n, k] = [0, 8 * outputs];
-  for (const [name, shape] of Object.entries(JUDGE)) {
-    const [count, size] = [shape.at(-1), shape.reduce((a, b) => a * b)];
-    const whole = new (size > 500_000 ? Int8Array : Int16Array)(bytes, k, size);
-    const data = Float32Array.from(whole, (value, i) => value * numbers[n + (i % count)]);
-    w[`${name}.weight`] = { data, shape };
-    w[`${name}.bias`] = { data: numbers.subarray(n + count, n + 2 * count) };
-    [n, k] = [n + 2 * count, k + whole.byteLength];
-  }
-  const layers = sequence(
-    conv(w, "c0", 1, 2), relu, maxPool, conv(w, "c1"), relu, maxPool,
-    conv(w, "c2"), relu, conv(w, "c3"), relu, linear(w, "f0"), relu, linear(w, "f1"),
-  );
-  return (grays) => softmax(layers(image(Float32Array.from(grays, (value) => value / 127.5 - 1)))[0].data);
 }
 
 /** A residual block; t scales and shifts its features. `names` are those of its projection and its skip. */
@@ -143,7 +116,6 @@ const pointwise = (f, slope) => (x) => {
 
 const sigmoid = (v) => 1 / (1 + Math.exp(-v));
 const silu = pointwise((v) => v * sigmoid(v), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v))));
-const relu = pointwise((v) => Math.max(0, v));
 
 /** Multiply each channel by 1 + scale and add its shift; `values` are all scales, then all shifts. */
 const scaleShift = (values) => pointwise(
@@ -185,15 +157,6 @@ function normalize(x) {
   return [{ ...x, data: y }, back];
 }
 
-/** The largest of each 2 x 2 pixels. */
-function maxPool({ data, H, W, C }) {
-  const smaller = new Float32Array(data.length / 4).map((_, i) => {
-    const [pixel, c] = [Math.floor(i / C), i % C];
-    const at = (2 * Math.floor(pixel / (W / 2)) * W + 2 * (pixel % (W / 2))) * C + c;
-    return Math.max(data[at], data[at + C], data[at + W * C], data[at + W * C + C]);
-  });
-  return [{ data: smaller, H: H / 2, W: W / 2, C }];
-}
 
 function softmax(logits) {
   const exponentials = Array.from(logits, (value) => Math.exp(value - Math.max(...logits)));

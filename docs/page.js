@@ -1,253 +1,223 @@
-// The page: its state, and what follows from it.
+// The page: what is chosen, the films that the worker computes, and how they are shown.
 
-import { STARTS, answer, drawChart, opinions } from "./chart.js";
-import { DIGIT, NOISE, START, STEPS } from "./constants.js";
-import { findFilms, loadFirstFilms, order, revealJudge, startWorkers } from "./films.js";
-import { $, drawPicture, ink } from "./pictures.js";
-import { FIRST_COLUMNS, cellBeside, cellUnder, columns, drawSheet } from "./sheet.js";
-import { drawStage, startAt, stepAt } from "./stage.js";
-import { closing, conclusion, likeliest, measured, named, sentence } from "./words.js";
+import { DIGIT, NOISE, PUSH, STEPS } from "./constants.js";
+import { $, DARK, draw } from "./pictures.js";
+import { noiseImage, seen } from "./sampler.js";
 
 const NOISES = 1000;
-const DIGITS = [...Array(10).keys()];
-const STRENGTHS = { gentle: 0.1, normal: 1, brutal: 10 };
-const [PLAY_MS, FORK_MS, UNROLL_MS, SPEAK_MS] = [1300, 70, 900, 700];
+const [FILM_MS, BRANCH_MS] = [130, 60]; // per frame
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 
-// The number of the noise, the digit toward which the steps from `start` on are pushed (none if it is STEPS),
-// and the strength of the push. Only `update` changes it.
-const state = {};
-const shown = { alone: [], pushed: [], fork: 0 }; // on the screen until it is replaced
-let seen = null; // the place whose result is on the screen, or null while it is computed or played
-let [looked, played] = [null, -Infinity]; // the step under the pointer; when the films began to play
-let revealed = Infinity; // when the judge appeared
-let [isSheetInView, isSheetOld, isDragging, isReady] = [false, true, false, false];
-let [error, missing] = ["", ""]; // of the workers; of the judge
-let [frame, speaking] = [0, 0]; // of the next drawing, and of the next words of the screen reader
+const state = {}; // the address: noise, digit, and the pushed steps, the last of which is shown
+let films = new Map(); // of this noise and digit: step -> film with one push there; null -> without a push
+let marks = new Set(); // the steps whose results are not the digit, as the visitor says
+let view = {}; // frames up to `head` are shown, and those of the branch after `step`, up to `tail`
+let turn = 0; // counts changes of noise and digit
+let playing = 0; // counts animations
 
-/** Change the state. `isNew`: as a new entry of the history. `isPlayed`: the films run again. */
-function update(changes, { isNew = false, isPlayed = false } = {}) {
+/** Change noise, digit, or pushes. */
+function choose(changes) {
   Object.assign(state, changes);
-  if (isPlayed) played = performance.now();
-  askForFilms();
-  show(true);
-  writeAddress(isNew);
+  turn++;
+  films = new Map([...films].filter(([step, { noise }]) => step === null && noise === state.noise));
+  marks = new Set();
 }
 
-/** This film first, then the chart, and if the sheet is in view, some of its columns, and the others. */
-function askForFilms() {
-  const place = (digit, start) => ({ ...state, digit, start, isWhole: digit === state.digit });
-  const cells = (starts, digits) => starts.flatMap((start) => digits.map((digit) => place(digit, start)));
-  const row = cells([state.start, STEPS, ...FIRST_COLUMNS, ...STARTS], [state.digit]);
-  order([...row, ...(isSheetInView ? cells([...FIRST_COLUMNS, ...columns()], DIGITS) : [])]);
+// --- films ---
+
+const worker = new Worker("worker.js", { type: "module" });
+let line = Promise.resolve(); // jobs wait for each other, so that old ones can be dropped
+
+/** Let the worker compute a film, unless it is known. */
+function compute(step) {
+  const [its, known, { noise, digit }] = [turn, films, state];
+  line = line.then(() => new Promise((resolve, reject) => {
+    if (its !== turn || known.has(step)) return resolve();
+    worker.onerror = () => reject("worker.js cannot be loaded");
+    worker.onmessage = ({ data }) => (data.error ? reject(data.error) : resolve(known.set(step, data)));
+    worker.postMessage({ noise, digit, step });
+  }));
+  return line;
+}
+
+/** Compute the results of pushes, and show each. */
+async function fill(steps) {
+  const its = turn;
+  for (const step of steps) {
+    await compute(step);
+    if (its !== turn) return;
+    show();
+  }
+}
+
+/** Move `name`, head or tail, from one frame to the last. Returns whether nothing else came between. */
+async function play(name, from, ms) {
+  const its = ++playing;
+  for (view[name] = CALM.matches ? STEPS : from; its === playing; view[name]++) {
+    show();
+    if (view[name] === STEPS) return true;
+    await new Promise((resolve) => setTimeout(resolve, ms));
+  }
+  return false;
+}
+
+/** Show the film from the beginning, then the pushes. */
+async function start(isChosen = true) {
+  const [its] = [turn, playing++];
+  view = { head: 0, step: null, tail: 0 };
+  show();
+  await compute(null);
+  if (its !== turn) return;
+  const { own } = films.get(null);
+  if (own === state.digit && !isChosen) choose({ digit: (own + 4) % 10 });
+  say("The drawing network removes the noise, in 20 steps.");
+  if (await play("head", 0, FILM_MS)) await push(state.pushes.at(-1) ?? PUSH);
+  await fill(state.pushes);
+}
+
+/** Push once, in a step, and let the branch grow. */
+async function push(step) {
+  const [its] = [turn, playing++];
+  Object.assign(view, { head: STEPS, step: null });
+  state.pushes = [...state.pushes.filter((other) => other !== step), step];
+  writeAddress();
+  await compute(step);
+  if (its !== turn || step !== state.pushes.at(-1)) return;
+  view.step = step;
+  const { own } = films.get(null);
+  say(own === state.digit
+    ? `This noise becomes ${named(own)} on its own. Push it toward another digit.`
+    : `One push in step ${step + 1}, and the film splits. Tap another frame to push there instead.`);
+  await play("tail", step + 1, BRANCH_MS);
+}
+
+/** Run what a visitor asked for, and report errors. */
+function run(action) {
+  action().catch((error) => {
+    line = Promise.resolve();
+    say(`The page cannot compute this: ${error}. Reload it to try again.`);
+    if (error.stack) throw error;
+  });
 }
 
 // --- the address ---
 
-function writeAddress(isNew) {
-  const start = state.start === STEPS ? "never" : state.start + 1;
-  const address = `#${new URLSearchParams({ ...state, start })}`;
+function writeAddress() {
+  const { noise, digit, pushes } = state;
   try {
-    history[isNew ? "pushState" : "replaceState"](null, "", address);
+    history.replaceState(null, "", `#noise=${noise}&digit=${digit}&pushes=${pushes.map((step) => step + 1)}`);
   } catch {
-    // Safari refuses more than 100 changes in 30 seconds; the next one brings the address up to date
+    // Safari refuses more than 100 changes in 30 seconds
   }
 }
 
-/** The state in the address, with defaults for what is missing or invalid. */
-function readAddress() {
+/** Show what the address says, with defaults for what is missing or invalid. */
+function followAddress() {
   const found = new URLSearchParams(location.hash.slice(1));
-  const choose = (name, all, standard) => all.find((value) => `${value}` === found.get(name)) ?? standard;
-  return {
-    noise: choose("noise", [...Array(NOISES).keys()], NOISE),
-    digit: choose("digit", DIGITS, DIGIT),
-    start: found.get("start") === "never" ? STEPS : choose("start", STARTS.slice(1), START + 1) - 1,
-    strength: choose("strength", Object.values(STRENGTHS), 1),
-  };
+  const number = (text, most, standard) => (/^\d+$/.test(text) && text <= most ? Number(text) : standard);
+  const steps = (found.get("pushes") ?? "").split(",").map((text) => number(text, STEPS, 0) - 1);
+  choose({
+    noise: number(found.get("noise"), NOISES - 1, NOISE),
+    digit: number(found.get("digit"), 9, DIGIT),
+    pushes: [...new Set(steps.filter((step) => step >= 0))],
+  });
+  run(() => start(found.has("digit")));
 }
 
 // --- showing ---
 
-function show(isNew) {
-  isSheetOld ||= isNew;
-  frame ||= requestAnimationFrame((now) => {
-    frame = 0;
-    if (draw(now)) show();
+const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
+const say = (words) => ($("says").textContent = words);
+
+function show() {
+  const { head, step, tail } = view;
+  const [film, branch] = [films.get(null), films.get(step)];
+  const isPushed = step !== null;
+  [...$("film").children].forEach((column, k) => {
+    const [noisy, guess, forked, result] = column.querySelectorAll("canvas");
+    const [isFork, isBranch] = [k === step, isPushed && k > step && k <= tail];
+    const isKnown = films.has(k) && (!isFork || tail === STEPS);
+    draw(noisy, k <= head && film?.frames[k].seen);
+    draw(guess, k <= head && film?.frames[k].guess);
+    draw(forked, isFork ? branch.push : isBranch && branch.frames[k].guess, isFork);
+    draw(result, isKnown && films.get(k).frames[STEPS].guess);
+    column.className = isFork ? "fork" : isBranch ? "branch" : "";
+    const [button, mark] = column.querySelectorAll("button");
+    button.disabled = head < STEPS;
+    mark.disabled = !isKnown;
+    mark.ariaPressed = marks.has(k);
+    const read = isKnown ? `: the second network reads ${named(films.get(k).own)}` : "";
+    mark.ariaLabel = `Result of a push in step ${k + 1}${read}. It is not ${named(state.digit)}.`;
   });
+  $("stage").classList.toggle("alone", !isPushed);
+  const first = { seen: seen(noiseImage(state.noise), 0) };
+  const pictures = {
+    alone: isPushed && film.frames[tail].guess,
+    before: (film?.frames[isPushed ? step + 1 : head] ?? first).seen,
+    push: isPushed && branch.push,
+    after: isPushed && branch.frames[step + 1].seen,
+    pushed: isPushed && branch.frames[tail].guess,
+  };
+  for (const id in pictures) draw($(id).firstChild, pictures[id], id === "push");
+  $("before").lastChild.textContent = isPushed ? `the noise after step ${step + 1}` : "";
+  for (const node of document.querySelectorAll(".target")) node.textContent = named(state.digit);
+  for (const node of document.querySelectorAll(".digit")) node.textContent = state.digit;
+  $("digits").querySelector(`[value="${state.digit}"]`).checked = true;
+  $("verdict").textContent = marks.size
+    ? `You say: from step ${Math.min(...marks) + 1} on, it is too late.`
+    : tail === STEPS ? `Below the frame is the result. Tap it if it is not ${named(state.digit)}.` : "";
 }
 
-/** Draw the page. Returns whether something still moves. */
-function draw(now) {
-  const [{ start }, films] = [state, findFilms(state)];
-  const far = start - shown.fork;
-  const isThere = CALM.matches || Math.abs(far) < 0.02;
-  shown.fork = isThere ? start : shown.fork + far * (1 - Math.exp(-16 / FORK_MS));
-  const isPlaying = !CALM.matches && now < played + PLAY_MS;
-  const isUnrolled = CALM.matches || now > revealed + UNROLL_MS;
-  const unrolled = isUnrolled ? 1 : Math.max(0, (now - revealed) / UNROLL_MS);
-  for (const name of ["alone", "pushed"]) {
-    const { guesses } = films[name];
-    const head = Math.min(guesses.findLastIndex(Boolean), Math.floor(((now - played) * STEPS) / PLAY_MS));
-    films[name].step = looked ?? (isPlaying ? Math.max(0, head) : STEPS);
-    guesses.forEach((guess, k) => (shown[name][k] = guess ?? shown[name][k]));
-    showResult(name, films[name]);
-  }
-  const isSeen = start < STEPS && films.pushed.ps[STEPS] && films.pushed.step === STEPS && !isPlaying;
-  seen = isSeen ? { ...state } : null;
-  for (const id of ["you", "sentence"]) $(id).classList.toggle("old", !films.pushed.ps[STEPS] || isPlaying);
-  const all = opinions(state);
-  showControls(films.pushed, all);
-  showWords(all);
-  const marked = looked ?? (isPlaying ? films.pushed.step : null);
-  drawChart(state, all, drawStage({ films, shown, start, fork: shown.fork, looked: marked }), unrolled);
-  if (isSheetOld) showSheet();
-  return shown.fork !== start || isPlaying || (revealed < Infinity && !isUnrolled);
-}
-
-/** Show the frame before a step, or the result. */
-function showResult(name, { guesses, ps, step }) {
-  const [canvas, isPushed] = [$(`result-${name}`), name === "pushed" && step > state.start];
-  const picture = shown[name][step] ?? shown[name][STEPS];
-  if (picture) drawPicture(canvas, picture, ink(isPushed ? "--tint" : "--frame"));
-  canvas.classList.toggle("pushed", isPushed);
-  canvas.classList.toggle("old", !guesses[step]);
-  if (ps[STEPS]) canvas.ariaLabel = `Result: the classifier sees ${named(likeliest(ps[STEPS]))}`;
-}
-
-function showControls({ ps, step }, all) {
-  const { digit, start, strength } = state;
-  $("start").value = start + 1;
-  $("start").ariaValueText = start === STEPS ? "never" : `${start + 1} of ${STEPS}`;
-  $("start-text").textContent = start === STEPS ? "" : `start pushing at step ${start + 1}`;
-  document.querySelector(`#strengths [value="${strength}"]`).checked = true;
-  const [p, q] = [ps[step] ?? ps[STEPS], step === STEPS && all[start].q];
-  [...$("digits").children].forEach((label, y) => {
-    if (p) label.style.setProperty("--p", p[y]);
-    label.style.setProperty("--q", q ? q[y] : 0);
-    label.firstChild.checked = y === digit;
-  });
-}
-
-function showWords(all) {
-  const { digit, start } = state;
-  const { p, q, you } = all[start];
-  const isHidden = revealed === Infinity;
-  for (const node of document.querySelectorAll(".target")) node.textContent = named(digit);
-  [$("yes").ariaPressed, $("no").ariaPressed] = [you === true, you === false];
-  [$("yes").ariaDisabled, $("no").ariaDisabled] = [!seen, !seen];
-  $("you").ariaLabel = `Do you see ${named(digit)}?`;
-  for (const id of ["yes", "no"]) $(id).style.visibility = start === STEPS ? "hidden" : "";
-  $("judge").disabled = !isHidden;
-  $("judge").textContent = `${isHidden ? "Ask a" : "The"} judge: a classifier that never pushed`;
-  for (const id of ["key", "tinted", "measured"]) $(id).hidden = isHidden;
-  $("tag-pushed").textContent = start < STEPS ? `pushed toward ${named(digit)}` : "never pushed";
-  $("tag-pushed").classList.toggle("orange", start < STEPS);
-  $("films").ariaLabel = `Two films, which are the same up to frame ${start + 1}`;
-  const words = { closing: closing(state, all) };
-  if (p) words.sentence = sentence(state, p, q, all.at(-1).q ?? all.at(-1).p);
-  for (const id in words) if (words[id] !== shown[id]) $(id).innerHTML = shown[id] = words[id];
-  if (p) speak(`${Object.values(state)}${you}${isHidden}`);
-  const failure = `The page cannot compute this: ${error}. It will try again after your next action.`;
-  const waiting = !p && !isReady ? "Loading the networks …" : "";
-  $("status").textContent = error ? failure : missing ? `The judge is missing: ${missing}.` : waiting;
-}
-
-/** Let the screen reader say what is seen, once nothing has changed for a moment. */
-function speak(about) {
-  if (about === shown.about) return;
-  shown.about = about;
-  clearTimeout(speaking);
-  speaking = setTimeout(() => {
-    const step = state.start < STEPS ? `Pushed from step ${state.start + 1}: ` : "";
-    const words = `${step}${$("sentence").textContent} ${$("closing").textContent}`;
-    $("spoken").textContent = words === $("spoken").textContent ? `${words}\u00a0` : words; // say it again
-  }, SPEAK_MS);
-}
-
-function showSheet() {
-  const [known, all] = [drawSheet(state), 10 * columns().length];
-  isSheetOld = false;
-  $("progress").textContent = known.length < all ? `${known.length} of ${all} are there.` : "";
-  $("conclusion").textContent = conclusion(known);
+/** What was measured with other noises (export.py): a bar for each step, and a sentence. */
+function showMeasured(csv) {
+  const rows = csv.trim().split("\n").slice(1).map((row) => row.split(",").map(Number)); // step, n, right
+  const percent = (some) => {
+    const [n, right] = [1, 2].map((column) => some.reduce((sum, row) => sum + row[column], 0));
+    return `${Math.round((100 * right) / n)}%`;
+  };
+  const bar = (row) => `<li style="--p: ${parseInt(percent([row]))}px">${row[0]}</li>`;
+  $("curve").innerHTML = rows.map(bar).join("");
+  $("curve").ariaLabel = rows.map((row) => `step ${row[0]}: ${percent([row])}`).join(", ");
+  $("measured").textContent = `Counted for 8 noises and every digit that they do not become on their own
+    (${rows[0][1]} cases in each step), by a third network that never pushes: after one push in steps 1 to 8,
+    ${percent(rows.slice(0, 8))} become the digit, in step 13 ${percent([rows[12]])}, and in steps 17 to 20
+    ${percent(rows.slice(16))}. Before you can see a digit in the noise, a push that you cannot see decides
+    which one it will be. Once you can see it, the same push is too late.`;
 }
 
 // --- what visitors do ---
 
-const choices = (name, all) => all.map(([words, value]) => `<label><input type="radio" name="${name}"
-  value="${value}"><i></i><span>${words}</span></label>`).join("");
-$("digits").innerHTML = choices("digit", DIGITS.map((y) => [y, y]));
-$("strengths").innerHTML = choices("strength", Object.entries(STRENGTHS));
+$("film").innerHTML = [...Array(STEPS).keys()].map((k) => `<li>
+  <button type="button" aria-label="Push in step ${k + 1}">${k + 1}<canvas></canvas><canvas></canvas></button>
+  <canvas></canvas><button type="button"><canvas></canvas></button></li>`).join("");
+$("digits").innerHTML += [...Array(10).keys()].map((y) => `<label><input type="radio" name="digit"
+  value="${y}"><span>${y}</span></label>`).join("");
 
-$("digits").addEventListener("change", ({ target }) => { // arrow keys pass many digits
-  update({ digit: Number(target.value) }, { isNew: !target.matches(":focus-visible"), isPlayed: true });
-});
-$("strengths").addEventListener("change", ({ target }) => {
-  update({ strength: Number(target.value) }, { isPlayed: true });
-});
-$("start").addEventListener("input", ({ target }) => update({ start: target.value - 1 }));
-$("chart").addEventListener("click", (event) => update({ start: startAt(event, state.start, true) }));
-
-function reveal() {
-  if (revealed < Infinity) return;
-  revealed = performance.now();
-  revealJudge();
-  if (document.activeElement === $("judge")) $("yes").focus();
-  show(true);
-}
-$("judge").addEventListener("click", reveal);
-for (const id of ["yes", "no"]) {
-  $(id).addEventListener("click", () => {
-    if (!seen) return;
-    answer(seen, id === "yes");
-    if (id === "no") reveal();
+[...$("film").children].forEach((column, k) => {
+  const [button, mark] = column.querySelectorAll("button");
+  button.addEventListener("click", () => run(() => push(k)));
+  mark.addEventListener("click", () => {
+    marks[marks.has(k) ? "delete" : "add"](k);
     show();
   });
-}
-
+});
+$("digits").addEventListener("change", ({ target }) => {
+  choose({ digit: Number(target.value), pushes: state.pushes.slice(-1) });
+  run(() => (films.has(null) ? push(state.pushes.at(-1) ?? PUSH) : start()));
+});
 $("new").addEventListener("click", () => {
-  update({ noise: Math.floor(NOISES * Math.random()) }, { isNew: true, isPlayed: true });
+  choose({ noise: Math.floor(NOISES * Math.random()), pushes: [] });
+  run(() => start(false));
 });
-
-const look = (step) => step === looked || show(void (looked = step));
-$("films").addEventListener("pointerdown", (event) => {
-  isDragging = startAt(event, state.start) !== null;
-  if (isDragging) $("films").setPointerCapture(event.pointerId);
-});
-$("films").addEventListener("pointermove", (event) => {
-  const isHeld = $("films").hasPointerCapture(event.pointerId);
-  const start = startAt(event, state.start, isHeld);
-  $("films").classList.toggle("fork", start !== null);
-  look(start === null ? stepAt(event, state.start) : null);
-  if (isHeld && start !== state.start) update({ start });
-});
-$("films").addEventListener("pointerleave", () => look(null));
-$("films").addEventListener("click", (event) => {
-  if (!isDragging) update({ start: stepAt(event, state.start) ?? state.start });
-  look(null); // show the result
-});
-
-/** Show the film of a cell of the sheet. */
-function visit(cell) {
-  update(cell, { isNew: true, isPlayed: true });
-  scrollTo({ top: 0, behavior: CALM.matches ? "auto" : "smooth" });
-}
-$("sheet").addEventListener("click", (event) => {
-  const cell = cellUnder(event);
-  if (cell) visit(cell);
-});
-$("sheet").addEventListener("keydown", (event) => {
-  if (event.key === "Enter") {
-    $("start").focus({ preventScroll: true });
-    return visit({});
-  }
-  if (!event.key.startsWith("Arrow")) return;
-  event.preventDefault(); // do not scroll
-  update(cellBeside(state, event.key) ?? {});
-});
-
-addEventListener("popstate", () => update(readAddress()));
-addEventListener("resize", () => show(true));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show(true));
+$("all").addEventListener("click", () => run(async () => {
+  const missing = [...Array(STEPS).keys()].filter((step) => !state.pushes.includes(step));
+  state.pushes = [...missing, ...state.pushes];
+  writeAddress();
+  await fill(missing);
+}));
+$("replay").addEventListener("click", () => run(start));
+addEventListener("hashchange", followAddress);
+DARK.addEventListener("change", show);
 
 if (location.hostname.endsWith(".github.io")) { // links to files lead to the repository
   const [user, name] = [location.hostname.split(".")[0], location.pathname.split("/")[1]];
@@ -256,19 +226,5 @@ if (location.hostname.endsWith(".github.io")) { // links to files lead to the re
   }
 }
 
-shown.fork = Object.assign(state, readAddress()).start;
-await loadFirstFilms();
-played = performance.now(); // the films run once
-show(true);
-startWorkers((told) => {
-  error = told.error ?? "";
-  missing ||= told.missing;
-  isReady ||= told.isResult !== undefined;
-  show(told.isResult);
-});
-new IntersectionObserver(([entry]) => {
-  isSheetInView = entry.isIntersecting;
-  askForFilms();
-}).observe($("sheet"));
-const count = await fetch("count.json").then((response) => response.json()).catch(() => null);
-if (count) $("measured").textContent = measured(count);
+followAddress();
+fetch("pushes.csv").then((response) => response.text()).then(showMeasured);

@@ -28,7 +28,7 @@ pictures() { # guided_output.png, the other pictures in results/, and what docs/
   python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 --growing-scale 15 \
     --output results/scales_grid.png
   python -m docs.export
-  python -m docs.export --count
+  python -m docs.export --measure
 }
 
 tables() { # the CSV files in results/, classifier_free.png, and the tables of both pages
