@@ -9,7 +9,7 @@ arXiv 2105.05233), equation (14), with a scale s_t.
 
     eps_hat = eps(x_t, t) - s_t * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
-With --guidance-scale, s_t is constant, as in ADM. By default, s_t = 1 + 15 SNR_t, which grows as
+With --guidance-scale, s_t is constant, as in ADM. By default, s_t = 1 + 12 SNR_t, which grows as
 the noise decreases.
 
 Images are tensors (B, C, H, W) in [-1, 1], and abar_t is the scheduler's alphas_cumprod[t].
@@ -30,7 +30,7 @@ from support.files import MODELS, load_checkpoint, output_folder
 from support.seeds import image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
-GROWTH = 15  # b of the default scale, s_t = 1 + b SNR_t
+GROWTH = 12  # b of the default scale, s_t = 1 + b SNR_t
 FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too strong
 
 

@@ -51,11 +51,11 @@ def scales(path):
     ddpm, method, networks = load_method("guided")
     growth = growing_scale(ddpm)
     ablations = [
-        ("1 + 15 SNR, s = 1 below t = 400", lambda t: growth(t) if t >= 400 else 1),
-        ("1 + 15 SNR, constant below t = 400", lambda t: growth(max(t, 400))),
-        ("1 + 15 SNR, s = 10 below t = 400", lambda t: growth(t) if t >= 400 else 10),
+        ("1 + 12 SNR, s = 1 below t = 400", lambda t: growth(t) if t >= 400 else 1),
+        ("1 + 12 SNR, constant below t = 400", lambda t: growth(max(t, 400))),
+        ("1 + 12 SNR, s = 10 below t = 400", lambda t: growth(t) if t >= 400 else 10),
     ]
-    others = named_scales(ddpm, [1, 1.5, 2, 3, 5], [4, 8, 12, 30, 60])
+    others = named_scales(ddpm, [1, 1.5, 2, 3, 5], [4, 8, 15, 30, 60])
     rows = scale_rows(ddpm, method, named_scales(ddpm) + others + ablations, **FAST)
     measure(rows, seed=2, path=path, columns=FAST | networks)
 
@@ -72,7 +72,7 @@ def transfer(path):
 def classifier_free(path):
     """Both methods, with the same two kinds of scales; no other experiment uses this seed."""
     ddpm, method, networks = load_method("guided")
-    scales = named_scales(ddpm) + named_scales(ddpm, [1, 1.5, 2, 3, 5], [4, 8, 30, 60])
+    scales = named_scales(ddpm) + named_scales(ddpm, [1, 1.5, 2, 3, 5], [4, 8, 15, 30, 60])
     rows = scale_rows(ddpm, method, scales, "guided, ", **FAST)
     ddpm, method, labeled = load_method("classifier_free")
     scales = named_scales(ddpm, [1, 1.25, 1.5, 2, 3], [0.1, 0.3, 1, 3, 10])

@@ -167,7 +167,7 @@ def test_the_defaults(measured, tmp_path):
     """Settings are not chosen on what is reported."""
     found = measured()
     assert found["seed"] != 0 and found["split"] == "validation" and found["path"] is None
-    assert list(found["rows"]) == ["guided, 1 + 15 SNR"]
+    assert list(found["rows"]) == ["guided, 1 + 12 SNR"]
     networks = {f"sha256 of {k}" for k in ("ddpm_unet.pth", "classifier.pth")}
     assert found["columns"].keys() == {"sampler", "steps"} | networks
     shutil.copy(MODELS / "classifier_free.pth", tmp_path)  # but no judge

@@ -161,10 +161,7 @@ def tiny(tmp_path_factory, short):
     return folder
 
 
-STALE = pytest.mark.xfail(strict=True, reason="the included U-Nets are older than STEPS")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[STALE] * (n in UNETS)) for n in SCRIPTS])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_shipped_checkpoint_was_written_by_this_code_with_its_defaults(tiny, name):
     shipped, trained = (torch.load(folder / f"{name}.pth") for folder in (MODELS, tiny))
     assert shipped.keys() == trained.keys()
