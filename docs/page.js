@@ -70,7 +70,7 @@ async function start(isChosen = true) {
   if (its !== turn) return;
   const { own } = films.get(null);
   if (own === state.digit && !isChosen) choose({ digit: (own + 4) % 10 });
-  say("The drawing network removes the noise, in 20 steps.");
+  say("The network removes the noise. Below each noisy image is the digit that it expects.");
   if (await play("head", 0, FILM_MS)) await push(state.pushes.at(-1) ?? PUSH);
   await fill(state.pushes);
 }
@@ -81,13 +81,14 @@ async function push(step) {
   Object.assign(view, { head: STEPS, step: null });
   state.pushes = [...state.pushes.filter((other) => other !== step), step];
   writeAddress();
+  say(`A push in step ${step + 1} …`);
   await compute(step);
   if (its !== turn || step !== state.pushes.at(-1)) return;
   view.step = step;
   const { own } = films.get(null);
   say(own === state.digit
     ? `This noise becomes ${named(own)} on its own. Push it toward another digit.`
-    : `One push in step ${step + 1}, and the film splits. Tap another frame to push there instead.`);
+    : `One push in step ${step + 1}. Can you see it in the noise? Tap another step to push there instead.`);
   await play("tail", step + 1, BRANCH_MS);
 }
 
@@ -164,8 +165,8 @@ function show() {
   for (const node of document.querySelectorAll(".digit")) node.textContent = state.digit;
   $("digits").querySelector(`[value="${state.digit}"]`).checked = true;
   $("verdict").textContent = marks.size
-    ? `You say: from step ${Math.min(...marks) + 1} on, it is too late.`
-    : tail === STEPS ? `Below the frame is the result. Tap it if it is not ${named(state.digit)}.` : "";
+    ? `You say: step ${Math.min(...marks) + 1} is too late.`
+    : tail === STEPS ? `Under each step is its result. Tap those that are not ${named(state.digit)}.` : "";
 }
 
 /** What was measured with other noises (export.py): a bar for each step, and a sentence. */
@@ -179,10 +180,9 @@ function showMeasured(csv) {
   $("curve").innerHTML = rows.map(bar).join("");
   $("curve").ariaLabel = rows.map((row) => `step ${row[0]}: ${percent([row])}`).join(", ");
   $("measured").textContent = `Counted for 8 noises and every digit that they do not become on their own
-    (${rows[0][1]} cases in each step), by a third network that never pushes: after one push in steps 1 to 8,
-    ${percent(rows.slice(0, 8))} become the digit, in step 13 ${percent([rows[12]])}, and in steps 17 to 20
-    ${percent(rows.slice(16))}. Before you can see a digit in the noise, a push that you cannot see decides
-    which one it will be. Once you can see it, the same push is too late.`;
+    (${rows[0][1]} pushes in each step), by a third network that never pushes: ${percent(rows.slice(0, 8))} of
+    the pushes in steps 1 to 8 succeed, ${percent([rows[12]])} in step 13, and ${percent(rows.slice(16))} in
+    steps 17 to 20.`;
 }
 
 // --- what visitors do ---
@@ -213,7 +213,9 @@ $("all").addEventListener("click", () => run(async () => {
   const missing = [...Array(STEPS).keys()].filter((step) => !state.pushes.includes(step));
   state.pushes = [...missing, ...state.pushes];
   writeAddress();
+  say("Twenty films with one push each …");
   await fill(missing);
+  say("Each result is that of one push, in the step above it.");
 }));
 $("replay").addEventListener("click", () => run(start));
 addEventListener("hashchange", followAddress);

@@ -117,7 +117,7 @@ def test_what_is_measured(tmp_path, monkeypatch, open_page):
     page = open_page()
     page.route("**/pushes.csv", lambda route: route.fulfill(path=tmp_path / "pushes.csv"))
     page.reload()
-    page.locator("#measured", has_text="18 cases in each step").wait_for()
+    page.locator("#measured", has_text="18 pushes in each step").wait_for()
     assert re.findall(r"\d+%", page.inner_text("#measured")) == ["100%", "78%", "18%"]
 
 
@@ -130,15 +130,15 @@ def test_a_push_hangs_its_result_under_the_frame_and_a_link_replays_it(open_page
     assert "fork" in page.locator("li").nth(14).get_attribute("class")
     results.nth(14).click()
     results.nth(3).click()
-    page.locator("#verdict", has_text="from step 4 on").wait_for()
+    page.locator("#verdict", has_text="step 4 is").wait_for()
     results.nth(3).click()  # takes it back
-    page.locator("#verdict", has_text="from step 15 on").wait_for()
+    page.locator("#verdict", has_text="step 15 is").wait_for()
     again = open_page(page.url[page.url.index("#") :])
     wait_for_results(again, 8, [4, 15])
     assert again.evaluate("document.querySelector('.fork button').innerText") == "15"
     page.check("[value='3']", force=True)  # the last push again
     wait_for_results(page, 3, [15])
-    assert "step 15 on" not in page.inner_text("#verdict")
+    assert "step 15" not in page.inner_text("#verdict")
     page.click("#all")
     page.check("[value='1']", force=True)  # while the films of the 3 are computed
     wait_for_results(page, 1, [15])
@@ -165,7 +165,7 @@ def test_the_keyboard_is_enough(open_page):
     for key in "Tab", "Enter", "Tab", "Enter":  # the result below it, then the next frame
         page.keyboard.press(key)
     wait_for_results(page, 8, [4, 5])
-    assert "from step 4 on" in page.inner_text("#verdict")
+    assert "step 4 is" in page.inner_text("#verdict")
     page.press(":checked", "ArrowLeft")
     wait_for_results(page, 7, [5])
 
