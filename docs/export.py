@@ -6,21 +6,18 @@
 Weights are channels last: (height, width, in, out) or (in, out).
 """
 
-import csv
-import io
 import json
 import textwrap
 
 import numpy as np
 import torch
 
-from data import from_uint8
 from diffusion import END, sampling_times
-from evaluation.judge import load_judge
+from evaluation.judge import read_digits
+from evaluation.tables import write_rows
 from inference import gradient, load_models, sample
 from support.cli import make_parser, one_line_errors
 from support.files import ROOT, atomic_write
-from support.pictures import to_uint8
 
 NOISE, DIGIT, PUSH = 0, 6, 3  # of the first screen; the pushed step counts from 0
 SAMPLING = {"sampler": "ddim", "steps": 20}
@@ -63,7 +60,7 @@ def export_weights(folder, ddpm, classifier):
 
 
 def pushed_once(ddpm, grad, step):
-    """A function (x_t, t, y) -> noise, for DDIM: guided in one step only, as hard as in the others.
+    """A function (x_t, t, y) -> noise, for DDIM: guided in one step only.
 
     The scale in ADM (14) is the one that changes the next image by the norm NORM.
     """
@@ -82,24 +79,19 @@ def pushed_once(ddpm, grad, step):
     return predict
 
 
-def measure(folder, ddpm, classifier, judge, noises=8):
+def measure(folder, ddpm, classifier, noises=8):
     """Count pushes toward y, and those after which the judge reads y, for each step.
 
     Digits that a noise becomes without a push are left out.
     """
-
-    def read(images):
-        return judge(from_uint8(to_uint8(images))).argmax(dim=1)
-
-    own = read(sample(ddpm, None, range(noises), **SAMPLING))
+    own = read_digits(sample(ddpm, None, range(noises), **SAMPLING))
     seeds, y = zip(*[(seed, y) for seed in range(noises) for y in range(10) if y != own[seed]])
     rows, grad = [], gradient(classifier.log_p)
     for step in range(SAMPLING["steps"]):
         images = sample(ddpm, y, seeds, pushed_once(ddpm, grad, step), **SAMPLING)
-        rows.append([step + 1, len(y), int((read(images) == torch.tensor(y)).sum())])
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([["step", "pushes", "read_as_y"], *rows])
-    write(folder / "pushes.csv", file.getvalue().encode())
+        right = (read_digits(images) == torch.tensor(y)).sum().item()
+        rows.append({"step": step + 1, "pushes": len(y), "read_as_y": right})
+    write_rows(folder / "pushes.csv", rows)
 
 
 @one_line_errors
@@ -108,7 +100,7 @@ def main(argv=None):
     parser.add_argument("--measure", action="store_true", help="measure; see above")
     ddpm, classifier = load_models()
     if parser.parse_args(argv).measure:
-        return measure(ROOT / "docs", ddpm, classifier, load_judge())
+        return measure(ROOT / "docs", ddpm, classifier)
     export_constants(ROOT / "docs", ddpm)
     export_weights(ROOT / "docs", ddpm, classifier)
 

@@ -63,7 +63,8 @@ async function play(name, from, ms) {
 
 /** Show the film from the beginning, then the pushes. */
 async function start(isChosen = true) {
-  const [its] = [turn, playing++];
+  const its = turn;
+  playing++; // ends the animation before
   view = { head: 0, step: null, tail: 0 };
   show();
   await compute(null);
@@ -77,7 +78,8 @@ async function start(isChosen = true) {
 
 /** Push once, in a step, and let the branch grow. */
 async function push(step) {
-  const [its] = [turn, playing++];
+  const its = turn;
+  playing++; // ends the animation before
   Object.assign(view, { head: STEPS, step: null });
   state.pushes = [...state.pushes.filter((other) => other !== step), step];
   writeAddress();
@@ -151,10 +153,9 @@ function show() {
     mark.ariaLabel = `Result of a push in step ${k + 1}${read}. It is not ${named(state.digit)}.`;
   });
   $("stage").classList.toggle("alone", !isPushed);
-  const first = { seen: seen(noiseImage(state.noise), 0) };
   const pictures = {
     alone: isPushed && film.frames[tail].guess,
-    before: (film?.frames[isPushed ? step + 1 : head] ?? first).seen,
+    before: film ? film.frames[isPushed ? step + 1 : head].seen : seen(noiseImage(state.noise), 0),
     push: isPushed && branch.push,
     after: isPushed && branch.frames[step + 1].seen,
     pushed: isPushed && branch.frames[tail].guess,

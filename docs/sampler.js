@@ -48,7 +48,8 @@ export class Sampler {
   /** The push in step k: the gradient of log p(y | x_t, t), with the norm NORM. */
   push(x_t, k, y) {
     const grad = this.classify(x_t, TIMES[k]).gradient(y);
-    return grad.map((value) => (NORM * value) / Math.hypot(...grad));
+    const norm = Math.hypot(...grad);
+    return grad.map((value) => (NORM * value) / norm);
   }
 
   /** The frames from k on, {x_t, seen, guess}. If y is not null, step k pushes toward it. */

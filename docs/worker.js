@@ -1,8 +1,8 @@
 // Computes films in its own thread, so that the page stays responsive.
 //
 // A job is {noise, digit, step}: a noise, and one push toward the digit in a step (none if it is null). The
-// answer has the same keys and {frames, push}, where frames[k] is {seen, guess}, without those before the push;
-// for films without a push also `own`, the digit that the classifier sees in the result. Or it is {error}.
+// answer has the same keys and {frames, push, own}, where frames[k] is {seen, guess}, without those before the
+// push, and `own` is the digit that the classifier sees in the result. Or it is {error}.
 
 import { STEPS } from "./constants.js";
 import { loadNetworks } from "./networks.js";
