@@ -21,6 +21,9 @@ def weighted_sum(ours, t=(399, 99)):
     images = dict(zip((first, second), IMAGES))
     cases = [images | {name: numbers[name][k] for name in rest} for k in range(len(t))]
     mistakes = {"it is clipped": lambda *case: ours(*case).clamp(-1, 1)}
+    if "s" in rest:
+        k = 2 + rest.index("s")
+        mistakes["`s` is not used"] = lambda *case: ours(*case[:k], 1, *case[k + 1 :])
     return Exercise(ours, cases, (first, second), mistakes)
 
 
@@ -97,8 +100,11 @@ LESSON_2 = {
         mistakes={
             "only the image changes": partial(pushed_x_u, of_eps=0),
             "the change of the noise has the wrong sign": partial(pushed_x_u, of_eps=1),
+            "the noise changes by `-grad`": lambda grad, t, u: pushed_x_u(
+                grad, t, u, of_eps=-1 / (1 - ABAR[t]).sqrt()
+            ),
         },
     ),
-    "exercise 8": weighted_sum(lambda eps_u, eps_c, s: eps_u + s * (eps_c - eps_u)),
+    "exercise 8": weighted_sum(lambda eps, eps_y, s: eps + s * (eps_y - eps)),
 }
 check_1, check_2 = partial(check, LESSON_1), partial(check, LESSON_2)

@@ -21,10 +21,6 @@ FEWER = {  # samples and steps
     "*sampling_times(1000, 20), END": "999, 699, 399, 199, END",
     "[::2], 3": "[::2], 1",
     "levels = 8, [899, 799, 699, 599, 499, 399, 299, 199]": "levels = 8, [899, 199]",
-    "(499, 399, 299, 199)": "(499,)",
-    "real[:300], noise(300, 2)": "real[:9], noise(9, 2)",
-    "real_labels[:300]": "real_labels[:9]",
-    "(300,)": "(9,)",
     "y.repeat(5)": "y",
     "times[:-1:3]": "(699, 399)",
     "(299, 449, 599, 749)": "(399,)",
@@ -38,7 +34,7 @@ SIGNATURES = {
     "5": "x_t, eps_hat, t, u",
     "6": "x_0, y",
     "7": "grad, t, u",
-    "8": "eps_u, eps_c, s",
+    "8": "eps, eps_y, s",
 }
 GRADIENT = "torch.autograd.grad(classifier.log_p({0}, {1}, y){2}, x)[0]"
 X, T = "(x := x_t.detach().requires_grad_())", "torch.full((3,), t)"
@@ -69,7 +65,8 @@ ANSWERS = [  # exercise of lesson 2, answer, keywords of the message
     ("6", "(x_0 > 0).float().mean(dim=(1, 2, 3))", "no gradient"),
     ("6", "x_0.mean() + x_0.mean(dim=(1, 2, 3))", "depends on the others"),
     ("7", "abar[u].sqrt() * (1 - abar[t]) / abar[t].sqrt() * grad", "only the image changes"),
-    ("8", "eps_c + s * (eps_c - eps_u)", "`eps_u` is wrong: yours is -s"),
+    ("8", "eps_y + s * (eps_y - eps)", "`eps` is wrong: yours is -s"),
+    ("8", "eps + (eps_y - eps)", "`s` is not used"),
 ]  # fmt: skip
 
 
