@@ -4,14 +4,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-networks() { # models/, sample_ddpm_output.png: about six hours on two cores
+networks() { # models/, sample_ddpm_output.png: about four hours on two cores
   python train_classifier.py
   python train_ddpm.py --bf16
   python -m evaluation.judge
   python -m evaluation.classifier_free --bf16
 }
 
-runs() { # networks for the report that are not included: about seven hours
+runs() { # networks for the report that are not included: about five hours
   for seed in 1 2; do
     python train_classifier.py --seed $seed --models runs/$seed
     python train_ddpm.py --bf16 --seed $seed --models runs/$seed
