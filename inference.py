@@ -30,7 +30,7 @@ from support.files import MODELS, load_checkpoint, output_folder
 from support.seeds import image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
-GROWTH = 12  # b of the default scale, s_t = 1 + b SNR_t
+GROWTH = 12  # b of the default scale, s_t = 1 + b SNR_t; chosen by the rule in results/README.md
 FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too strong
 
 

@@ -22,8 +22,7 @@ def weighted_sum(ours, t=(399, 99)):
     cases = [images | {name: numbers[name][k] for name in rest} for k in range(len(t))]
     mistakes = {"it is clipped": lambda *case: ours(*case).clamp(-1, 1)}
     if "s" in rest:
-        k = 2 + rest.index("s")
-        mistakes["`s` is not used"] = lambda *case: ours(*case[:k], 1, *case[k + 1 :])
+        mistakes["`s` is not used"] = lambda first, second, s, *t: ours(first, second, 1, *t)
     return Exercise(ours, cases, (first, second), mistakes)
 
 
@@ -68,10 +67,10 @@ models = cache(load_models)
 digit_gradient = gradient(lambda x_t, t, y: models()[1].log_p(x_t, t, y))
 
 
-def pushed_x_u(grad, t, u, of_eps=-1):
-    """The change of x_u by a push with s = 1."""
+def pushed_x_u(grad, t, u, of_eps=-1, power=0.5):
+    """The change of x_u by a push with s = 1. The defaults are right."""
     change_of_x_0 = (1 - ABAR[t]) / ABAR[t].sqrt() * grad
-    return add_noise(change_of_x_0, of_eps * (1 - ABAR[t]).sqrt() * grad, ABAR[u])
+    return add_noise(change_of_x_0, of_eps * (1 - ABAR[t]) ** power * grad, ABAR[u])
 
 
 LESSON_2 = {
@@ -100,9 +99,7 @@ LESSON_2 = {
         mistakes={
             "only the image changes": partial(pushed_x_u, of_eps=0),
             "the change of the noise has the wrong sign": partial(pushed_x_u, of_eps=1),
-            "the noise changes by `-grad`": lambda grad, t, u: pushed_x_u(
-                grad, t, u, of_eps=-1 / (1 - ABAR[t]).sqrt()
-            ),
+            "the noise changes by `-grad`": partial(pushed_x_u, power=0),
         },
     ),
     "exercise 8": weighted_sum(lambda eps, eps_y, s: eps + s * (eps_y - eps)),

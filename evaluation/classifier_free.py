@@ -18,7 +18,7 @@ from support.training import add_bf16_flag, add_training_flags, training_setting
 from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, ddpm_loss, train
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
-SCALE = 1.25  # chosen like inference.GROWTH
+SCALE = 1.25  # chosen by the rule in results/README.md
 
 
 def classifier_free(ddpm, scale=SCALE):

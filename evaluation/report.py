@@ -23,7 +23,8 @@ RUNS = MODELS, ROOT / "runs" / "1", ROOT / "runs" / "2"  # trained with these se
 FASHION = ROOT / "runs" / "fashion"
 DEFAULT = {"sampler": "ddpm", "steps": 50}
 FAST = {"sampler": "sde-dpmsolver++", "steps": 20}
-CONSTANT = 4  # chosen like inference.GROWTH: the smallest that is about as accurate as real images
+CONSTANT = 4  # chosen by the rule in results/README.md
+OTHERS = [1, 2, 3, 4, 5], [4, 8, 15, 30, 60]  # constant scales s, and growing ones b
 
 
 def quality(path):
@@ -55,7 +56,7 @@ def scales(path):
         ("1 + 12 SNR, constant below t = 400", lambda t: growth(max(t, 400))),
         ("1 + 12 SNR, s = 10 below t = 400", lambda t: growth(t) if t >= 400 else 10),
     ]
-    others = named_scales(ddpm, [1, 2, 3, 4, 5], [4, 8, 15, 30, 60])
+    others = named_scales(ddpm, *OTHERS)
     rows = scale_rows(ddpm, method, named_scales(ddpm) + others + ablations, **FAST)
     measure(rows, seed=2, path=path, columns=FAST | networks)
 
@@ -72,7 +73,7 @@ def transfer(path):
 def classifier_free(path):
     """Both methods, with the same two kinds of scales; no other experiment uses this seed."""
     ddpm, method, networks = load_method("guided")
-    scales = named_scales(ddpm) + named_scales(ddpm, [1, 2, 3, 4, 5], [4, 8, 15, 30, 60])
+    scales = named_scales(ddpm) + named_scales(ddpm, *OTHERS)
     rows = scale_rows(ddpm, method, scales, "guided, ", **FAST)
     ddpm, method, labeled = load_method("classifier_free")
     scales = named_scales(ddpm, [1, 1.25, 1.5, 2, 3], [0.1, 0.3, 1, 3, 10])
