@@ -146,7 +146,8 @@ def test_a_push_hangs_its_result_under_the_frame_and_a_link_replays_it(open_page
     page.click("#all")
     wait_for_results(page, 1, range(1, 21))
     page.click("#new")
-    wait_for_results(page, 1 if "digit=1" in page.url else 5, [4])
+    page.wait_for_url(re.compile("pushes=4$"))
+    wait_for_results(page, 5 if re.search(r"noise=\d*1&", page.url) else 1, [4])
 
 
 def test_a_digit_that_the_noise_becomes_anyway_is_replaced_unless_it_was_chosen(open_page):
