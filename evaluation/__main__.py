@@ -5,12 +5,9 @@
     python -m evaluation --method unguided guided classifier_free
     python -m evaluation --method --samples FILE.npz              # only your own samples
 
-Accuracy is the fraction of samples that the judge classifies as the target digit. Frechet distance,
-precision, and recall compare samples with half of the real images; the other half has its own row.
-In the CSV file, changes are relative to the first sampled row.
-
-Choose settings with the default split and seed; report results with `--split test --seed 0`. To
-measure your own guide, sampler, scale, or network, call `measure` in evaluation/measure.py.
+results/README.md explains the columns. Choose settings with the default split and seed; report
+results with `--split test --seed 0`. To measure your own guide, sampler, scale, or network, call
+`measure` in evaluation/measure.py.
 """
 
 import sys

@@ -86,11 +86,6 @@ def judge_images(judge, images, labels=None):
     return Judged(images, labels, features.cpu(), prediction, confidence)
 
 
-def accuracy_of(judge, images, labels):
-    """The fraction of uint8 images (N, C, H, W) that the judge classifies as labels (N,)."""
-    return (judge_images(judge, images).prediction == labels).float().mean().item()
-
-
 def read_digits(images):
     """The digits (N,) that the included judge sees in images (N, 1, 28, 28) in [-1, 1]."""
     return judge_images(load_judge(), to_uint8(images)).prediction
@@ -139,8 +134,10 @@ def main(argv=None):
     training = training_settings(args)
     sizes = args.steps, args.batch_size, args.lr
     training["loss"] = train(judge, *dataset.splits["train"], *sizes)
-    training["validation_accuracy"] = accuracy_of(judge, *dataset.splits["validation"])
-    training["test_accuracy"] = accuracy_of(judge, *dataset.splits["test"])
+    for split in "validation", "test":
+        judged = judge_images(judge, *dataset.splits[split])
+        right = judged.prediction == judged.labels
+        training[f"{split}_accuracy"] = right.float().mean().item()
     training["seconds"] = time.monotonic() - begin
     save_checkpoint(checkpoint, judge, None, dataset.info, training)
     print(f"saved {checkpoint}; test accuracy {training['test_accuracy']:.4f}")

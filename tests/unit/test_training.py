@@ -188,8 +188,9 @@ def test_the_networks_are_validated_on_the_validation_images(tiny, short):
     assert unet.checkpoint["training"]["validation_loss"] == pytest.approx(found)
     network = judge.load_judge(tiny / "judge.pth")
     for split in ("validation", "test"):
-        found = judge.accuracy_of(network, *short.splits[split])
-        assert network.checkpoint["training"][f"{split}_accuracy"] == found
+        found = judge.judge_images(network, *short.splits[split])
+        right = (found.prediction == found.labels).float().mean()
+        assert network.checkpoint["training"][f"{split}_accuracy"] == right
 
 
 def test_the_sample_grid_is_unguided_sampling_with_the_seeds_0_1_2(tiny):
