@@ -121,8 +121,6 @@ def main(argv=None):
     add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE)
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
-    if args.batch_size == 1:
-        parser.error("--batch-size must be at least 2, because of BatchNorm")
     dataset = Dataset(args.dataset, args.size)
     print(dataset)
 

@@ -5,7 +5,6 @@ import math
 import torch
 
 from evaluation.judge import Judged
-from support import UserError
 from support.seeds import generator
 
 METRICS = {  # name -> function of samples and real images (both `Judged`) that returns a number
@@ -19,7 +18,6 @@ METRICS = {  # name -> function of samples and real images (both `Judged`) that 
 }
 PROPORTIONS = ("accuracy", "doubtful")  # of independent images
 DOUBTFUL = 0.8  # the confidence of the judge below which an image is doubtful
-PER_CLASS = 10  # with fewer images per class, nothing is measured
 NUM_NEIGHBORS = 3  # k of precision and recall, Kynkäänniemi et al. 2019
 NUM_HALVES = 250  # estimates a standard deviation to within 4.5%
 Z = 1.96  # standard errors on each side of a 95% interval
@@ -102,12 +100,10 @@ def fraction_near(points, others):
 def balanced_parts(images, labels, num_parts, num_classes):
     """Split images (N, ...) and labels (N,) into disjoint random parts: a list of both.
 
-    All have equally many images of each class, in turn. Raises UserError if there are too few.
+    All have equally many images of each class, in turn.
     """
     order = torch.randperm(len(labels), generator=generator(0, "real images"))
     by_class = [order[labels[order] == y] for y in range(num_classes)]
     size = min(map(len, by_class)) // num_parts
-    if size < PER_CLASS:
-        raise UserError(f"at least {PER_CLASS} real images of each class are needed, found {size}")
     index = torch.stack([of_y[: num_parts * size] for of_y in by_class], dim=1).flatten()
-    return [(images[part], labels[part]) for part in index.split(size * num_classes)]
+    return [(images[part], labels[part]) for part in index.tensor_split(num_parts)]
