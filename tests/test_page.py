@@ -103,9 +103,8 @@ def test_a_film_is_that_of_python(open_page, noise, digit, step):
 
 
 def test_what_is_measured(tmp_path, monkeypatch, open_page):
-    def sample(
-        ddpm, y, seeds, step=None, **settings
-    ):  # a push works for the digits below 20 - step
+    def sample(ddpm, y, seeds, step=None, **settings):
+        """A push works for the digits below 20 - step."""
         own = torch.tensor(seeds)
         return own if y is None else torch.where((y := torch.tensor(y)) < 20 - step, y, own)
 
@@ -194,17 +193,15 @@ def test_nothing_is_wider_than_the_window(open_page):
 
 def test_every_link_leads_somewhere(open_page):
     page, published = open_page(), "https://somebody.github.io/name/"
-    links = page.eval_on_selector_all(
-        "[href], [src]", "(all) => all.map((it) => it.href || it.src)"
-    )
+    addresses = "(all) => all.map((it) => it.href || it.src)"
+    links = page.eval_on_selector_all("[href], [src]", addresses)
     local = [link for link in links if link.startswith("http://127")]
     assert len(local) > 4 and all(page.request.get(link).ok for link in local)
-    page.route(
-        f"{published}**",
-        lambda route: route.fulfill(
-            path=DOCS / (route.request.url.removeprefix(published) or "index.html")
-        ),
-    )
+
+    def file_of(route):
+        route.fulfill(path=DOCS / (route.request.url.removeprefix(published) or "index.html"))
+
+    page.route(f"{published}**", file_of)
     page.goto(published)  # where files lead to the repository
     page.wait_for_selector("[href='https://github.com/somebody/name/tree/main/results/README.md']")
     assert not page.query_selector("a[href^='../']")
