@@ -81,11 +81,7 @@ def test_each_row_has_the_scale_of_its_name(experiment, name):
                 assert shift.mean() / unit == pytest.approx(scale_of(row, t), rel=0.01)
 
 
-OLD = pytest.mark.xfail(strict=True, reason="measured with the networks before the included ones")
-MEASURED = [pytest.param(n, marks=[OLD] * (n == "runs")) for n in SEEDS]
-
-
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", SEEDS)
 def test_the_stored_tables_are_those_of_the_experiments(experiment, name):
     for call in experiment(name):
         stored = read_rows(ROOT / "results" / call["path"].name)
