@@ -1,7 +1,7 @@
 """Step 3: sample digits with classifier guidance.
 
     python inference.py                                      # guided_output.png: eight 1s
-    python inference.py --digits 3 1 4 --guidance-scale 5    # a constant scale, s = 5
+    python inference.py --digits 3 1 4 --guidance-scale 0 1 2
 
 Runs the reverse process of Ho et al. 2020 ("DDPM", arXiv 2006.11239) with a diffusers scheduler.
 At each step, the classifier's gradient shifts the predicted noise: Dhariwal & Nichol 2021 ("ADM",
@@ -9,8 +9,8 @@ arXiv 2105.05233), equation (14), with a scale s_t.
 
     eps_hat = eps(x_t, t) - s_t * sqrt(1 - abar_t) * grad_{x_t} log p(y | x_t, t)
 
-With --guidance-scale, s_t is constant, as in ADM. By default, s_t = 1 + 12 SNR_t, which grows as
-the noise decreases.
+The scale is s_t = s (1 + b SNR_t), where s is --guidance-scale and b is --growth. With b = 0, it is
+constant, as in ADM.
 
 Images are tensors (B, C, H, W) in [-1, 1], and abar_t is the scheduler's alphas_cumprod[t].
 """
@@ -30,7 +30,7 @@ from support.files import MODELS, load_checkpoint, output_folder
 from support.seeds import image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
-GROWTH = 12  # b of the default scale, s_t = 1 + b SNR_t; chosen by the rule in results/README.md
+GUIDANCE_SCALE, GROWTH = 1, 12  # s and b; chosen by the rule in results/README.md
 FAR_OUTSIDE = 15  # x_t stays within about [-5, 5] unless the guidance is too strong
 
 
@@ -85,12 +85,13 @@ def reverse(predict, scheduler, x_t, y, rngs):
         x_t = scheduler.step(eps_hat, t, x_t, generator=rngs).prev_sample  # DDPM (6), (7)
 
 
-def growing_scale(ddpm, b=GROWTH):
-    """s_t = 1 + b SNR_t, a function of t, where SNR_t is abar_t / (1 - abar_t).
+def growing_scale(ddpm, s=GUIDANCE_SCALE, b=GROWTH):
+    """s_t = s (1 + b SNR_t), a function of t, where SNR_t is abar_t / (1 - abar_t).
 
-    1 is Bayes' rule; we think that b makes up for a gradient that is too small (lesson 2).
+    s is ADM's scale: 1 is Bayes' rule, 0 is unguided. 1 + b SNR grows as the noise decreases; we
+    think it makes up for a gradient that is too small (lesson 2). With b = 0, s_t is constant.
     """
-    return lambda t: 1 + b * snr(ddpm.abar[t])
+    return lambda t: s * (1 + b * snr(ddpm.abar[t]))
 
 
 SAMPLERS = {  # written out in examples/samplers.py
@@ -201,23 +202,16 @@ def parse_args(argv):
 
 
 def add_sampling_flags(parser):
-    """Add --guidance-scale, --growing-scale, --sampler, --steps, and --models."""
+    """Add --guidance-scale, --growth, --sampler, --steps, and --models."""
     add, default = parser.add_argument, "(default: %(default)s)"
-    many = {"type": cli.number(float), "nargs": "+", "action": "extend", "default": []}
-    scale_help = "constant scales, one row each, above the growing ones; 0 is unguided"
-    add("--guidance-scale", **many, metavar="S", help=scale_help)
-    growing_help = f"growing scales 1 + B SNR_t, one row each (default: {GROWTH})"
-    add("--growing-scale", **many, metavar="B", help=growing_help)
+    scale_help = f"s, one row each; 0 is unguided (default: {GUIDANCE_SCALE})"
+    scales = {"type": cli.number(float), "metavar": "S", "default": [GUIDANCE_SCALE]}
+    add("--guidance-scale", nargs="+", **scales, help=scale_help)
+    growth_help = f"b in s (1 + b SNR); 0 is a constant scale (default: {GROWTH})"
+    add("--growth", type=cli.number(float), metavar="B", default=GROWTH, help=growth_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help=f"sampling algorithm {default}")
     add("--steps", type=cli.number(int, 1), default=STEPS, help=f"sampling steps {default}")
     add("--models", type=Path, default=MODELS, help="folder of the checkpoints (default: models)")
-
-
-def named_scales(ddpm, constants=(), growths=()):
-    """A list of (label, scale), constant scales first; without arguments, the default one."""
-    growths = growths or ([] if constants else [GROWTH])
-    scales = [(f"s = {s}".removesuffix(".0"), s) for s in constants]
-    return scales + [(f"1 + {b} SNR".replace(".0 ", " "), growing_scale(ddpm, b)) for b in growths]
 
 
 def class_numbers(words, classes):
@@ -243,10 +237,10 @@ def main(argv=None):
     seeds = image_seeds(args.seed, y.tolist())
 
     rows = []  # (label, samples)
-    for label, scale in named_scales(ddpm, args.guidance_scale, args.growing_scale):
-        predict = ddpm if scale == 0 else guided(ddpm, grad, scale)
+    for s in args.guidance_scale:
+        predict = guided(ddpm, grad, growing_scale(ddpm, s, args.growth)) if s else ddpm
         samples = sample(ddpm, y, seeds, predict, sampler=args.sampler, steps=args.steps)
-        rows.append((label, samples))
+        rows.append((f"s = {s:g}", samples))
 
     if len(rows) == 1:
         columns = len(y) if args.num_samples == 1 else args.num_samples

@@ -1,7 +1,7 @@
 """Evaluate built-in methods, or a file of samples, with a judge that is never used for guidance.
 
     python -m evaluation --n 500                                  # a quick look; default n = 2,000
-    python -m evaluation --guidance-scale 1 3 --sampler ddim      # constant scales
+    python -m evaluation --guidance-scale 1 3 --growth 0          # constant scales
     python -m evaluation --method unguided guided classifier_free
     python -m evaluation --method --samples FILE.npz              # only your own samples
 
@@ -19,8 +19,9 @@ import torch
 from data import Dataset, add_dataset_flags
 from evaluation.classifier_free import SCALE
 from evaluation.judge import load_judge
-from evaluation.measure import SEED, check_dataset, load_method, measure, scale_rows, unguided
-from inference import add_sampling_flags, named_scales
+from evaluation.measure import SEED, check_dataset, load_method, measure, named_scales, scale_rows
+from evaluation.measure import unguided
+from inference import GROWTH, GUIDANCE_SCALE, add_sampling_flags
 from support import UserError, cli
 from support.files import MODELS
 
@@ -36,6 +37,7 @@ def main(argv=None):
     add("--split", choices=["validation", "test"], default="validation", help="real images")
     add("--csv", type=cli.output(".csv"), help="file for the table")
     add_sampling_flags(parser)
+    parser.set_defaults(guidance_scale=None, growth=None)  # each method has its own
     cli.add_run_flags(parser, seed=SEED)
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
@@ -52,11 +54,10 @@ def main(argv=None):
         if method == "unguided":
             rows[method] = unguided(ddpm, **settings)
             continue
-        scales = [args.guidance_scale, args.growing_scale]
-        if method == "classifier_free" and not any(scales):
-            scales = [[SCALE]]
-        scales, prefix = named_scales(ddpm, *scales), f"{method.replace('_', '-')}, "
-        rows |= scale_rows(ddpm, predict, scales, prefix, **settings)
+        s, b = (GUIDANCE_SCALE, GROWTH) if method == "guided" else (SCALE, 0)
+        b = b if args.growth is None else args.growth
+        scales = named_scales(ddpm, *[(s, b) for s in args.guidance_scale or [s]])
+        rows |= scale_rows(ddpm, predict, scales, f"{method.replace('_', '-')}, ", **settings)
     rows |= {str(path): read_samples(path, dataset.info) for path in args.samples}
     measure(rows, args.n, args.split, args.seed, dataset, judge, args.csv, columns)
 

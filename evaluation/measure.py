@@ -12,7 +12,7 @@ from evaluation.classifier_free import classifier_free
 from evaluation.judge import judge_images, load_judge
 from evaluation.metrics import METRICS, balanced_parts, scores_of, with_intervals
 from evaluation.tables import REAL, cell, write_rows
-from inference import gradient, guided, load_models, sample
+from inference import gradient, growing_scale, guided, load_models, sample
 from support import UserError
 from support.files import MODELS, sha256
 from support.pictures import to_uint8
@@ -101,6 +101,18 @@ def load_method(method, folder=MODELS, device="cpu"):
         ddpm = load_ddpm(folder / names[0], device)
         predict = partial(classifier_free, ddpm)
     return ddpm, predict, {f"sha256 of {name}": sha256(folder / name) for name in names}
+
+
+def named_scales(ddpm, *pairs):
+    """A list of (name, scale) for pairs (s, b) of the scale s (1 + b SNR)."""
+    return [(scale_name(s, b), growing_scale(ddpm, s, b)) for s, b in pairs]
+
+
+def scale_name(s, b):
+    """A name such as "s = 3", "1 + 12 SNR", or "2 (1 + 12 SNR)"."""
+    if b == 0:
+        return f"s = {s:g}"
+    return f"1 + {b:g} SNR" if s == 1 else f"{s:g} (1 + {b:g} SNR)"
 
 
 def scale_rows(ddpm, method, scales, prefix="", **settings):

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from data import Dataset
 from evaluation.judge import load_judge
-from evaluation.measure import load_method, measure, scale_rows, unguided
+from evaluation.measure import load_method, measure, named_scales, scale_rows, unguided
 from evaluation.tables import REAL, with_tables
-from inference import growing_scale, named_scales
+from inference import GROWTH, GUIDANCE_SCALE, growing_scale
 from support import cli
 from support.files import MODELS, ROOT, atomic_write
 from support.figures import ACCENT, INK
@@ -24,7 +24,8 @@ FASHION = ROOT / "runs" / "fashion"
 DEFAULT = {"sampler": "ddpm", "steps": 50}
 FAST = {"sampler": "sde-dpmsolver++", "steps": 20}
 CONSTANT = 4  # chosen by the rule in results/README.md
-OTHERS = [1, 2, 3, 4, 5], [4, 8, 15, 30, 60]  # constant scales s, and growing ones b
+CHOSEN = GUIDANCE_SCALE, GROWTH  # s and b of the scale s (1 + b SNR); b = 0 is a constant
+OTHERS = *[(s, 0) for s in (1, 2, 3, 4, 5)], *[(1, b) for b in (4, 8, 15, 30, 60)]
 
 
 def quality(path):
@@ -56,16 +57,15 @@ def scales(path):
         ("1 + 12 SNR, constant below t = 400", lambda t: growth(max(t, 400))),
         ("1 + 12 SNR, s = 10 below t = 400", lambda t: growth(t) if t >= 400 else 10),
     ]
-    others = named_scales(ddpm, *OTHERS)
-    rows = scale_rows(ddpm, method, named_scales(ddpm) + others + ablations, **FAST)
+    rows = scale_rows(ddpm, method, named_scales(ddpm, CHOSEN, *OTHERS) + ablations, **FAST)
     measure(rows, seed=2, path=path, columns=FAST | networks)
 
 
 def transfer(path):
     """Does a growing scale help with other images? Fashion-MNIST, and its own three networks."""
     ddpm, method, networks = load_method("guided", FASHION)
-    others = named_scales(ddpm, [1, 1.5, 2, 3, 5], [2, 4, 15, 30])
-    rows = scale_rows(ddpm, method, named_scales(ddpm, growths=[8]) + others, **FAST)
+    others = [(s, 0) for s in (1, 1.5, 2, 3, 5)] + [(1, b) for b in (2, 4, 15, 30)]
+    rows = scale_rows(ddpm, method, named_scales(ddpm, (1, 8), *others), **FAST)
     dataset, judge = Dataset("fashion-mnist"), load_judge(FASHION / "judge.pth")
     measure(rows, seed=2, dataset=dataset, judge=judge, path=path, columns=FAST | networks)
 
@@ -73,10 +73,11 @@ def transfer(path):
 def classifier_free(path):
     """Both methods, with the same two kinds of scales; no other experiment uses this seed."""
     ddpm, method, networks = load_method("guided")
-    scales = named_scales(ddpm) + named_scales(ddpm, *OTHERS)
+    scales = named_scales(ddpm, CHOSEN, *OTHERS)
     rows = scale_rows(ddpm, method, scales, "guided, ", **FAST)
     ddpm, method, labeled = load_method("classifier_free")
-    scales = named_scales(ddpm, [1, 1.25, 1.5, 2, 3], [0.1, 0.3, 1, 3, 10])
+    scales = [(s, 0) for s in (1, 1.25, 1.5, 2, 3)] + [(1, b) for b in (0.1, 0.3, 1, 3, 10)]
+    scales = named_scales(ddpm, *scales)
     rows |= scale_rows(ddpm, method, scales, "classifier-free, ", **FAST)
     table = measure(rows, seed=4, path=path, columns=FAST | networks | labeled)
 

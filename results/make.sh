@@ -25,7 +25,7 @@ pictures() { # guided_output.png, the other pictures in results/, and what docs/
   python inference.py
   python inference.py --digits all --num-samples 1 --output results/digits.png
   python -m examples.animate
-  python inference.py --digits all --num-samples 1 --guidance-scale 0 1 10 500 --growing-scale 12 \
+  python inference.py --digits all --num-samples 1 --guidance-scale 0 0.3 1 3 10 \
     --output results/scales_grid.png
   python -m docs.export
   python -m docs.export --measure

@@ -115,8 +115,10 @@ def test_the_default_is_eight_images_of_class_1_with_a_growing_scale(models):
 
 
 def test_all_flags(models):
-    flags = ["--sampler", "dpmsolver++", "--steps", 7, "--seed", 9, "--digits", "ring"]
-    images, labels = run(models, *flags, "--num-samples", 2, "--guidance-scale", 9, "--digits", 0)
+    flags = ["--sampler", "dpmsolver++", "--steps", 7, "--seed", 9, "--num-samples", 2]
+    images, labels = run(
+        models, *flags, "--growth", 0, "--guidance-scale", 9, "--digits", "ring", 0
+    )
     assert labels == [2, 2, 0, 0]
     expected = sampled(models, labels, 9, lambda _: 9, sampler="dpmsolver++", steps=7)
     assert np.array_equal(images, expected)
@@ -147,15 +149,13 @@ def test_one_row_per_class_or_one_row_of_single_images(models, drawing, samples,
 
 
 def test_several_scales_make_one_row_each_from_the_same_noise(models, drawing):
-    """Constant scales are above the growing ones. The NPZ file is of the last row."""
-    scales = ["--growing-scale", 2, -0.5, "--guidance-scale", 9, 0, 1.000001]
+    """The NPZ file is of the last row."""
+    scales = ["--growth", 2, "--guidance-scale", 9, 0, -0.5]
     settings = ["--digits", 2, 0, "--num-samples", 2, "--steps", 3, "--sampler", "ddim"]
     images, labels = run(models, *scales, *settings)
     rows, columns = drawing.labeled_grid.call_args_list[0].args
     assert columns == ["ring", "ring", "bar", "bar"]
-    scales = {"s = 9": lambda _: 9, "s = 0": None, "s = 1.000001": lambda _: 1.000001}
-    scales["1 + 2 SNR"] = lambda ddpm: growing_scale(ddpm, 2)
-    scales["1 + -0.5 SNR"] = lambda ddpm: growing_scale(ddpm, -0.5)
+    scales = {f"s = {s}": lambda ddpm, s=s: growing_scale(ddpm, s, 2) for s in (9, 0, -0.5)}
     assert [label for label, _ in rows] == list(scales)
     for label, shown in rows:
         expected = sampled(models, labels, 0, scales[label], sampler="ddim", steps=3)

@@ -131,7 +131,7 @@ def test_every_flag_reaches_the_measurement(measured, tmp_path):
         content = torch.load(trial / name)
         content["state_dict"][f"{layer}.weight"] *= -1
         torch.save(content, trial / name)
-    flags = f"--models {trial} --sampler ddim --steps 2 --guidance-scale 2 --growing-scale 4"
+    flags = f"--models {trial} --sampler ddim --steps 2 --guidance-scale 2 3 --growth 4"
     flags += f" --n 300 --split test --seed 4 --csv {csv}"
     found = measured(*flags.split(), "--method", "guided", "unguided", "classifier_free")
     assert [found[key] for key in ("n", "split", "seed", "path")] == [300, "test", 4, csv]
@@ -141,15 +141,16 @@ def test_every_flag_reaches_the_measurement(measured, tmp_path):
     assert found["columns"] == {"sampler": "ddim", "steps": 2} | hashes
 
     ddpm, classifier = load_models(trial)
-    labeled, growth = load_ddpm(trial / "classifier_free.pth"), growing_scale(ddpm, 4)
+    labeled = load_ddpm(trial / "classifier_free.pth")
     grad, y = gradient(classifier.log_p), torch.tensor([3, 7])
     expected = {
-        "guided, s = 2": (ddpm, guided(ddpm, grad, 2)),
-        "guided, 1 + 4 SNR": (ddpm, guided(ddpm, grad, growth)),
+        "guided, 2 (1 + 4 SNR)": (ddpm, guided(ddpm, grad, growing_scale(ddpm, 2, 4))),
+        "guided, 3 (1 + 4 SNR)": (ddpm, guided(ddpm, grad, growing_scale(ddpm, 3, 4))),
         "unguided": (ddpm, None),
-        "classifier-free, s = 2": (labeled, classifier_free(labeled, 2)),
-        "classifier-free, 1 + 4 SNR": (labeled, classifier_free(labeled, growth)),
     }
+    for s in (2, 3):
+        predict = classifier_free(labeled, growing_scale(ddpm, s, 4))
+        expected[f"classifier-free, {s} (1 + 4 SNR)"] = (labeled, predict)
     assert list(found["rows"]) == list(expected)
     for name, (network, predict) in expected.items():
         images = found["rows"][name](y, [0, 1])
@@ -169,8 +170,8 @@ def test_the_defaults(measured, tmp_path):
     shutil.copy(MODELS / "classifier_free.pth", tmp_path)  # but no judge
     found = measured("--method", "classifier_free", "--models", tmp_path)
     assert list(found["rows"]) == [f"classifier-free, s = {SCALE}"]
-    growing = measured("--method", "classifier_free", "--growing-scale", 2)
-    assert list(growing["rows"]) == ["classifier-free, 1 + 2 SNR"]
+    growing = measured("--method", "classifier_free", "--growth", 2)
+    assert list(growing["rows"]) == [f"classifier-free, {SCALE} (1 + 2 SNR)"]
     assert found["judge"].checkpoint["sha256"] == sha256(MODELS / "judge.pth")
 
 

@@ -147,8 +147,8 @@ def test_a_guide_that_does_not_return_one_number_per_image_is_refused(shape):
 
 def test_the_scale_grows_with_the_signal_to_noise_ratio():
     ddpm, snr = fake_ddpm(None), (ABAR[:1000] / (1 - ABAR[:1000])).tolist()
-    found = growing_scale(ddpm)(249), growing_scale(ddpm, -8)(0)
-    assert found == pytest.approx((1 + 12 * snr[249], 1 - 8 * snr[0]), rel=1e-3)
+    found = growing_scale(ddpm, 2)(249), growing_scale(ddpm, 3, -8)(0)
+    assert found == pytest.approx((2 * (1 + 12 * snr[249]), 3 * (1 - 8 * snr[0])), rel=1e-3)
 
 
 # --- Gaussian pixels with noisy observations, where everything is known exactly ---
