@@ -10,7 +10,7 @@ from torchvision import datasets
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms import Compose, PILToTensor, Resize
 
-from support import UserError
+from support.cli import UserError
 from support.cli import number
 from support.files import ROOT
 from support.seeds import generator
@@ -114,6 +114,21 @@ def load_image(path):
 def from_uint8(images):
     """uint8 images as floats in [-1, 1]."""
     return images.float().div(127.5).sub(1)
+
+
+def class_numbers(words, classes):
+    """Class indices of class names, indices, or "all": a list of ints.
+
+    What is both a name and an index is read as a name. Raises UserError for unknown words.
+    """
+    if words == ["all"]:
+        return list(range(len(classes)))
+    numbers = {str(k): k for k in range(len(classes))} | {n: k for k, n in enumerate(classes)}
+    for word in words:
+        if word not in numbers:
+            known = f"expected 'all' by itself, or any of {' '.join(numbers)}, separated by spaces"
+            raise UserError(f"unknown class {word!r}; {known}")
+    return [numbers[word] for word in words]
 
 
 def add_dataset_flags(parser):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
-from support import UserError
+from support.cli import UserError
 from support.files import load_checkpoint
 from support.seeds import generator
 

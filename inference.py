@@ -21,12 +21,15 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from classifier import Classifier
+from data import class_numbers
 from diffusion import load_ddpm, same_noise, sampling_times, snr, t_batch, x_0_from_eps
-from support import UserError, cli, pictures
-from support.files import MODELS, load_checkpoint, output_folder
+from support import cli, pictures
+from support.cli import UserError
+from support.files import MODELS, check_writable, load_checkpoint, output_folder, write_files
 from support.seeds import image_seeds
 
 SAMPLER, STEPS = "ddpm", 50
@@ -188,25 +191,12 @@ def load_models(folder=MODELS, device="cpu", unet_class=UNet2DModel, classifier_
 # --- command line ---
 
 
-def parse_args(argv):
-    parser = cli.make_parser(__doc__)
-    add, default = parser.add_argument, "(default: %(default)s)"
-    digits_help = "digits or class names, or 'all' (default: 1)"
-    add("--digits", nargs="+", action="extend", help=digits_help)
-    add("--num-samples", type=cli.number(int, 1), default=8, help=f"images per digit {default}")
-    add_sampling_flags(parser)
-    add("--output", type=cli.output(".png"), help="PNG file (default: guided_output.png)")
-    add("--npz", type=cli.output(".npz"), help="NPZ file for the samples of the last row")
-    cli.add_run_flags(parser)
-    return parser.parse_args(argv)
-
-
 def add_sampling_flags(parser):
     """Add --guidance-scale, --growth, --sampler, --steps, and --models."""
     add, default = parser.add_argument, "(default: %(default)s)"
+    scales = {"type": cli.number(float), "nargs": "+", "default": [GUIDANCE_SCALE]}
     scale_help = f"s, one row each; 0 is unguided (default: {GUIDANCE_SCALE})"
-    scales = {"type": cli.number(float), "metavar": "S", "default": [GUIDANCE_SCALE]}
-    add("--guidance-scale", nargs="+", **scales, help=scale_help)
+    add("--guidance-scale", metavar="S", **scales, help=scale_help)
     growth_help = f"b in s (1 + b SNR); 0 is a constant scale (default: {GROWTH})"
     add("--growth", type=cli.number(float), metavar="B", default=GROWTH, help=growth_help)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help=f"sampling algorithm {default}")
@@ -214,44 +204,41 @@ def add_sampling_flags(parser):
     add("--models", type=Path, default=MODELS, help="folder of the checkpoints (default: models)")
 
 
-def class_numbers(words, classes):
-    """Convert class names, class indices, or "all" to a list of class indices.
-
-    What is both a name and an index is read as a name. Raises UserError for unknown words.
-    """
-    if words == ["all"]:
-        return list(range(len(classes)))
-    numbers = {str(k): k for k in range(len(classes))} | {n: k for k, n in enumerate(classes)}
-    if unknown := set(words) - set(numbers):
-        raise UserError(f"unknown class {unknown.pop()!r}; expected any of {[*numbers]}, or 'all'")
-    return [numbers[word] for word in words]
-
-
 @cli.one_line_errors
 def main(argv=None):
-    args = parse_args(argv)
+    parser = cli.make_parser(__doc__)
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add("--digits", nargs="+", default=["1"], help="digits, class names, or 'all' (default: 1)")
+    add("--num-samples", type=cli.number(int, 1), default=8, help=f"images per digit {default}")
+    add_sampling_flags(parser)
+    add("--output", type=cli.output(".png"), help="PNG file (default: guided_output.png)")
+    add("--npz", type=cli.output(".npz"), help="NPZ file for the samples of all rows")
+    cli.add_run_flags(parser)
+    args = parser.parse_args(argv)
+    output = args.output or output_folder(args.models) / "guided_output.png"
+    for path in [output, args.npz] if args.npz else [output]:
+        check_writable(path)
+
     ddpm, classifier = load_models(args.models, args.device)
     dataset, grad = ddpm.unet.checkpoint["dataset"], gradient(classifier.log_p)
-    y = torch.tensor(class_numbers(args.digits or ["1"], dataset["classes"]))
+    y = torch.tensor(class_numbers(args.digits, dataset["classes"]))
     y = y.repeat_interleave(args.num_samples)  # (N,)
-    seeds = image_seeds(args.seed, y.tolist())
-
-    rows = []  # (label, samples)
+    seeds, rows = image_seeds(args.seed, y.tolist()), {}
     for s in args.guidance_scale:
         predict = guided(ddpm, grad, growing_scale(ddpm, s, args.growth)) if s else ddpm
-        samples = sample(ddpm, y, seeds, predict, sampler=args.sampler, steps=args.steps)
-        rows.append((f"s = {s:g}", samples))
+        rows[f"s = {s:g}"] = sample(ddpm, y, seeds, predict, sampler=args.sampler, steps=args.steps)
 
+    shown = {name: pictures.as_displayed(images, dataset) for name, images in rows.items()}
     if len(rows) == 1:
         columns = len(y) if args.num_samples == 1 else args.num_samples
-        picture = pictures.grid_image(pictures.as_displayed(samples, dataset), columns)
+        picture = pictures.grid_image(*shown.values(), columns)
     else:
-        shown = [(label, pictures.as_displayed(images, dataset)) for label, images in rows]
-        picture = pictures.labeled_grid(shown, [dataset["classes"][k] for k in y])
-    output = args.output or output_folder(args.models) / "guided_output.png"
-    pictures.save_picture(output, picture)
+        pictures.draw_rows(picture := Figure(), shown, [dataset["classes"][k] for k in y])
+    files = {output: pictures.png(picture)}
     if args.npz:
-        pictures.save_npz(args.npz, samples, y, dataset["classes"])
+        images, labels = torch.cat([*rows.values()]), y.repeat(len(rows))
+        files[args.npz] = pictures.npz(images, labels, dataset["classes"])
+    write_files(files)
     print(f"saved {len(y) * len(rows)} images to {output}")
 
 

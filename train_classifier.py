@@ -45,7 +45,7 @@ def train(
     """
     images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
     validation = dataset.load("validation")
-    batches_per_epoch = max(len(images) // batch_size, 1)
+    batches_per_epoch = len(images) // batch_size
     device = next(classifier.parameters()).device
     scheduler = DDPMScheduler(**SCHEDULE)
 

@@ -22,8 +22,8 @@ from tqdm import trange
 from data import Dataset, add_dataset_flags, from_uint8
 from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
 from support import cli
-from support.files import output_folder
-from support.pictures import as_displayed, grid_image, save_picture
+from support.files import output_folder, write_files
+from support.pictures import as_displayed, grid_image, png
 from support.training import FUSED_ADAMW, LOSS_STEPS, VALIDATE_EVERY, TrainingState
 from support.training import add_bf16_flag, add_training_flags, log, mean, training_settings
 
@@ -66,7 +66,7 @@ def train(
     Returns the `TrainingState`, whose `finish` writes the checkpoint.
     """
     images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
-    batches_per_epoch = max(len(images) // batch_size, 1)
+    batches_per_epoch = len(images) // batch_size
     scheduler = DDPMScheduler(**SCHEDULE)
 
     optimizer = torch.optim.AdamW(
@@ -163,7 +163,7 @@ def main(argv=None):
 
     def save_samples(path):
         images = as_displayed(unguided_samples(unet, NUM_SAMPLES, SAMPLING_STEPS), dataset.info)
-        save_picture(path, grid_image(images, COLUMNS))
+        write_files({path: png(grid_image(images, COLUMNS))})
 
     def validate(unet, step):
         if step < args.steps:

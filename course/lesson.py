@@ -4,14 +4,14 @@ import matplotlib.pyplot as plt
 from PIL import Image, ImageDraw, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
-from support.figures import ACCENT, BLUE, INK, ORANGE
+from support.pictures import BLACK, BLUE, ORANGE
 
-CLASS_COLORS = [tuple(c / 255 for c in color) for color in (BLUE, ORANGE)]  # of points in the plane
+CLASS_COLORS = [BLUE, ORANGE]  # of points in the plane
 
 
 def plot_steps(axes, title, times, curves):
     """Plot curves, label -> one value per timestep, with the noise decreasing to the right."""
-    for (label, values), color in zip(curves.items(), (INK, ACCENT, "0.6")):
+    for (label, values), color in zip(curves.items(), (BLACK, ORANGE, "0.6")):
         axes.plot(times, values, "o-", color=color, label=label)
     axes.set(xlim=(times[0] + 20, times[-1] - 20), title=title, xlabel="t")
     axes.legend(frameon=False, fontsize=8)

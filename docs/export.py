@@ -17,16 +17,11 @@ from evaluation.judge import read_digits
 from evaluation.tables import write_rows
 from inference import gradient, load_models, sample
 from support.cli import make_parser, one_line_errors
-from support.files import ROOT, atomic_write
+from support.files import ROOT, write_files
 
 NOISE, DIGIT, PUSH = 0, 6, 3  # of the first screen; the pushed step counts from 0
 SAMPLING = {"sampler": "ddim", "steps": 20}
 NORM = 6  # of a push
-
-
-def write(path, content):
-    with atomic_write(path) as file:
-        file.write(content)
 
 
 def export_constants(folder, ddpm):
@@ -35,7 +30,7 @@ def export_constants(folder, ddpm):
     values |= {"TIMES": times, "ABAR": [float(f"{x:.8g}") for x in ddpm.abar[times].tolist()]}
     lines = [f"export const {name} = {json.dumps(value)};" for name, value in values.items()]
     lines = [textwrap.fill(line, 110) for line in ["// Written by export.py.", *lines, ""]]
-    write(folder / "constants.js", "\n".join(lines).encode())
+    write_files({folder / "constants.js": "\n".join(lines).encode()})
 
 
 def channels_last(weights):
@@ -55,8 +50,8 @@ def export_weights(folder, ddpm, classifier):
             places.append({"name": name, "shape": x.shape, "start": start, "length": x.size})
             parts.append(x.tobytes())
             start += x.size
-    write(folder / "weights.bin", b"".join(parts))
-    write(folder / "weights.json", json.dumps(networks, separators=(",", ":")).encode())
+    write_files({folder / "weights.bin": b"".join(parts)})
+    write_files({folder / "weights.json": json.dumps(networks, separators=(",", ":")).encode()})
 
 
 def pushed_once(ddpm, grad, step):

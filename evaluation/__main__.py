@@ -22,7 +22,8 @@ from evaluation.judge import load_judge
 from evaluation.measure import SEED, check_dataset, load_method, measure, named_scales, scale_rows
 from evaluation.measure import unguided
 from inference import GROWTH, GUIDANCE_SCALE, add_sampling_flags
-from support import UserError, cli
+from support import cli
+from support.cli import UserError
 from support.files import MODELS
 
 
@@ -63,7 +64,7 @@ def main(argv=None):
 
 
 def read_samples(path, dataset_info):
-    """uint8 images (N, C, H, W) and labels (N,) or None from a file in the format of `save_npz`.
+    """uint8 images (N, C, H, W) and labels (N,) or None from a file in the format of `npz`.
 
     Raises UserError if the file is corrupted, or does not fit the dataset.
     """

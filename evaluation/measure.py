@@ -13,7 +13,7 @@ from evaluation.judge import judge_images, load_judge
 from evaluation.metrics import METRICS, balanced_parts, scores_of, with_intervals
 from evaluation.tables import REAL, cell, write_rows
 from inference import gradient, growing_scale, guided, load_models, sample
-from support import UserError
+from support.cli import UserError
 from support.files import MODELS, sha256
 from support.pictures import to_uint8
 from support.seeds import image_seeds

@@ -14,12 +14,12 @@ from evaluation.measure import load_method, measure, named_scales, scale_rows, u
 from evaluation.tables import REAL, with_tables
 from inference import GROWTH, GUIDANCE_SCALE, growing_scale
 from support import cli
-from support.files import MODELS, ROOT, atomic_write
-from support.figures import ACCENT, INK
+from support.files import MODELS, ROOT, write_files
+from support.pictures import BLACK, ORANGE, png
 
 RESULTS = ROOT / "results"
 PAGES = ROOT / "README.md", RESULTS / "README.md"
-RUNS = MODELS, ROOT / "runs" / "1", ROOT / "runs" / "2"  # trained with these seeds: make.sh
+RUNS = MODELS, ROOT / "runs" / "1", ROOT / "runs" / "2"  # trained with these seeds
 FASHION = ROOT / "runs" / "fashion"
 DEFAULT = {"sampler": "ddpm", "steps": 50}
 FAST = {"sampler": "sde-dpmsolver++", "steps": 20}
@@ -84,17 +84,16 @@ def classifier_free(path):
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     x, y = ({name: row[key] for name, row in table.items()} for key in ("frechet", "accuracy"))
-    for name, color in (("guided", ACCENT), ("classifier-free", INK)):
+    for name, color in (("guided", ORANGE), ("classifier-free", BLACK)):
         for kind, start, style in (("growing", "1 + ", "o-"), ("constant", "s = ", "s--")):
             names = [key for key in table if key.startswith(f"{name}, {start}")]
             names.sort(key=lambda key: float(re.findall(r"[\d.]+", key)[-1]))  # by scale
             points = [x[key] for key in names], [100 * y[key] for key in names]
             axes.plot(*points, style, color=color, lw=1, ms=4, label=f"{name}, {kind} scales")
-    axes.plot(x[REAL], 100 * y[REAL], "*", color=INK, ms=10, label=REAL)
+    axes.plot(x[REAL], 100 * y[REAL], "*", color=BLACK, ms=10, label=REAL)
     axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)", xlim=(0, 0.8), ylim=(90, 100.2))
     axes.legend(frameon=False)
-    with atomic_write(path.with_suffix(".png")) as file:
-        figure.savefig(file, dpi=120)
+    write_files({path.with_suffix(".png"): png(figure)})
 
 
 EXPERIMENTS = {f.__name__: f for f in (scales, quality, runs, transfer, classifier_free)}
@@ -109,9 +108,7 @@ def main(argv=None):
             EXPERIMENTS[name](RESULTS / f"{name}.csv")
             continue
         texts = {page: with_tables(page.read_text()) for page in PAGES}
-        for page, text in texts.items():  # if no row is missing in any of them
-            with atomic_write(page) as file:
-                file.write(text.encode())
+        write_files({page: text.encode() for page, text in texts.items()})
 
 
 if __name__ == "__main__":

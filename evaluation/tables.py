@@ -4,8 +4,8 @@ import csv
 import io
 import re
 
-from support import UserError
-from support.files import ROOT, atomic_write
+from support.cli import UserError
+from support.files import ROOT, write_files
 
 REAL = "real images"  # the row that others are compared with
 WIDEST = "± at most"  # a row with the largest half-width of the intervals of each column
@@ -19,8 +19,7 @@ def write_rows(path, rows):
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{x:.6g}" if isinstance(x, float) else x for k, x in row.items()})
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    write_files({path: text.getvalue().encode()})
 
 
 def read_rows(path):

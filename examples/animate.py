@@ -1,51 +1,48 @@
 """Draw results/guided.gif, in which noise becomes the ten digits: python -m examples.animate
 
-Bottom row: the classifier's gradient. Orange adds ink, blue removes it.
+Rows: x_t, the U-Net's prediction of x_0, and the shift that guidance makes in this prediction,
+s_t (1 - abar_t) / sqrt(abar_t) grad log p(y | x_t, t), on one color scale from -1 to 1.
 """
 
+import io
+
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from inference import gradient, growing_scale, guided, load_models, trajectory
-from support.figures import BLUE, ORANGE
-from support.files import ROOT, atomic_write
-from support.pictures import PAPER, ink_on_paper, labeled_grid
-from support.seeds import image_seeds
+from support.files import ROOT, write_files
+from support.pictures import draw_rows, png
 
-NUM_FRAMES = 13
+SEED = 7
+NUM_FRAMES = 16
 COLORS = 64
-FRAME_MS, LAST_FRAME_MS = 160, 3_000
+FRAME_MS, LAST_FRAME_MS = 200, 2_000
 
 
-def in_colors(grad):
-    """Gradients (N, 1, H, W) as uint8 colors (N, 3, H, W), each scaled by its largest value."""
-    values = grad / grad.abs().amax(dim=(1, 2, 3), keepdim=True)
-    orange, blue = (torch.tensor(color).view(3, 1, 1) for color in (ORANGE, BLUE))
-    color = torch.where(values > 0, orange, blue)
-    return (PAPER + (color - PAPER) * values.abs()).round().to(torch.uint8)
-
-
-def frame(t, x_t, x_0, grad):
+def frame(title, x_t, x_0, shift):
     """A PIL image of one step."""
-    rows = (f"t = {t}", ink_on_paper(x_t)), ("predicted", ink_on_paper(x_0))
-    grid = labeled_grid([*rows, ("gradient", in_colors(grad))], [""] * len(x_t))
-    return grid.quantize(COLORS, Image.Quantize.FASTOCTREE)
+    rows = {f"noisy image\n{title}": x_t, "expected\ndigit": x_0, "push of the\nclassifier": shift}
+    draw_rows(figure := Figure(), rows, signed=["push of the\nclassifier"])
+    picture = Image.open(io.BytesIO(png(figure)))
+    return picture.convert("RGB").quantize(COLORS, Image.Quantize.FASTOCTREE)
 
 
 def main(path=ROOT / "results/guided.gif"):
     ddpm, classifier = load_models()
     grad, y = gradient(classifier.log_p), torch.arange(10)
-    predict = guided(ddpm, grad, growing_scale(ddpm))
-    steps = list(trajectory(ddpm, y, image_seeds(0, y.tolist()), predict))
-    shown = torch.linspace(0, len(steps) - 1, NUM_FRAMES).round().int().tolist()
-    frames = [frame(t, x_t, x_0, grad(x_t, t, y)) for t, x_t, x_0 in [steps[k] for k in shown]]
-    t, x_t, x_0 = steps[-1]
-    end = frame("end", x_0, x_0, grad(x_t, t, y))
-    durations = [LAST_FRAME_MS] + [FRAME_MS] * (len(frames) + 1)
-    with atomic_write(path) as file:  # viewers that do not play animations show the first frame
-        end.save(
-            file, "gif", save_all=True, append_images=[*frames, end], duration=durations, loop=0
-        )
+    scale, frames = growing_scale(ddpm), []
+    steps = list(trajectory(ddpm, y, [SEED] * len(y), guided(ddpm, grad, scale)))  # one noise
+    for k in torch.linspace(0, len(steps) - 1, NUM_FRAMES).round().int().tolist():
+        t, x_t, x_0 = steps[k]
+        abar_t = ddpm.abar[t]
+        shift = scale(t) * (1 - abar_t) / abar_t.sqrt() * grad(x_t, t, y)
+        frames.append(frame(f"t = {t}", x_t, ddpm.x_0(x_t, t), shift))
+    end = frame("done", x_0, x_0, shift)
+    durations = [LAST_FRAME_MS] + [FRAME_MS] * NUM_FRAMES + [LAST_FRAME_MS]
+    file, many = io.BytesIO(), {"save_all": True, "append_images": [*frames, end], "loop": 0}
+    end.save(file, "gif", duration=durations, **many)  # a still viewer shows the first frame
+    write_files({path: file.getvalue()})
 
 
 if __name__ == "__main__":

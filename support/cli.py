@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from support import UserError
-
 LARGEST = 10**12  # number on the command line
+
+
+class UserError(ValueError):
+    """An error that the user can fix. Every other exception keeps its traceback."""
 
 
 def one_line_errors(main):
@@ -23,8 +25,8 @@ def one_line_errors(main):
             return main(argv)
         except UserError as error:
             message, status = f"error: {' '.join(str(error).split())}", 2
-        except KeyboardInterrupt:
-            message, status = "interrupted", 130
+        except KeyboardInterrupt as error:
+            message, status = str(error) or "interrupted", 130
         # printed here, after the progress bars have closed
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         raise SystemExit(status)

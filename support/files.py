@@ -1,6 +1,7 @@
-"""Atomic file writes and checkpoints."""
+"""Files that are replaced in one step, and checkpoints."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -9,31 +10,42 @@ from pathlib import Path
 
 import torch
 
-from support import UserError
+from support.cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 OURS = "ddpm_unet.pth", "classifier.pth", "classifier_free.pth", "judge.pth"
 
 
-@contextlib.contextmanager
-def atomic_write(path):
-    """Open a buffer for writing bytes; when it is complete, `path` is written in one step.
+def write_files(contents):
+    """Write path -> bytes. Each file is replaced in one step, after all are on the disk.
 
-    Raises UserError if it cannot be written; `path` is then unchanged.
+    Raises UserError if one cannot be written; existing files are then unchanged.
     """
-    path, buffer = Path(path), io.BytesIO()
-    yield buffer
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getbuffer())
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_bytes(content)
+        for path in contents:
+            os.replace(temporary[path], path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for file in temporary.values():
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def check_writable(path):
+    """Raise UserError if a file cannot be written, before it is computed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def output_folder(models):
@@ -103,11 +115,7 @@ def check_may_write(path, network, schedule, dataset_info):
     """
     config_of(network)  # a network without a config fails before it is trained
     advice = "; move it, or pass another folder with --models"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    check_writable(path)
     for other in {path, *(path.parent / name for name in OURS)}:
         if not other.exists():
             continue
@@ -130,9 +138,10 @@ def read_checkpoint(path, advice):
 
 
 def save_tensors(path, content):
-    """Atomic torch.save."""
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    """torch.save, with `write_files`."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_files({path: file.getvalue()})
 
 
 def load_tensors(path, advice=""):

@@ -1,17 +1,20 @@
-"""Images as files: PNG grids and NPZ samples."""
+"""Images as files and figures: grids, rows with labels, NPZ samples."""
 
+import io
 from itertools import groupby
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from PIL import Image
 from torchvision.utils import make_grid
 
-from support.files import atomic_write
-
 PAPER, INK = 250, 25  # gray levels, out of 255
-MAX_COLUMNS = 22  # of a labeled grid, about 2,000 pixels
-LABEL_SIZE, TEXT = 22, "#222222"  # pixels, color
+BLACK, ORANGE, BLUE = "#222222", "#c8500a", "#0064ad"  # orange: ink is added; blue: removed
+SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", ORANGE])
+MAX_COLUMNS = 22  # of a figure
 
 
 def to_uint8(images):
@@ -44,56 +47,69 @@ def grid_image(images, columns, pixel=4):
     return picture.resize((pixel * picture.width, pixel * picture.height), Image.NEAREST)
 
 
-def labeled_grid(rows, labels, pixel=3):
-    """A PIL image of rows of images with labels.
+def draw_rows(figure, rows, labels=(), signed=()):
+    """Draw rows of images on an empty matplotlib figure, with their names on the left.
 
     Args:
-        rows: a list of (name, uint8 images (N, C, H, W)); C is 1 or 3.
-        labels: of the N columns, shown where they change. After at most MAX_COLUMNS columns, the
-            grid continues below, if possible with a new label.
+        rows: name -> images (N, C, H, W), uint8, or grayscale in [-1, 1], where 1 is ink; or
+            probabilities (N, K).
+        labels: of the columns, drawn where they change.
+        signed: names of the rows that are orange where ink is added, and blue where it is removed.
     """
-    names, images = zip(*[(name, row.expand(-1, 3, -1, -1)) for name, row in rows])
-    n, cell = len(labels), pixel * (images[0].shape[3] + 2)  # make_grid puts 2 pixels between
-    shortest = min(len([*run]) for _, run in groupby(labels))  # run of equal labels
-    step = max(MAX_COLUMNS // shortest, 1) * shortest
-    parts = [
-        slice(start, min(start + MAX_COLUMNS, first + step, n))
-        for first in range(0, n, step)
-        for start in range(first, min(first + step, n), MAX_COLUMNS)
-    ]
-    font = ImageFont.load_default(LABEL_SIZE)
-    longest, room = max(map(font.getlength, labels)), min(shortest, MAX_COLUMNS) * cell
-    if longest > room:
-        font = ImageFont.load_default(LABEL_SIZE * room / longest)
-    left = round(max(map(font.getlength, names))) + 16
-    height = LABEL_SIZE + 12 + len(rows) * cell + 2 * pixel
-    size = left + min(step, MAX_COLUMNS, n) * cell + 2 * pixel, len(parts) * height
-    canvas = Image.new("RGB", size, (PAPER,) * 3)
-    draw = ImageDraw.Draw(canvas)
-    for number, part in enumerate(parts):
-        top = number * height + LABEL_SIZE + 12
-        grid = grid_image(torch.cat([row[part] for row in images]), len(labels[part]), pixel)
-        canvas.paste(grid, (left, top))
-        for k, name in enumerate(names):
-            draw.text((left - 8, top + (k + 0.5) * cell), name, TEXT, font, anchor="rm")
-        for k, label in enumerate(labels[part]):
-            if k == 0 or label != labels[part][k - 1]:
-                x = left + k * cell + 2 * pixel
-                draw.text((x, top - 6), label, TEXT, font, anchor="ls")
-    return canvas
+    labels, n = list(map(str, labels)), max(map(len, rows.values()))
+    shortest = min((len([*run]) for _, run in groupby(labels)), default=1)  # run of equal labels
+    columns = min(n, max(MAX_COLUMNS // shortest, 1) * shortest, MAX_COLUMNS)
+    blocks = -(-n // columns)  # the rows continue below, if possible with a new label
+    figure.set_size_inches(8, 8 / columns * len(rows) * blocks)
+    axes = figure.subplots(blocks * len(rows), columns, squeeze=False)
+    longest = max((len(line) for label in labels for line in label.splitlines()), default=1)
+    fontsize = min(10, 1000 * min(shortest, columns) / columns / longest)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for line, row_axes in enumerate(axes):
+        name, images = [*rows.items()][line % len(rows)]
+        row_axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for k, axis in enumerate(row_axes, start=line // len(rows) * columns):
+            if k < len(images):
+                draw_image(axis, images[k], "gray_r" if name not in signed else SIGNED)
+            new = axis is row_axes[0] or labels[k : k + 1] != labels[k - 1 : k]
+            if line % len(rows) == 0 and k < len(labels) and new:
+                axis.set_title(labels[k], fontsize=fontsize)
 
 
-def save_picture(path, picture):
-    """Save a PIL image as a PNG."""
-    with atomic_write(path) as file:
-        picture.save(file, format="png")
+def draw_image(axis, image, cmap):
+    """Draw one image, or a vector of probabilities as bars, on matplotlib axes."""
+    if image.ndim == 1:
+        axis.bar(range(len(image)), image, color=ORANGE)
+        axis.set(ylim=(0, 1), box_aspect=1)
+        axis.set_xticks(range(len(image)), range(len(image)), fontsize=6)
+    elif image.dtype == torch.uint8:
+        axis.imshow(image.expand(3, -1, -1).permute(1, 2, 0), interpolation="none")
+    else:
+        axis.imshow(image[0], cmap=cmap, vmin=-1, vmax=1, interpolation="none")
 
 
-def save_npz(path, images, labels, classes):
-    """Save images (N, C, H, W) in [-1, 1] and labels (N,) in openai/guided-diffusion's format.
+def show(rows, labels=(), signed=()):
+    """`draw_rows` in a notebook: returns the figure."""
+    draw_rows(figure := plt.figure(), rows, labels, signed)
+    return figure
+
+
+def png(picture):
+    """A PIL image or a matplotlib figure as a PNG file: bytes."""
+    file = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(file, dpi=150, bbox_inches="tight", facecolor=f"{PAPER / 255}")
+    else:
+        picture.save(file, "png")
+    return file.getvalue()
+
+
+def npz(images, labels, classes):
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) in openai/guided-diffusion's format: bytes.
 
     `arr_0` is uint8 (N, H, W, C), `arr_1` int64 (N,); `classes` are the names of the labels.
     """
-    pixels = to_uint8(images).permute(0, 2, 3, 1).numpy()
-    with atomic_write(path) as file:
-        np.savez(file, pixels, labels.numpy(), classes=np.array(classes))
+    file, pixels = io.BytesIO(), to_uint8(images).permute(0, 2, 3, 1).numpy()
+    np.savez(file, pixels, labels.numpy(), classes=np.array(classes))
+    return file.getvalue()

@@ -1,5 +1,6 @@
 """The state of a training run, which can be resumed, and the flags of the training scripts."""
 
+import signal
 import time
 from collections import deque
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from support import UserError
+from support.cli import UserError
 from support.cli import add_run_flags, number
 from support.files import MODELS, check_may_write, load_tensors, save_checkpoint, save_tensors
 
@@ -41,6 +42,10 @@ class TrainingState:
         self.network, self.parts = network, {"network": network, **parts}
         self.step, self.order, self.losses, self.metrics = 0, None, deque(maxlen=LOSS_STEPS), {}
         self.begin = self.saved_at = time.monotonic()
+        images, _ = dataset.splits["train"]
+        if settings["batch_size"] > len(images):
+            raise UserError(f"--batch-size must be at most {len(images)}, the number of images")
+        self.interrupted = False
         if resume:
             self.load()
         elif self.path.exists():
@@ -48,6 +53,12 @@ class TrainingState:
                 f"{self.path} belongs to a training run that was interrupted or is still running; "
                 "pass --resume or delete it"
             )
+        signal.signal(signal.SIGINT, self.interrupt)
+
+    def interrupt(self, *_):
+        """On Ctrl-C, stop at the end of this step; on the second one, at once."""
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def load(self):
         """Continue from the state file."""
@@ -67,7 +78,10 @@ class TrainingState:
         self.begin -= state["seconds"]
 
     def save(self):
-        """Write the state file. Raises UserError if a loss is not finite."""
+        """Write the state file. Raises UserError if a loss is not finite.
+
+        Raises KeyboardInterrupt after Ctrl-C.
+        """
         losses = torch.stack([*self.losses]).cpu()
         if not losses.isfinite().all():
             raise UserError(f"the loss is not finite at step {self.step}; lower --lr")
@@ -76,13 +90,16 @@ class TrainingState:
         state |= {"parts": {name: part.state_dict() for name, part in self.parts.items()}}
         save_tensors(self.path, state)
         self.saved_at = time.monotonic()
+        if self.interrupted:
+            raise KeyboardInterrupt(f"interrupted at step {self.step}; add --resume to continue")
 
     def save_is_due(self):
         """Whether the state should be saved again."""
-        return time.monotonic() - self.saved_at > SAVE_SECONDS
+        return self.interrupted or time.monotonic() - self.saved_at > SAVE_SECONDS
 
     def finish(self):
         """Save the checkpoint, with settings and metrics, and delete the state file."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         training = {**self.settings, "seconds": self.seconds(), **self.metrics}
         save_checkpoint(self.checkpoint, self.network, self.schedule, self.dataset, training)
         self.path.unlink(missing_ok=True)

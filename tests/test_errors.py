@@ -22,7 +22,8 @@ BAD_FLAGS = {
     "got inf": "--guidance-scale 1 inf",
     "got nan": "--guidance-scale nan",
     "got 9": f"--steps {'9' * 401}",
-    "unknown class": "--digits 3,4",
+    "separated by spaces": "--digits 3,4",
+    "'all' by itself": "--digits all 3",
     "must end in .png": "--output README.md",
 }
 
@@ -39,7 +40,9 @@ def test_an_output_that_cannot_be_written(fails, tmp_path, monkeypatch, flag, na
     (tmp_path / name).mkdir()
     for place in (tmp_path / "file" / name, tmp_path / name):
         flags = "--steps", 1, "--output", tmp_path / "other.png", flag, place
-        assert "cannot write" in fails(inference.main, *flags)
+        with monkeypatch.context() as patch:
+            patch.setattr(inference, "load_models", None)  # noticed before the sampling
+            assert "cannot write" in fails(inference.main, *flags)
     monkeypatch.setattr(train_classifier, "trange", None)  # noticed before the training
     for models in (tmp_path / "file", tmp_path / "file" / "trial"):
         assert "cannot write" in fails(train_classifier.main, "--models", models)
@@ -84,9 +87,10 @@ def test_a_full_disk_leaves_existing_files_intact(fails, tmp_path):
     """No file can grow beyond 1,000 bytes here, so the write fails halfway."""
     path, limit = tmp_path / "o.png", resource.getrlimit(resource.RLIMIT_FSIZE)
     path.write_bytes(b"before")
+    flags = "--steps", 1, "--npz", tmp_path / "o.npz", "--num-samples", 1, "--output", path
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limit[1]))
     try:
-        error = fails(inference.main, "--steps", 1, "--output", path)
+        error = fails(inference.main, *flags)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "File too large" in error

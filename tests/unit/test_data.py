@@ -15,7 +15,7 @@ from data import DATA, SPLITS, Dataset
 from evaluation import __main__ as evaluate
 from evaluation import classifier_free, judge, metrics
 from evaluation.tables import read_rows
-from support import UserError
+from support.cli import UserError
 
 
 def test_the_splits_match_torchvision():

@@ -12,9 +12,11 @@ from diffusers import UNet2DModel
 
 import inference
 from classifier import Classifier
+from data import class_numbers
 from diffusion import SCHEDULE, make_unet
-from inference import class_numbers, gradient, growing_scale, guided, load_models, sample
-from support import UserError, pictures
+from inference import gradient, growing_scale, guided, load_models, sample
+from support import pictures
+from support.cli import UserError
 from support.files import config_of, save_checkpoint
 from support.seeds import image_seeds
 
@@ -62,7 +64,7 @@ def pixels(images):
 
 @pytest.fixture
 def drawing(monkeypatch):
-    for name in ("grid_image", "labeled_grid", "save_picture"):
+    for name in ("grid_image", "draw_rows"):
         monkeypatch.setattr(pictures, name, Mock(wraps=getattr(pictures, name)))
     return pictures
 
@@ -149,25 +151,25 @@ def test_one_row_per_class_or_one_row_of_single_images(models, drawing, samples,
 
 
 def test_several_scales_make_one_row_each_from_the_same_noise(models, drawing):
-    """The NPZ file is of the last row."""
+    """The NPZ file has all rows."""
     scales = ["--growth", 2, "--guidance-scale", 9, 0, -0.5]
     settings = ["--digits", 2, 0, "--num-samples", 2, "--steps", 3, "--sampler", "ddim"]
     images, labels = run(models, *scales, *settings)
-    rows, columns = drawing.labeled_grid.call_args_list[0].args
+    _, rows, columns = drawing.draw_rows.call_args_list[0].args
     assert columns == ["ring", "ring", "bar", "bar"]
     scales = {f"s = {s}": lambda ddpm, s=s: growing_scale(ddpm, s, 2) for s in (9, 0, -0.5)}
-    assert [label for label, _ in rows] == list(scales)
-    for label, shown in rows:
-        expected = sampled(models, labels, 0, scales[label], sampler="ddim", steps=3)
+    assert list(rows) == list(scales) and labels == [2, 2, 0, 0] * 3
+    for k, (label, shown) in enumerate(rows.items()):
+        expected = sampled(models, labels[:4], 0, scales[label], sampler="ddim", steps=3)
         assert np.array_equal(pixels(shown), expected)
-    assert np.array_equal(images, expected)
+        assert np.array_equal(images[4 * k : 4 * k + 4], expected)
 
 
 @pytest.mark.parametrize("flags", [[], ["--models", "models"]])
 def test_the_included_networks_draw_into_the_repository(monkeypatch, drawing, flags):
-    monkeypatch.setattr(drawing, "save_picture", save := Mock())
+    monkeypatch.setattr(inference, "write_files", save := Mock())
     inference.main([*flags, "--steps", "1"])
-    assert save.call_args.args[0] == ROOT / "guided_output.png"
+    assert list(save.call_args.args[0]) == [ROOT / "guided_output.png"]
 
 
 def test_the_same_command_produces_the_same_bytes(models):

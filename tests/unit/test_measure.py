@@ -21,7 +21,8 @@ from evaluation.measure import measure
 from evaluation.tables import read_rows
 from inference import gradient, growing_scale, guided, load_models, sample
 from support.files import MODELS, sha256
-from support.pictures import save_npz, to_uint8
+from support.pictures import npz as npz_bytes
+from support.pictures import to_uint8
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -193,7 +194,7 @@ def test_samples_from_a_file(measured, fails, tmp_path, few_images):
     """A file that cannot be used is a one-line error, and no code in it is run."""
     npz, other = tmp_path / "x.npz", tmp_path / "other.npz"
     images = few_images.splits["train"][0][:10]
-    save_npz(npz, images, torch.arange(10), few_images.info["classes"])
+    npz.write_bytes(npz_bytes(images, torch.arange(10), few_images.info["classes"]))
     np.savez(other, arr_0=images.permute(0, 2, 3, 1).numpy())
     rows = measured("--method", "--samples", npz, other)["rows"]
     (labeled, labels), (unlabeled, none) = rows[str(npz)], rows[str(other)]

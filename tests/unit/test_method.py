@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from diffusion import DDPM, SCHEDULE, add_noise, eps_from_x_0, exact_x_0, make_unet
 from diffusion import noised_for_validation, training_target, x_0_from_eps
 from inference import gradient, growing_scale, guided, load_models, sample
-from support import UserError
+from support.cli import UserError
 from support.files import config_of
 
 # --- formulas ---

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from PIL import ImageDraw
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from data import from_uint8
 from support import pictures
@@ -29,30 +30,36 @@ LABELS = {  # labels of the columns -> labels that are drawn
     ("a", "b", "c", "d", "e"): ["a", "b", "c", "d", "e"],
     ("a",) * 4 + ("b",) * 4: ["a", "a", "b", "b"],
     ("Ankle boot", "Ankle boot", "Bag", "Bag"): ["Ankle boot", "Bag"],
+    tuple(f"class number {k}" for k in range(3)): [f"class number {k}" for k in range(3)],
 }
 
 
 @pytest.mark.parametrize("labels", LABELS)
-def test_labels_are_next_to_their_images(monkeypatch, labels):
-    """Two rows of different grays; after at most three columns, a new block begins."""
-    drawn, ends = [], []  # (text, x, y), x
-
-    def write(draw, place, text, fill, font, anchor):
-        drawn.append((text, *place))
-        ends.append(place[0] + font.getlength(text) * (anchor == "ls"))
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+def test_labels_are_above_their_images_and_do_not_overlap(monkeypatch, labels):
+    """Two rows of different grays; after at most three columns, the rows continue below."""
     monkeypatch.setattr(pictures, "MAX_COLUMNS", 3)
-    grays = torch.arange(20, 20 + 20 * len(labels), 10, dtype=torch.uint8).view(2, -1, 1, 1, 1)
-    rows = dict(zip(("light", "dark"), grays.expand(2, -1, 1, 8, 8)))
-    picture = pictures.labeled_grid(list(rows.items()), list(labels))
-    assert max(ends) <= picture.width
-    columns = [place for place in drawn if place[0] not in rows]
-    assert [text for text, *_ in columns] == LABELS[labels]
-    seen = set()
-    for label, x, above in columns:
-        first = labels.index(label) + (3 if label in seen else 0)
-        for name in rows:
-            y = min(y for text, _, y in drawn if text == name and y > above)
-            assert picture.getpixel((round(x), round(y))) == (rows[name][first, 0, 0, 0],) * 3
-        seen.add(label)
+    grays = torch.arange(2 * len(labels), dtype=torch.uint8).view(2, -1, 1, 1, 1)
+    rows = dict(zip(("first", "second"), grays.expand(2, -1, 3, 8, 8)))
+    pictures.draw_rows(figure := Figure(), rows, labels)
+    FigureCanvasAgg(figure).draw()
+    drawn, boxes = [], []
+    for axis in figure.axes:
+        if axis.get_ylabel():
+            row, line = axis.get_ylabel(), axis.get_subplotspec().rowspan.start
+        if axis.images:
+            shown = axis.images[0].get_array()[0, 0, 0]
+            assert axis.get_subplotspec().rowspan.start == line
+            assert shown in rows[row][:, 0, 0, 0]
+        if axis.get_title():
+            assert labels[shown] == axis.get_title() and row == "first"
+            drawn.append(axis.get_title())
+            boxes.append(axis.title.get_window_extent())
+    assert drawn == LABELS[labels]
+    assert not any(box.overlaps(other) for box, other in zip(boxes, boxes[1:]))
+
+
+def test_figures_are_drawn_as_the_same_bytes():
+    figures = [Figure(), Figure()]
+    for figure in figures:
+        pictures.draw_rows(figure, {"row": constant(0, 99)}, "ab")
+    assert pictures.png(figures[0]) == pictures.png(figures[1])

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from diffusion import SCHEDULE, sampling_times
 from examples.samplers import step, written_out
 from inference import SAMPLERS, make_scheduler, reverse, sample, trajectory
-from support import UserError
+from support.cli import UserError
 
 ORDER_AND_ETA = {"ddpm": (1, 1), "ddim": (1, 0), "sde-dpmsolver++": (2, 1), "dpmsolver++": (2, 0)}
 STEPS = (1, 2, 3, 10, 333, [999, 998, 700, 650, 100, 3])

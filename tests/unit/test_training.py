@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import signal
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -24,7 +25,8 @@ from data import from_uint8
 from diffusion import SCHEDULE, load_ddpm, make_unet, noised_for_validation, training_target
 from evaluation import classifier_free, judge
 from inference import gradient, guided, load_models, sample
-from support import UserError, pictures, training
+from support import pictures, training
+from support.cli import UserError
 from support.files import MODELS, load_checkpoint, save_checkpoint
 from support.training import TrainingState
 
@@ -294,6 +296,21 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatc
     assert len(resumed) == (3 if name == "ddpm_unet" else 1)
 
 
+def test_ctrl_c_saves_the_state_of_a_complete_step(tiny, tmp_path, monkeypatch, capsys):
+    """The first one; and one line says how to go on."""
+    step = torch.optim.AdamW.step
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(
+            torch.optim.AdamW, "step", lambda *a: signal.raise_signal(signal.SIGINT) or step(*a)
+        )
+        train("classifier", tmp_path)
+    assert end.value.code == 130 and "--resume" in capsys.readouterr().err
+    assert torch.load(tmp_path / "classifier.state.pth")["step"] == 1
+    train("classifier", tmp_path, "--resume")
+    once, resumed = contents(tiny), contents(tmp_path)
+    assert resumed == {path: once[path] for path in resumed}
+
+
 def test_the_state_is_saved_now_and_then(tmp_path, short, monkeypatch):
     """Here, the clock advances by ten seconds whenever it is read."""
     clock, saved, save = itertools.count(0, 10), [], TrainingState.save
@@ -312,6 +329,7 @@ def test_a_state_is_finite_and_resumed_only_by_its_own_run(tmp_path, short, monk
         return fails(train_classifier.main, *flags.split())
 
     assert "missing" in error("--resume")
+    assert "at most" in error("--batch-size 100000")
     assert "not finite" in error("--lr 1e9")
     assert torch.load(state)["losses"].isfinite().all()
     assert "interrupted" in error()
