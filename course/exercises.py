@@ -57,7 +57,6 @@ LESSON_1 = {
             "v has no `width`": lambda x_t, t, world, width: cloud_noise(x_t, t, world, 0),
             "`world` is not used": lambda x_t, t, world, width: cloud_noise(x_t, t, TWO, width),
         },
-        constants={"abar": ABAR, "two": TWO},
     ),
 }
 
