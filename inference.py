@@ -101,7 +101,6 @@ SAMPLERS = {  # written out in examples/samplers.py
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
     # order 1 is DDIM; diffusers' DDIMScheduler supports only evenly spaced timesteps
     "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
-    # 20 steps are enough for these two
     "sde-dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
     "dpmsolver++": (DPMSolverMultistepScheduler, {}),
 }
