@@ -60,20 +60,26 @@ def draw_rows(figure, rows, labels=(), signed=()):
     shortest = min((len([*run]) for _, run in groupby(labels)), default=1)  # run of equal labels
     columns = min(n, max(MAX_COLUMNS // shortest, 1) * shortest, MAX_COLUMNS)
     blocks = -(-n // columns)  # the rows continue below, if possible with a new label
-    figure.set_size_inches(8, 8 / columns * len(rows) * blocks)
-    axes = figure.subplots(blocks * len(rows), columns, squeeze=False)
+    heights = [0.5 if labels else 0.05] + [1] * len(rows)  # of a block: first, room for the labels
+    figure.set_size_inches(8, 8 / columns * sum(heights) * blocks)
+    axes = figure.subplots(
+        len(heights) * blocks, columns, squeeze=False, height_ratios=heights * blocks
+    )
     longest = max((len(line) for label in labels for line in label.splitlines()), default=1)
     fontsize = min(10, 1000 * min(shortest, columns) / columns / longest)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for line, row_axes in enumerate(axes):
-        name, images = [*rows.items()][line % len(rows)]
+        block, row = divmod(line, len(heights))
+        if row == 0:
+            continue
+        name, images = [*rows.items()][row - 1]
         row_axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for k, axis in enumerate(row_axes, start=line // len(rows) * columns):
+        for k, axis in enumerate(row_axes, start=block * columns):
             if k < len(images):
-                draw_image(axis, images[k], "gray_r" if name not in signed else SIGNED)
+                draw_image(axis, images[k], SIGNED if name in signed else "gray_r")
             new = axis is row_axes[0] or labels[k : k + 1] != labels[k - 1 : k]
-            if line % len(rows) == 0 and k < len(labels) and new:
+            if row == 1 and k < len(labels) and new:
                 axis.set_title(labels[k], fontsize=fontsize)
 
 

@@ -15,6 +15,7 @@ import data
 import inference
 import train_classifier
 from support import files
+from support.cli import UserError
 from support.files import MODELS
 
 BAD_FLAGS = {
@@ -91,6 +92,8 @@ def test_a_full_disk_leaves_existing_files_intact(fails, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limit[1]))
     try:
         error = fails(inference.main, *flags)
+        with pytest.raises(UserError):  # the second one is too large, so the first one is kept
+            files.write_files({path: b"after", tmp_path / "o.npz": bytes(2_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "File too large" in error

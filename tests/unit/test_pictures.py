@@ -1,5 +1,7 @@
 """What pictures show: gray levels, and the order of images and labels."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,6 +31,7 @@ LABELS = {  # labels of the columns -> labels that are drawn
     ("a", "a", "b", "b"): ["a", "b"],
     ("a", "b", "c", "d", "e"): ["a", "b", "c", "d", "e"],
     ("a",) * 4 + ("b",) * 4: ["a", "a", "b", "b"],
+    ("a",) * 12 + ("b",) * 12: ["a", "b"],
     ("Ankle boot", "Ankle boot", "Bag", "Bag"): ["Ankle boot", "Bag"],
     tuple(f"class number {k}" for k in range(3)): [f"class number {k}" for k in range(3)],
 }
@@ -36,26 +39,28 @@ LABELS = {  # labels of the columns -> labels that are drawn
 
 @pytest.mark.parametrize("labels", LABELS)
 def test_labels_are_above_their_images_and_do_not_overlap(monkeypatch, labels):
-    """Two rows of different grays; after at most three columns, the rows continue below."""
-    monkeypatch.setattr(pictures, "MAX_COLUMNS", 3)
+    """Two rows of different grays; after at most 3 or 12 columns, the rows continue below."""
+    monkeypatch.setattr(pictures, "MAX_COLUMNS", 12 if len(labels) == 24 else 3)
     grays = torch.arange(2 * len(labels), dtype=torch.uint8).view(2, -1, 1, 1, 1)
     rows = dict(zip(("first", "second"), grays.expand(2, -1, 3, 8, 8)))
     pictures.draw_rows(figure := Figure(), rows, labels)
     FigureCanvasAgg(figure).draw()
-    drawn, boxes = [], []
+    drawn, boxes, shown, images = [], [], {}, []
     for axis in figure.axes:
+        place = axis.get_subplotspec()
         if axis.get_ylabel():
-            row, line = axis.get_ylabel(), axis.get_subplotspec().rowspan.start
+            name = axis.get_ylabel()
         if axis.images:
-            shown = axis.images[0].get_array()[0, 0, 0]
-            assert axis.get_subplotspec().rowspan.start == line
-            assert shown in rows[row][:, 0, 0, 0]
+            shown[name, *place.colspan] = axis.images[0].get_array()[0, 0, 0]
+            assert shown[name, *place.colspan] in rows[name][:, 0, 0, 0]
+            images.append(axis.images[0].get_window_extent())
         if axis.get_title():
-            assert labels[shown] == axis.get_title() and row == "first"
+            assert labels[shown[name, *place.colspan]] == axis.get_title() and name == "first"
             drawn.append(axis.get_title())
             boxes.append(axis.title.get_window_extent())
     assert drawn == LABELS[labels]
-    assert not any(box.overlaps(other) for box, other in zip(boxes, boxes[1:]))
+    assert not any(box.overlaps(other) for box, other in combinations(boxes, 2))
+    assert not any(box.overlaps(image) for box in boxes for image in images)
 
 
 def test_figures_are_drawn_as_the_same_bytes():
