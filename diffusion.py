@@ -50,6 +50,11 @@ def snr(abar_t):
     return abar_t / (1 - abar_t)
 
 
+def abar_table(scheduler):
+    """abar_t of all timesteps (T + 1,), where abar[END] is 1."""
+    return F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0)
+
+
 def exact_x_0(x_t, abar_t, images):
     """E[x_0 | x_t] for the empirical distribution of `images` (N, C, H, W): (B, C, H, W).
 
@@ -86,7 +91,7 @@ class DDPM:
         if scheduler.alphas_cumprod[-1] == 0:
             raise UserError("a noise schedule with zero terminal SNR is not supported")
         self.T = len(scheduler.alphas_cumprod)
-        self.abar = F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0).to(self.device)
+        self.abar = abar_table(scheduler).to(self.device)
 
     def __call__(self, x_t, t, y=None):
         """The predicted noise (B, C, H, W), after clipping `x_0`. t: an int or (B,); y is ignored.

@@ -192,12 +192,11 @@ def load_models(folder=MODELS, device="cpu", unet_class=UNet2DModel, classifier_
 
 def add_sampling_flags(parser):
     """Add --guidance-scale, --growth, --sampler, --steps, and --models."""
-    add, default = parser.add_argument, "(default: %(default)s)"
-    scales = {"type": cli.number(float), "nargs": "+", "default": [GUIDANCE_SCALE]}
-    scale_help = f"s, one row each; 0 is unguided (default: {GUIDANCE_SCALE})"
-    add("--guidance-scale", metavar="S", **scales, help=scale_help)
-    growth_help = f"b in s (1 + b SNR); 0 is a constant scale (default: {GROWTH})"
-    add("--growth", type=cli.number(float), metavar="B", default=GROWTH, help=growth_help)
+    add, real, default = parser.add_argument, cli.number(float), "(default: %(default)s)"
+    text = f"s, one row each; 0 is unguided (default: {GUIDANCE_SCALE})"
+    add("--guidance-scale", type=real, nargs="+", metavar="S", default=[GUIDANCE_SCALE], help=text)
+    text = f"b in s (1 + b SNR); 0 is a constant scale (default: {GROWTH})"
+    add("--growth", type=real, metavar="B", default=GROWTH, help=text)
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help=f"sampling algorithm {default}")
     add("--steps", type=cli.number(int, 1), default=STEPS, help=f"sampling steps {default}")
     add("--models", type=Path, default=MODELS, help="folder of the checkpoints (default: models)")

@@ -126,7 +126,7 @@ def main(argv=None):
     classifier = Classifier(args.channels, num_classes=num_classes, image_shape=image_shape)
     classifier.to(args.device)
     checkpoint = args.models / "classifier.pth"
-    state = train(classifier, dataset, checkpoint, **training_settings(args))
+    state = train(classifier, dataset, checkpoint, **training_settings(args, dataset))
     state.finish()
     print(f"saved {checkpoint} after {state.seconds():.0f} s")
 

@@ -25,7 +25,7 @@ from support import cli
 from support.files import output_folder, write_files
 from support.pictures import as_displayed, grid_image, png
 from support.training import FUSED_ADAMW, LOSS_STEPS, VALIDATE_EVERY, TrainingState
-from support.training import add_bf16_flag, add_training_flags, log, mean, training_settings
+from support.training import add_training_flags, log, mean, training_settings
 
 STEPS = 64_000
 BATCH_SIZE = 32
@@ -146,8 +146,7 @@ def unguided_samples(unet, n, steps):
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.make_parser(__doc__)
-    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
-    add_bf16_flag(parser)
+    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS, bf16=True)
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
     dataset = Dataset(args.dataset, args.size)
@@ -170,7 +169,7 @@ def main(argv=None):
             save_samples(folder / "previews" / f"step_{step:06d}.png")
         return {"validation_loss": validation_loss(unet, scheduler, validation_images)}
 
-    state = train(unet, dataset, checkpoint, validate=validate, **training_settings(args))
+    state = train(unet, dataset, checkpoint, validate=validate, **training_settings(args, dataset))
     save_samples(samples)
     state.finish()
     print(f"saved {checkpoint} and {samples} after {state.seconds():.0f} s")

@@ -9,21 +9,19 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from dis import get_instructions
-from itertools import product
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
-from diffusion import SCHEDULE
+from diffusion import SCHEDULE, abar_table
 
-ABAR = F.pad(DDPMScheduler(**SCHEDULE).alphas_cumprod, (0, 1), value=1.0)  # ABAR[END] is 1
+ABAR = abar_table(DDPMScheduler(**SCHEDULE))
 ARGUMENTS = {"x_t", "x_0", "eps", "eps_hat", "grad", "t", "u", "y", "s"}
 TOLERANCE = 1e-4  # relative
 
 
 class NotYet(Exception):
-    """An answer is not correct; the message says why. An empty one has no message."""
+    """An answer is not correct; the message says why. It is empty for a function without one."""
 
 
 @dataclass
@@ -46,28 +44,27 @@ class Exercise:
 
     def compare(self, function):
         """Raise NotYet if a student's function differs from ours in any case."""
-        for k, case in enumerate(self.cases):
-            ours = self.ours(*case.values())
+        for case in self.cases:
             try:
-                yours = tensor(answer(function, *case.values()), ours)
-            except NotYet as problem:  # in a later case, say in which
-                raise NotYet(f"{problem}{f' This is{place(case)}.' if k else ''}") from None
-            self.compare_with_ours(case, yours, ours)
+                self.compare_case(function, case)
+            except NotYet as problem:
+                raise NotYet(str(problem) and f"{problem} This is{place(case)}.") from problem
 
-    def compare_with_ours(self, case, yours, ours):
-        """Raise NotYet if a result differs from ours."""
+    def compare_case(self, function, case):
+        """Raise NotYet if a student's function differs from ours in this case."""
+        ours = self.ours(*case.values())
+        yours = tensor(answer(function, *case.values()), ours)
         if close(yours, ours):
             return
         for description, mistake in self.mistakes.items():
             if close(yours, mistake(*case.values())):
-                raise NotYet(f"A known mistake in the result{place(case)}: {description}.")
+                raise NotYet(f"A known mistake: {description}.")
         if self.terms and not torch.is_tensor(case.get("t")):
             raise NotYet(wrong_factors(self.terms, case, yours, ours))
         factor = (yours * ours).sum() / ours.square().sum()
         if close(yours, factor * ours):
-            raise NotYet(f"The result{place(case)} is {factor:.4g} times ours.")
-        apart = (yours - ours).abs().max()
-        raise NotYet(f"The result{place(case)} differs from ours by up to {apart:.2g}.")
+            raise NotYet(f"The result is {factor:.4g} times ours.")
+        raise NotYet(f"The result differs from ours by up to {(yours - ours).abs().max():.2g}.")
 
 
 @dataclass
@@ -97,7 +94,7 @@ def check(exercises, name, function):
     """Print whether a student's function is correct; return it if it is, and ours if not."""
     exercise, used = exercises[name], {}  # global names
     if hasattr(function, "__code__"):
-        loads = [each.argval for each in get_instructions(function) if each.opname == "LOAD_GLOBAL"]
+        loads = [step.argval for step in get_instructions(function) if step.opname == "LOAD_GLOBAL"]
         used = {word: function.__globals__.get(word) for word in loads}
     try:
         if any(exercise.ours is value for value in (function, *used.values())):
@@ -106,10 +103,8 @@ def check(exercises, name, function):
             raise NotYet(f"It uses a global variable, `{word}`, instead of its arguments.")
         exercise.compare(function)
     except NotYet as problem:
-        if not str(problem):
-            print(f"{name}: ours is used until you write yours.")
-        else:
-            print(f"{name}: not yet. {problem}\nUntil it is correct, ours is used.")
+        why = f"not yet. {problem}\nUntil it is correct, ours is used."
+        print(f"{name}: {why if str(problem) else 'ours is used until you write yours.'}")
         return exercise.ours
     print(f"{name}: {exercise.verdict}")
     return function
@@ -130,29 +125,23 @@ def answer(function, *inputs):
         where = f" in `{lines[1]}`" if any(lines[1:2]) else ""  # the student's line
         hint = " `t` must be a tensor here, one per image." if "'int' object" in str(error) else ""
         raise NotYet(f"It raises {type(error).__name__}{where}: {error}.{hint}") from error
-    if not all(map(same, copies, inputs)):
+    if not all(torch.equal(a, b) for a, b in zip(copies, inputs) if torch.is_tensor(b)):
         raise NotYet("It changes its arguments: compute a new tensor instead (no `-=`, `sqrt_()`).")
-    if result is ...:
-        raise NotYet
-    if result is None:
-        raise NotYet("`return` is missing.")
     return result
 
 
 def tensor(result, ours):
     """A result as a tensor that can be compared with ours. Raises NotYet if it is none."""
+    if result is ...:
+        raise NotYet
     if not torch.is_tensor(result):
-        raise NotYet(f"It should return a tensor, not a {type(result).__name__}.")
+        hint = " `return` is missing." if result is None else ""
+        raise NotYet(f"It should return a tensor, not a {type(result).__name__}.{hint}")
     if result.shape != ours.shape:
         raise NotYet(f"The shape is {tuple(result.shape)}; it should be {tuple(ours.shape)}.")
     if not (result.is_floating_point() and result.isfinite().all()):
         raise NotYet("The result should have finite floating-point values.")
     return result.detach().float()
-
-
-def same(a, b):
-    """Whether an argument is unchanged."""
-    return not torch.is_tensor(b) or torch.equal(a, b)
 
 
 # --- how it differs from ours ---
@@ -164,10 +153,10 @@ def close(yours, ours):
 
 
 def place(case):
-    """The numbers among the arguments, " at t = 399", or ""."""
+    """The numbers among the arguments: " at t = 399"."""
     numbers = {name: v for name, v in case.items() if isinstance(v, (int, float))}
     numbers |= {n: v.tolist() for n, v in case.items() if torch.is_tensor(v) and v.ndim == 1}
-    return " at " + ", ".join(f"{n} = {v}" for n, v in numbers.items()) if numbers else ""
+    return " at " + ", ".join(f"{n} = {v}" for n, v in numbers.items())
 
 
 def wrong_factors(terms, case, yours, ours):
@@ -185,25 +174,8 @@ def wrong_factors(terms, case, yours, ours):
         elif abs(factor + right) < TOLERANCE:
             messages.append(f"The sign of `{term}` is wrong.")
         elif abs(factor - right) > TOLERANCE / 10:
-            sign = "The sign and the factor" if factor * right < 0 else "The factor"
-            verb = "are" if factor * right < 0 else "is"
-            messages.append(f"{sign} of `{term}` {verb} wrong: yours is {named(factor, case)}.")
+            sign = "sign and the factor" if factor * right < 0 else "factor"
+            messages.append(f"Look at the {sign} of `{term}`: yours is {factor:.3g}.")
     if abs(factors[2, 0]) > TOLERANCE / 10:
         messages.append("You also add a number to all pixels: are brackets missing?")
     return " ".join(messages)
-
-
-def named(factor, case):
-    """An expression for a factor, such as -s * abar[t] / (1 - abar[t]).sqrt(), or its value."""
-    s, powers = case.get("s", 1), {"": 1}
-    scales = {"": 1, "s": s, "(1 - s)": 1 - s, "(1 + s)": 1 + s, "5": 5} if "s" in case else {"": 1}
-    for index in [name for name in ("t", "u") if name in case]:
-        a, text = ABAR[case[index]].item(), f"abar[{index}]"
-        powers |= {f"{text}.sqrt()": a**0.5, f"(1 - {text}).sqrt()": (1 - a) ** 0.5, text: a}
-        powers |= {f"(1 - {text})": 1 - a, f"(1 - {text}.sqrt())": 1 - a**0.5}
-    for (a, x), (b, y), (c, z) in product(scales.items(), powers.items(), powers.items()):
-        ratio = factor * z / (x * y)
-        if abs(abs(ratio) - 1) < TOLERANCE / 10:
-            above = " * ".join(filter(None, (a, b))) or "1"
-            return ("-" if ratio < 0 else "") + (f"{above} / {c}" if c else above)
-    return f"{factor:.3g}{place(case)}"

@@ -14,7 +14,7 @@ import torch
 from data import Dataset, add_dataset_flags
 from diffusion import CHANNELS, eps_from_x_0, make_unet, x_0_from_eps
 from support import cli
-from support.training import add_bf16_flag, add_training_flags, training_settings
+from support.training import add_training_flags, training_settings
 from train_ddpm import BATCH_SIZE, LEARNING_RATE, STEPS, ddpm_loss, train
 
 DROPPED = 0.1  # fraction of labels that are dropped, p_uncond in the paper
@@ -48,8 +48,7 @@ def classifier_free_loss(unet, scheduler, x_0, y):
 @cli.one_line_errors
 def main(argv=None):
     parser = cli.make_parser(__doc__)
-    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS)
-    add_bf16_flag(parser)
+    add_training_flags(parser, STEPS, BATCH_SIZE, LEARNING_RATE, CHANNELS, bf16=True)
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
     dataset = Dataset(args.dataset, args.size)
@@ -59,7 +58,7 @@ def main(argv=None):
     num_labels = len(dataset.info["classes"]) + 1  # the last one means "none"
     in_channels, size, _ = dataset.info["shape"]
     unet = make_unet(size, in_channels, args.channels, num_labels).to(args.device)
-    checkpoint, settings = args.models / "classifier_free.pth", training_settings(args)
+    checkpoint, settings = args.models / "classifier_free.pth", training_settings(args, dataset)
     state = train(unet, dataset, checkpoint, loss_of=classifier_free_loss, **settings)
     state.finish()
     print(f"saved {checkpoint} after {state.seconds():.0f} s")

@@ -97,7 +97,7 @@ def train(judge, images, labels, steps, batch_size, lr):
     weights, fused = judge.parameters(), device.type in FUSED_ADAMW
     optimizer = torch.optim.AdamW(weights, lr, weight_decay=WEIGHT_DECAY, fused=fused)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    batches_per_epoch, losses = max(len(images) // batch_size, 1), []
+    batches_per_epoch, losses = len(images) // batch_size, []
     for step in trange(steps, desc="judge", disable=None):
         k = step % batches_per_epoch
         if k == 0:  # a new epoch
@@ -129,8 +129,7 @@ def main(argv=None):
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
     checkpoint, begin = args.models / "judge.pth", time.monotonic()
     check_may_write(checkpoint, judge, None, dataset.info)
-    training = training_settings(args)
-    sizes = args.steps, args.batch_size, args.lr
+    training, sizes = training_settings(args, dataset), (args.steps, args.batch_size, args.lr)
     training["loss"] = train(judge, *dataset.splits["train"], *sizes)
     for split in "validation", "test":
         judged = judge_images(judge, *dataset.splits[split])

@@ -4,13 +4,12 @@ python -m evaluation.report scales quality    # results/scales.csv and results/q
 python -m evaluation.report tables            # fills in the tables of both pages
 """
 
-import re
-
 from matplotlib.figure import Figure
 
 from data import Dataset
 from evaluation.judge import load_judge
-from evaluation.measure import load_method, measure, named_scales, scale_rows, unguided
+from evaluation.measure import load_method, measure, named_scales, scale_name, scale_rows
+from evaluation.measure import unguided
 from evaluation.tables import REAL, with_tables
 from inference import GROWTH, GUIDANCE_SCALE, growing_scale
 from support import cli
@@ -49,15 +48,11 @@ def measure_guidance(folder, settings, prefix="", **options):
 
 
 def scales(path):
-    """Which scale? The default one, others of the same form, constant ones, and ablations."""
+    """Which scale? The default one, others of the same form, constant ones, and a mixture."""
     ddpm, method, networks = load_method("guided")
     growth = growing_scale(ddpm)
-    ablations = [
-        ("1 + 12 SNR, s = 1 below t = 400", lambda t: growth(t) if t >= 400 else 1),
-        ("1 + 12 SNR, constant below t = 400", lambda t: growth(max(t, 400))),
-        ("1 + 12 SNR, s = 10 below t = 400", lambda t: growth(t) if t >= 400 else 10),
-    ]
-    rows = scale_rows(ddpm, method, named_scales(ddpm, CHOSEN, *OTHERS) + ablations, **FAST)
+    mixture = f"{scale_name(*CHOSEN)}, constant below t = 400", lambda t: growth(max(t, 400))
+    rows = scale_rows(ddpm, method, [*named_scales(ddpm, CHOSEN, *OTHERS), mixture], **FAST)
     measure(rows, seed=2, path=path, columns=FAST | networks)
 
 
@@ -72,25 +67,23 @@ def transfer(path):
 
 def classifier_free(path):
     """Both methods, with the same two kinds of scales; no other experiment uses this seed."""
-    ddpm, method, networks = load_method("guided")
-    scales = named_scales(ddpm, CHOSEN, *OTHERS)
-    rows = scale_rows(ddpm, method, scales, "guided, ", **FAST)
-    ddpm, method, labeled = load_method("classifier_free")
-    scales = [(s, 0) for s in (1, 1.25, 1.5, 2, 3)] + [(1, b) for b in (0.1, 0.3, 1, 3, 10)]
-    scales = named_scales(ddpm, *scales)
-    rows |= scale_rows(ddpm, method, scales, "classifier-free, ", **FAST)
-    table = measure(rows, seed=4, path=path, columns=FAST | networks | labeled)
+    free = [(s, 0) for s in (1, 1.25, 1.5, 2, 3)] + [(1, b) for b in (0.1, 0.3, 1, 3, 10)]
+    methods, rows, columns = {"guided": [CHOSEN, *OTHERS], "classifier-free": free}, {}, FAST
+    for name, pairs in methods.items():
+        ddpm, method, networks = load_method(name.replace("-", "_"))
+        rows |= scale_rows(ddpm, method, named_scales(ddpm, *pairs), f"{name}, ", **FAST)
+        columns = columns | networks
+    table = measure(rows, seed=4, path=path, columns=columns)
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    x, y = ({name: row[key] for name, row in table.items()} for key in ("frechet", "accuracy"))
-    for name, color in (("guided", ORANGE), ("classifier-free", BLACK)):
-        for kind, start, style in (("growing", "1 + ", "o-"), ("constant", "s = ", "s--")):
-            names = [key for key in table if key.startswith(f"{name}, {start}")]
-            names.sort(key=lambda key: float(re.findall(r"[\d.]+", key)[-1]))  # by scale
-            points = [x[key] for key in names], [100 * y[key] for key in names]
-            axes.plot(*points, style, color=color, lw=1, ms=4, label=f"{name}, {kind} scales")
-    axes.plot(x[REAL], 100 * y[REAL], "*", color=BLACK, ms=10, label=REAL)
+    places = {name: (row["frechet"], 100 * row["accuracy"]) for name, row in table.items()}
+    for (name, pairs), color in zip(methods.items(), (ORANGE, BLACK)):
+        for kind, style in (("growing", "o-"), ("constant", "s--")):
+            curve = [scale_name(s, b) for s, b in sorted(pairs) if (b > 0) == (kind == "growing")]
+            x, y = zip(*(places[f"{name}, {scale}"] for scale in curve))
+            axes.plot(x, y, style, color=color, lw=1, ms=4, label=f"{name}, {kind} scales")
+    axes.plot(*places[REAL], "*", color=BLACK, ms=10, label=REAL)
     axes.set(xlabel="Fréchet distance", ylabel="accuracy (%)", xlim=(0, 0.8), ylim=(90, 100.2))
     axes.legend(frameon=False)
     write_files({path.with_suffix(".png"): png(figure)})

@@ -28,18 +28,11 @@ def read_rows(path):
         return [{k: v for k, v in row.items() if v != "-"} for row in csv.DictReader(file)]
 
 
-def cell(row, column, real=None):
-    """A column of a row as text, with its interval if it has one.
-
-    COLUMN= is the value without its interval, COLUMN-real is minus that of the row `real`.
-    """
-    name, minus, _ = column.removesuffix("=").partition("-")
-    if name not in row or (minus and row is real):
-        return ""
-    if minus:
-        return f"{float(row[name]) - float(real[name]):.3f}"
+def cell(row, column):
+    """A column of a row as text, with its interval if it has one; COLUMN= is without it."""
+    name = column.removesuffix("=")
     if f"{name}_low" not in row:
-        return str(row[name])
+        return str(row.get(name, ""))
     digits = 3 if "frechet" in name or name.startswith(("precision", "recall")) else 4
     style = f"{'+' if name.endswith('_change') else ''}.{digits}f"
     value, low, high = (f"{float(row[name + end]):{style}}" for end in ("", "_low", "_high"))
@@ -72,8 +65,7 @@ def with_tables(page, folder=ROOT / "results"):
                 continue
             if name not in rows:
                 raise UserError(f"{files} has no row {name!r}, which is in a table of a page")
-            cells = (cell(rows[name], column, rows.get(REAL)) for column in columns)
-            head += f"| {' | '.join([name, *cells])} |\n"
+            head += f"| {' | '.join([name, *(cell(rows[name], c) for c in columns)])} |\n"
         return head
 
     return TABLE.sub(filled, page)

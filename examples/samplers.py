@@ -8,10 +8,9 @@ x_0 is the sample. It may call `predict` as often as it needs to.
 
 from itertools import pairwise
 
-import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
-from diffusion import END, eps_from_x_0, x_0_from_eps, snr
+from diffusion import END, abar_table, eps_from_x_0, snr, x_0_from_eps
 
 
 def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=randn_tensor):
@@ -19,8 +18,8 @@ def written_out(predict, scheduler, x_t, y, rngs, order=1, eta=1, noise=randn_te
 
     Lu et al. 2022, arXiv 2211.01095, Algorithm 2. noise(shape, rngs) draws fresh noise.
     """
-    abar = F.pad(scheduler.alphas_cumprod, (0, 1), value=1.0)  # abar[END] is 1
-    half_log_snr, previous = snr(abar).log() / 2, None
+    abar, previous = abar_table(scheduler), None
+    half_log_snr = snr(abar).log() / 2
     for t, u in pairwise([*scheduler.timesteps.tolist(), END]):
         x_0 = target = x_0_from_eps(x_t, predict(x_t, t, y), abar[t])  # DDPM (15)
         yield t, x_t, x_0

@@ -40,14 +40,13 @@ def make_parser(docstring):
     return argparse.ArgumentParser(description=docstring, formatter_class=raw)
 
 
-def number(kind, low=-LARGEST, high=LARGEST, multiple_of=None):
+def number(kind, low=-LARGEST, high=LARGEST):
     """An argparse type: an int or float from `low` to `high`."""
 
     def parse(text):
         value = kind(text)
-        if not low <= value <= high or (multiple_of and value % multiple_of):
-            what = f"a multiple of {multiple_of}, " if multiple_of else ""
-            raise argparse.ArgumentTypeError(f"must be {what}from {low} to {high}, got {text}")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low} to {high}, got {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse says "invalid int value"

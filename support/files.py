@@ -93,10 +93,7 @@ def load_checkpoint(path, network_class, device="cpu"):
         advice = "; restore the included one with `git checkout -- models`"
     content = read_checkpoint(path, advice)
     if content["network"] != name:
-        raise UserError(
-            f"{path} holds a {content['network']}; expected a {name}. Your own class must be "
-            "passed to the function that loads it"
-        )
+        raise UserError(f"{path} holds a {content['network']}; expected a {name}")
     try:
         network = network_class(**content["config"])
         network.load_state_dict(content["state_dict"])
@@ -111,7 +108,7 @@ def check_may_write(path, network, schedule, dataset_info):
     """Check, before training, that the checkpoint can be written and fits into its folder.
 
     Raises UserError if the folder cannot be written, or holds a checkpoint (one of `OURS`, or
-    `path` itself) of another dataset or noise schedule, or if `path` is one of another class.
+    `path` itself) of another dataset or noise schedule.
     """
     config_of(network)  # a network without a config fails before it is trained
     advice = "; move it, or pass another folder with --models"
@@ -120,8 +117,6 @@ def check_may_write(path, network, schedule, dataset_info):
         if not other.exists():
             continue
         content = read_checkpoint(other, advice)
-        if other == path and content["network"] != type(network).__name__:
-            raise UserError(f"{path} holds a {content['network']}{advice}")
         if content["dataset"] != dataset_info:
             raise UserError(f"{other} was trained on a different dataset{advice}")
         if schedule and content["schedule"] not in (schedule, None):  # the judge has none

@@ -42,9 +42,6 @@ class TrainingState:
         self.network, self.parts = network, {"network": network, **parts}
         self.step, self.order, self.losses, self.metrics = 0, None, deque(maxlen=LOSS_STEPS), {}
         self.begin = self.saved_at = time.monotonic()
-        images, _ = dataset.splits["train"]
-        if settings["batch_size"] > len(images):
-            raise UserError(f"--batch-size must be at most {len(images)}, the number of images")
         self.interrupted = False
         if resume:
             self.load()
@@ -127,7 +124,7 @@ def log(state):
 # --- flags ---
 
 
-def add_training_flags(parser, steps, batch_size, lr, channels=None):
+def add_training_flags(parser, steps, batch_size, lr, channels=None, bf16=False):
     """Add the flags of a training script, with the script's defaults."""
     add, default = parser.add_argument, "(default: %(default)s)"
     models_help = "folder for the checkpoints (default: models)"
@@ -137,20 +134,24 @@ def add_training_flags(parser, steps, batch_size, lr, channels=None):
     add("--batch-size", type=number(int, 1), default=batch_size, help=size_help)
     add("--lr", type=number(float, 0), default=lr, help=f"peak learning rate {default}")
     if channels:  # not for the judge
-        width_help = f"number of channels, a multiple of 8 {default}"
-        add("--channels", type=number(int, 8, 256, 8), default=channels, help=width_help)
+        width_help = f"number of channels {default}"
+        widths = {"choices": range(8, 257, 8), "metavar": "8, 16, ..., 256"}
+        add("--channels", type=int, default=channels, help=width_help, **widths)
         resume_help = "resume an interrupted run from its last saved state"
         add("--resume", action="store_true", help=resume_help)
+    if bf16:
+        bf16_help = "train in bfloat16 (torch.autocast); faster on GPUs and CPUs that support it"
+        add("--bf16", action="store_true", help=bf16_help)
     add_run_flags(parser)
 
 
-def add_bf16_flag(parser):
-    """Add --bf16, for the U-Nets."""
-    bf16_help = "train in bfloat16 (torch.autocast); faster on GPUs and CPUs that support it"
-    parser.add_argument("--bf16", action="store_true", help=bf16_help)
+def training_settings(args, dataset):
+    """The flags that a script's `train` takes, as its arguments.
 
-
-def training_settings(args):
-    """The flags that a script's `train` takes, as its arguments."""
+    Raises UserError if the dataset has fewer images than a batch.
+    """
+    images, _ = dataset.splits["train"]
+    if args.batch_size > len(images):
+        raise UserError(f"--batch-size must be at most {len(images)}, the number of images")
     names = "steps", "batch_size", "lr", "seed", "channels", "bf16", "resume"
     return {name: getattr(args, name) for name in names if name in args}

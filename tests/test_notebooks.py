@@ -80,7 +80,7 @@ ANSWERS = [  # exercise of lesson 2, answer, keywords of the message
     ("1", "abar[399].sqrt() * x_0 + (1 - abar[399]).sqrt() * eps", "at t = 99"),
     ("1", "float(abar[t]) ** 0.5 * x_0 + float(1 - abar[t]) ** 0.5 * eps", "t = [399, 99, 999]"),
     ("1", "abar[t].sqrt() * x_t + (1 - abar[t]).sqrt() * eps", "global variable, `x_t`"),
-    ("2", "(x_t - (1 - abar[t].sqrt()) * eps) / abar[t].sqrt()", "(1 - abar[t].sqrt()) / abar"),
+    ("2", "(x_t - (1 - abar[t].sqrt()) * eps) / abar[t].sqrt()", "the factor of `eps`"),
     ("2", "((x_t - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt()).clamp(-1, 1)", "is clipped"),
     ("2", "(x_t - 1 - abar[t].sqrt() * eps) / abar[t].sqrt()", "brackets"),
     ("2", "x_t.sub_((1 - abar[t]).sqrt() * eps) / abar[t].sqrt()", "changes its arguments"),
@@ -92,7 +92,7 @@ ANSWERS = [  # exercise of lesson 2, answer, keywords of the message
     ("6", "(x_0 > 0).float().mean(dim=(1, 2, 3))", "no gradient"),
     ("6", "x_0.mean() + x_0.mean(dim=(1, 2, 3))", "depends on the others"),
     ("7", "abar[u].sqrt() * (1 - abar[t]) / abar[t].sqrt() * grad", "only the image changes"),
-    ("8", "eps_y + s * (eps_y - eps)", "`eps` is wrong: yours is -s"),
+    ("8", "eps_y + s * (eps_y - eps)", "the factor of `eps`: yours is -7"),
     ("8", "eps + (eps_y - eps)", "`s` is not used"),
 ]  # fmt: skip
 

@@ -47,8 +47,7 @@ def experiment(monkeypatch, tmp_path):
 
 
 def scale_of(name, t):
-    constant = re.search(r"(?:s = |scale of )([\d.]+)$", name)
-    if constant or t < 400 and (constant := re.search(r", s = (\d+) below t = 400", name)):
+    if constant := re.search(r"(?:s = |scale of )([\d.]+)$", name):
         return float(constant[1])
     b = re.search(r"1 \+ ([\d.]+) SNR", name) or (0, 12)
     return 1 + float(b[1]) * snr(DDPM.abar[max(t, 400) if "constant below" in name else t]).item()
@@ -98,7 +97,7 @@ def test_the_pages_change_only_on_request_and_if_nothing_failed(fails, monkeypat
     header = "images,frechet,recall_change,recall_change_low,recall_change_high\n"
     (tmp_path / "x_0.csv").write_text(f"{header}real images,1.5,-,-,-\na,1.75,-,-,-\n")
     (tmp_path / "x_1.csv").write_text(f"{header}b,2.25,0.25,-0.125,0.625\n")
-    columns = "images recall_change recall_change= frechet-real"
+    columns = "images recall_change recall_change= frechet="
     form = f"<!-- table x_*.csv: {columns} -->\n| a |\n| - |\n{{}}\nEnd\n"
     before = form.format("| b | |\n| a | 1 |\n| ± at most | |\n")
     pages, bad = (tmp_path / "1.md", tmp_path / "2.md"), before.replace("| a | 1", "| c | 1")
@@ -115,6 +114,6 @@ def test_the_pages_change_only_on_request_and_if_nothing_failed(fails, monkeypat
     assert [page.read_text() for page in pages] == [before, bad]
     pages[1].write_text(before)
     report.main(["scales", "tables"])
-    rows = "| b | +0.250 [-0.125, +0.625] | +0.250 | 0.750 |", "| a |  |  | 0.250 |"
+    rows = "| b | +0.250 [-0.125, +0.625] | +0.250 | 2.25 |", "| a |  |  | 1.75 |"
     after = form.format("\n".join([*rows, "| ± at most | 0.375 | 0.375 | 0.000 |\n"]))
     assert [page.read_text() for page in pages] == [after, after]

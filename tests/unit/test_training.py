@@ -329,7 +329,8 @@ def test_a_state_is_finite_and_resumed_only_by_its_own_run(tmp_path, short, monk
         return fails(train_classifier.main, *flags.split())
 
     assert "missing" in error("--resume")
-    assert "at most" in error("--batch-size 100000")
+    assert "at most 24," in error("--batch-size 25")
+    assert "at most 24," in fails(judge.main, "--models", tmp_path, "--batch-size", 25)
     assert "not finite" in error("--lr 1e9")
     assert torch.load(state)["losses"].isfinite().all()
     assert "interrupted" in error()
@@ -347,7 +348,6 @@ def foreign(file, network, schedule=SCHEDULE, **info):
 COSINE, UNET = {"beta_schedule": "squaredcos_cap_v2"}, make_unet(channels=8)
 FOREIGN = {
     "not a checkpoint": lambda folder, _: torch.save({}, folder / "classifier.pth"),
-    "another class": foreign("classifier.pth", judge.Judge()),
     "a neighbor of another schedule": foreign("ddpm_unet.pth", UNET, SCHEDULE | COSINE),
     "a neighbor of other images": foreign("judge.pth", judge.Judge(), None, name="shapes"),
 }
@@ -363,6 +363,6 @@ def test_an_unrelated_checkpoint_is_not_overwritten(fails, tmp_path, short, what
 
 
 def test_nor_is_one_with_a_name_of_its_own(tmp_path, short):
-    save_checkpoint(tmp_path / "mine.pth", judge.Judge(), None, short.info, {})
+    save_checkpoint(tmp_path / "mine.pth", Classifier(8), SCHEDULE, {"name": "shapes"}, {})
     with pytest.raises(UserError, match="mine.pth"):
         train_classifier.train(Classifier(8), short, tmp_path / "mine.pth", 1, 8)
