@@ -75,17 +75,21 @@ def pushed_once(ddpm, grad, step):
 
 
 def measure(folder, ddpm, classifier, noises=8):
-    """Count pushes toward y, and those after which the judge reads y, for each step.
+    """For each step, count pushes toward y, and those after which the judge reads y.
 
-    Digits that a noise becomes without a push are left out.
+    Digits that a noise becomes without a push are left out. `ink` is the mean norm of the ink of
+    the finished digit, x_0 + 1, as far as it is in the noisy image after the step.
     """
-    own = read_digits(sample(ddpm, None, range(noises), **SAMPLING))
+    images = sample(ddpm, None, range(noises), **SAMPLING)
+    own, ink = read_digits(images), (images + 1).flatten(1).norm(dim=1).mean().item()
+    abar = ddpm.abar[[*sampling_times(ddpm.T, SAMPLING["steps"]), END]].tolist()
     seeds, y = zip(*[(seed, y) for seed in range(noises) for y in range(10) if y != own[seed]])
     rows, grad = [], gradient(classifier.log_p)
     for step in range(SAMPLING["steps"]):
         images = sample(ddpm, y, seeds, pushed_once(ddpm, grad, step), **SAMPLING)
         right = (read_digits(images) == torch.tensor(y)).sum().item()
-        rows.append({"step": step + 1, "pushes": len(y), "read_as_y": right})
+        row = {"step": step + 1, "pushes": len(y), "read_as_y": right}
+        rows.append(row | {"ink": ink * abar[step + 1] ** 0.5})
     write_rows(folder / "pushes.csv", rows)
 
 

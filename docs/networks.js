@@ -39,7 +39,7 @@ function halfToFloat(bits) {
 
 /** The noise in x_t (784 numbers) at timestep t: 784 numbers. */
 function unet(w, x_t, t) {
-  const embedding = timeEmbedding(w, t, 16);
+  const embedding = timeEmbedding(w, t);
   const run = (x, ...layers) => sequence(...layers)(x)[0];
   const resnet = (name) => residual(w, name, embedding, ["time_emb_proj", "conv_shortcut"]);
   let h = run(image(x_t), conv(w, "conv_in"));
@@ -58,7 +58,7 @@ function unet(w, x_t, t) {
 
 /** {p, gradient}: p(y | x_t, t) of ten digits, and the gradient of log p(y | x_t, t), a function of y. */
 function classify(w, x_t, t) {
-  const embedding = timeEmbedding(w, t, 64);
+  const embedding = timeEmbedding(w, t);
   const block = (name, stride) => residual(w, name, embedding, ["scale_shift", "skip"], stride);
   const blocks = [block("block1"), block("block2", 2), block("block3")];
   const end = [groupNorm(w, "norm_out"), silu, linear(w, "linear")];
@@ -83,7 +83,8 @@ function residual(w, name, embedding, [projection, skip], stride = 1) {
 }
 
 /** Sines and cosines of t, through two linear layers. */
-function timeEmbedding(w, t, size) {
+function timeEmbedding(w, t) {
+  const [size] = w["time_embedding.linear_1.weight"].shape;
   const half = size / 2;
   const angles = Array.from({ length: half }, (_, i) => t * Math.exp((-Math.log(10000) * i) / half));
   const data = Float32Array.from([...angles.map(Math.cos), ...angles.map(Math.sin)]);
@@ -156,7 +157,6 @@ function normalize(x) {
   };
   return [{ ...x, data: y }, back];
 }
-
 
 function softmax(logits) {
   const exponentials = Array.from(logits, (value) => Math.exp(value - Math.max(...logits)));

@@ -1,97 +1,99 @@
 // The page: what is chosen, the films that the worker computes, and how they are shown.
 
-import { DIGIT, NOISE, PUSH, STEPS } from "./constants.js";
+import { DIGIT, NOISE, NORM, PUSH, STEPS } from "./constants.js";
 import { $, DARK, draw } from "./pictures.js";
 import { noiseImage, seen } from "./sampler.js";
 
 const NOISES = 1000;
-const [FILM_MS, BRANCH_MS] = [130, 60]; // per frame
+const [FILM_MS, BRANCH_MS] = [160, 60]; // per frame
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
+const ALL = [...Array(STEPS).keys()];
 
-const state = {}; // the address: noise, digit, and the pushed steps, the last of which is shown
+const state = {}; // the address: noise, digit, and the step of the push that is shown
 let films = new Map(); // of this noise and digit: step -> film with one push there; null -> without a push
-let marks = new Set(); // the steps whose results are not the digit, as the visitor says
+let marks = new Map(); // step -> whether the result is the digit, as the visitor says
 let view = {}; // frames up to `head` are shown, and those of the branch after `step`, up to `tail`
 let turn = 0; // counts changes of noise and digit
 let playing = 0; // counts animations
 
-/** Change noise, digit, or pushes. */
+/** Change noise or digit, and forget what was computed for the old ones. */
 function choose(changes) {
   Object.assign(state, changes);
   turn++;
+  playing++; // ends the animation before
   films = new Map([...films].filter(([step, { noise }]) => step === null && noise === state.noise));
-  marks = new Set();
+  marks = new Map();
+  view = { head: isKnown(null) ? STEPS : 0, step: null, tail: 0 };
+  show();
 }
 
 // --- films ---
 
+const isKnown = (step) => films.get(step)?.own !== undefined;
+
 const worker = new Worker("worker.js", { type: "module" });
 let line = Promise.resolve(); // jobs wait for each other, so that old ones can be dropped
 
-/** Let the worker compute a film, unless it is known. */
+/** Let the worker compute a film, unless it is known. Its frames can be shown as they arrive. */
 function compute(step) {
   const [its, known, { noise, digit }] = [turn, films, state];
   line = line.then(() => new Promise((resolve, reject) => {
-    if (its !== turn || known.has(step)) return resolve();
+    if (its !== turn || isKnown(step)) return resolve();
+    known.set(step, { noise, frames: [] });
     worker.onerror = () => reject("worker.js cannot be loaded");
-    worker.onmessage = ({ data }) => (data.error ? reject(data.error) : resolve(known.set(step, data)));
+    worker.onmessage = ({ data }) => {
+      if (data.error) return reject(data.error);
+      if (data.own === undefined) return (known.get(step).frames[data.k] = data);
+      known.get(step).own = data.own;
+      resolve();
+    };
     worker.postMessage({ noise, digit, step });
   }));
   return line;
 }
 
-/** Compute the results of pushes, and show each. */
-async function fill(steps) {
+/** Move `name`, head or tail, over the frames of a film. Returns whether nothing else came between. */
+async function play(name, step, ms) {
+  const its = ++playing;
+  for (view[name] = (step ?? -1) + 1; its === playing; ) {
+    show();
+    if (view[name] === STEPS) return true;
+    await new Promise((resolve) => setTimeout(resolve, CALM.matches ? 0 : ms));
+    if (films.get(step)?.frames[view[name] + 1]) view[name]++;
+  }
+  return false;
+}
+
+/** Show the film, then the push, then what a push in each of the other steps becomes. */
+async function start(isChosen = true) {
   const its = turn;
-  for (const step of steps) {
+  say("The network removes the noise, step by step. On the right is the digit that it expects.");
+  const [isShown] = await Promise.all([play("head", null, FILM_MS), compute(null)]);
+  if (!isShown || its !== turn) return;
+  if (films.get(null).own === state.digit && !isChosen) choose({ digit: (state.digit + 4) % 10 });
+  await pushAll();
+}
+
+/** Push in the chosen step, then in all others. */
+async function pushAll() {
+  const its = turn;
+  await push(state.step);
+  for (const step of ALL) {
     await compute(step);
     if (its !== turn) return;
     show();
   }
 }
 
-/** Move `name`, head or tail, from one frame to the last. Returns whether nothing else came between. */
-async function play(name, from, ms) {
-  const its = ++playing;
-  for (view[name] = CALM.matches ? STEPS : from; its === playing; view[name]++) {
-    show();
-    if (view[name] === STEPS) return true;
-    await new Promise((resolve) => setTimeout(resolve, ms));
-  }
-  return false;
-}
-
-/** Show the film from the beginning, then the pushes. */
-async function start(isChosen = true) {
-  const its = turn;
-  playing++; // ends the animation before
-  view = { head: 0, step: null, tail: 0 };
-  show();
-  await compute(null);
-  if (its !== turn) return;
-  const { own } = films.get(null);
-  if (own === state.digit && !isChosen) choose({ digit: (own + 4) % 10 });
-  say("The network removes the noise. Below each noisy image is the digit that it expects.");
-  if (await play("head", 0, FILM_MS)) await push(state.pushes.at(-1) ?? PUSH);
-  await fill(state.pushes);
-}
-
 /** Push once, in a step, and let the branch grow. */
 async function push(step) {
   const its = turn;
-  playing++; // ends the animation before
-  Object.assign(view, { head: STEPS, step: null });
-  state.pushes = [...state.pushes.filter((other) => other !== step), step];
-  writeAddress();
+  state.step = step;
+  history.replaceState(null, "", `#noise=${state.noise}&digit=${state.digit}&push=${step + 1}`);
+  Object.assign(view, { head: STEPS, step });
   say(`A push in step ${step + 1} …`);
-  await compute(step);
-  if (its !== turn || step !== state.pushes.at(-1)) return;
-  view.step = step;
-  const { own } = films.get(null);
-  say(own === state.digit
-    ? `This noise becomes ${named(own)} on its own. Push it toward another digit.`
-    : `One push in step ${step + 1}. Can you see it in the noise? Tap another step to push there instead.`);
-  await play("tail", step + 1, BRANCH_MS);
+  const [isShown] = await Promise.all([play("tail", step, BRANCH_MS), compute(step)]);
+  if (isShown && its === turn) say(result(step));
 }
 
 /** Run what a visitor asked for, and report errors. */
@@ -105,120 +107,119 @@ function run(action) {
 
 // --- the address ---
 
-function writeAddress() {
-  const { noise, digit, pushes } = state;
-  try {
-    history.replaceState(null, "", `#noise=${noise}&digit=${digit}&pushes=${pushes.map((step) => step + 1)}`);
-  } catch {
-    // Safari refuses more than 100 changes in 30 seconds
-  }
-}
-
 /** Show what the address says, with defaults for what is missing or invalid. */
 function followAddress() {
   const found = new URLSearchParams(location.hash.slice(1));
-  const number = (text, most, standard) => (/^\d+$/.test(text) && text <= most ? Number(text) : standard);
-  const steps = (found.get("pushes") ?? "").split(",").map((text) => number(text, STEPS, 0) - 1);
-  choose({
-    noise: number(found.get("noise"), NOISES - 1, NOISE),
-    digit: number(found.get("digit"), 9, DIGIT),
-    pushes: [...new Set(steps.filter((step) => step >= 0))],
-  });
+  const number = (name, most, standard) => {
+    const text = found.get(name) ?? "";
+    return /^\d+$/.test(text) && text <= most ? Number(text) : standard;
+  };
+  const step = (number("push", STEPS, 0) || PUSH + 1) - 1;
+  choose({ noise: number("noise", NOISES - 1, NOISE), digit: number("digit", 9, DIGIT), step });
   run(() => start(found.has("digit")));
+}
+
+// --- what is said ---
+
+const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
+const say = (words) => ($("says").textContent = words);
+const isRight = (step) => marks.get(step) ?? films.get(step).own === state.digit;
+
+/** What a push did, in words. */
+function result(step) {
+  const [its, own] = [films.get(step).own, films.get(null).own];
+  const start = `Step ${step + 1}: `;
+  if (own === state.digit) return `This noise becomes ${named(own)} without a push. Choose another digit.`;
+  if (marks.has(step)) return `${start}you see ${isRight(step) ? named(state.digit) : `no ${state.digit}`}.`;
+  if (its === state.digit) return `${start}one push, and the second network reads ${named(its)}.`;
+  return `${start}too late. The second network ${its === own ? "still " : ""}reads ${named(its)}.`;
 }
 
 // --- showing ---
 
-const named = (digit) => `${digit === 8 ? "an" : "a"} ${digit}`;
-const say = (words) => ($("says").textContent = words);
-
 function show() {
   const { head, step, tail } = view;
-  const [film, branch] = [films.get(null), films.get(step)];
-  const isPushed = step !== null;
-  [...$("film").children].forEach((column, k) => {
-    const [noisy, guess, forked, result] = column.querySelectorAll("canvas");
-    const [isFork, isBranch] = [k === step, isPushed && k > step && k <= tail];
-    const isKnown = films.has(k) && (!isFork || tail === STEPS);
-    draw(noisy, k <= head && film?.frames[k].seen);
-    draw(guess, k <= head && film?.frames[k].guess);
-    draw(forked, isFork ? branch.push : isBranch && branch.frames[k].guess, isFork);
-    draw(result, isKnown && films.get(k).frames[STEPS].guess);
+  const [frames, branch] = [null, step].map((its) => films.get(its)?.frames ?? []);
+  const push = branch[step]?.push;
+  const known = ALL.filter((k) => isKnown(k) && (k !== step || tail === STEPS));
+  for (const k of ALL) {
+    const [column, item] = [$("film").children[k], $("results").children[k]];
+    const [guess, forked] = column.querySelectorAll("canvas");
+    const [isFork, isBranch, isHere] = [push && k === step, push && k > step && k <= tail, known.includes(k)];
+    draw(guess, k <= head && frames[k]?.guess);
+    draw(forked, isFork ? push : isBranch && branch[k]?.guess, isFork);
     column.className = isFork ? "fork" : isBranch ? "branch" : "";
-    const [button, mark] = column.querySelectorAll("button");
-    button.disabled = head < STEPS;
-    mark.disabled = !isKnown;
-    mark.ariaPressed = marks.has(k);
-    const read = isKnown ? `: the second network reads ${named(films.get(k).own)}` : "";
-    mark.ariaLabel = `Result of a push in step ${k + 1}${read}. It is not ${named(state.digit)}.`;
-  });
-  $("stage").classList.toggle("alone", !isPushed);
+    column.firstChild.disabled = head < STEPS;
+    draw(item.querySelector("canvas"), isHere && films.get(k).frames[STEPS].guess);
+    item.className = `${isHere && isRight(k) ? "right" : ""} ${isFork ? "shown" : ""}`;
+    item.firstChild.disabled = !isHere;
+    item.firstChild.ariaLabel = isHere ? result(k) : `Step ${k + 1}: no result yet`;
+  }
+  $("stage").classList.toggle("alone", !push);
+  const before = push ? step + 1 : head;
   const pictures = {
-    alone: isPushed && film.frames[tail].guess,
-    before: film ? film.frames[isPushed ? step + 1 : head].seen : seen(noiseImage(state.noise), 0),
-    push: isPushed && branch.push,
-    after: isPushed && branch.frames[step + 1].seen,
-    pushed: isPushed && branch.frames[tail].guess,
+    before: frames[before]?.seen ?? seen(noiseImage(state.noise), 0),
+    alone: frames[push ? tail : head]?.guess,
+    push,
+    after: branch[before]?.seen,
+    pushed: branch[tail]?.guess,
   };
   for (const id in pictures) draw($(id).firstChild, pictures[id], id === "push");
-  $("before").lastChild.textContent = isPushed ? `the noise after step ${step + 1}` : "";
+  $("before").lastChild.textContent = push ? `noise after step ${step + 1}` : "the noisy image";
+  $("alone").lastChild.textContent = push ? "without a push" : "what the network expects";
   for (const node of document.querySelectorAll(".target")) node.textContent = named(state.digit);
   for (const node of document.querySelectorAll(".digit")) node.textContent = state.digit;
   $("digits").querySelector(`[value="${state.digit}"]`).checked = true;
-  $("verdict").textContent = marks.size
-    ? `You say: step ${Math.min(...marks) + 1} is too late.`
-    : tail === STEPS ? `Under each step is its result. Tap those that are not ${named(state.digit)}.` : "";
+  const [isHere, late] = [known.includes(step), known.find((k) => !isRight(k))];
+  $("mark").disabled = !isHere;
+  $("mark").textContent = `I see ${isHere && !isRight(step) ? named(state.digit) : `no ${state.digit}`}`;
+  $("verdict").textContent = late === undefined ? ""
+    : `${marks.size ? "You say" : "The second network says"}: step ${late + 1} is too late.`;
+  $("results").classList.toggle("complete", known.length === STEPS);
 }
 
-/** What was measured with other noises (export.py): a bar for each step, and a sentence. */
+/** What was measured with other noises (export.py): a bar for each step, and two paragraphs. */
 function showMeasured(csv) {
-  const rows = csv.trim().split("\n").slice(1).map((row) => row.split(",").map(Number)); // step, n, right
+  const rows = csv.trim().split("\n").slice(1).map((row) => row.split(",").map(Number)); // step, n, right, ink
   const percent = (some) => {
     const [n, right] = [1, 2].map((column) => some.reduce((sum, row) => sum + row[column], 0));
     return `${Math.round((100 * right) / n)}%`;
   };
-  const bar = (row) => `<li style="--p: ${parseInt(percent([row]))}px">${row[0]}</li>`;
-  $("curve").innerHTML = rows.map(bar).join("");
-  $("curve").ariaLabel = rows.map((row) => `step ${row[0]}: ${percent([row])}`).join(", ");
-  $("measured").textContent = `Counted for 8 noises and every digit that they do not become on their own
-    (${rows[0][1]} pushes in each step), by a third network that never pushes: ${percent(rows.slice(0, 8))} of
-    the pushes in steps 1 to 8 succeed, ${percent([rows[12]])} in step 13, and ${percent(rows.slice(16))} in
+  for (const k of ALL) $("results").children[k].style.setProperty("--p", percent([rows[k]]));
+  const ink = (step) => `${rows[step - 1][3].toFixed(step < 6 ? 1 : 0)} after step ${step}`;
+  $("why").textContent = `Every push has the norm ${NORM}, and the noise has 28. The ink of the finished digit is in
+    the noisy image from the start, but faintly: its norm there is ${ink(4)}, ${ink(11)}, and ${ink(18)} (the mean of
+    8 noises). From step ${rows.find((row) => row[3] > NORM)[0]} on, there is more of the digit than of the push.`;
+  $("measured").textContent = `The bars were counted for 8 other noises and every digit that they do not become
+    on their own (${rows[0][1]} pushes in each step), by a third network that never pushes: ${percent(rows.slice(0, 8))}
+    of the pushes in steps 1 to 8 succeed, ${percent([rows[12]])} in step 13, and ${percent(rows.slice(16))} in
     steps 17 to 20.`;
 }
 
 // --- what visitors do ---
 
-$("film").innerHTML = [...Array(STEPS).keys()].map((k) => `<li>
-  <button type="button" aria-label="Push in step ${k + 1}">${k + 1}<canvas></canvas><canvas></canvas></button>
-  <canvas></canvas><button type="button"><canvas></canvas></button></li>`).join("");
+$("film").innerHTML = ALL.map((k) => `<li><button type="button" aria-label="Push in step ${k + 1}">${k + 1}<canvas>
+  </canvas></button><canvas aria-hidden="true"></canvas></li>`).join("");
+$("results").innerHTML = ALL.map(() => `<li><button type="button"><canvas></canvas></button></li>`).join("");
 $("digits").innerHTML += [...Array(10).keys()].map((y) => `<label><input type="radio" name="digit"
   value="${y}"><span>${y}</span></label>`).join("");
 
-[...$("film").children].forEach((column, k) => {
-  const [button, mark] = column.querySelectorAll("button");
-  button.addEventListener("click", () => run(() => push(k)));
-  mark.addEventListener("click", () => {
-    marks[marks.has(k) ? "delete" : "add"](k);
-    show();
-  });
-});
+for (const list of [$("film"), $("results")]) {
+  [...list.children].forEach((item, k) => item.firstChild.addEventListener("click", () => run(() => push(k))));
+}
 $("digits").addEventListener("change", ({ target }) => {
-  choose({ digit: Number(target.value), pushes: state.pushes.slice(-1) });
-  run(() => (films.has(null) ? push(state.pushes.at(-1) ?? PUSH) : start()));
+  choose({ digit: Number(target.value) });
+  run(isKnown(null) ? pushAll : start);
+});
+$("mark").addEventListener("click", () => {
+  marks.set(view.step, !isRight(view.step));
+  say(result(view.step));
+  show();
 });
 $("new").addEventListener("click", () => {
-  choose({ noise: Math.floor(NOISES * Math.random()), pushes: [] });
+  choose({ noise: Math.floor(NOISES * Math.random()), step: PUSH });
   run(() => start(false));
 });
-$("all").addEventListener("click", () => run(async () => {
-  const missing = [...Array(STEPS).keys()].filter((step) => !state.pushes.includes(step));
-  state.pushes = [...missing, ...state.pushes];
-  writeAddress();
-  say("Twenty films with one push each …");
-  await fill(missing);
-  say("Each result is that of one push, in the step above it.");
-}));
-$("replay").addEventListener("click", () => run(start));
 addEventListener("hashchange", followAddress);
 DARK.addEventListener("change", show);
 

@@ -52,16 +52,15 @@ export class Sampler {
     return grad.map((value) => (NORM * value) / norm);
   }
 
-  /** The frames from k on, {x_t, seen, guess}. If y is not null, step k pushes toward it. */
-  film(x_t, k, y) {
-    const frames = [];
-    const push = y === null ? null : this.push(x_t, k, y);
-    for (let i = k; i <= STEPS; i++) {
-      const x_0 = this.x_0(x_t, i);
-      frames.push({ x_t, seen: seen(x_t, i), guess: grays(x_0) });
-      if (i < STEPS) x_t = this.step(x_t, x_0, i);
-      if (i === k && push) x_t = x_t.map((value, j) => value + push[j]);
+  /** Yields the frames from k on, {k, x_t, seen, guess}. If y is not null, step k pushes toward it. */
+  *film(x_t, k, y) {
+    let push = y === null ? null : this.push(x_t, k, y);
+    for (; k <= STEPS; k++) {
+      const x_0 = this.x_0(x_t, k);
+      yield { k, x_t, seen: seen(x_t, k), guess: grays(x_0), push: push && grays(push, 0.7) };
+      if (k < STEPS) x_t = this.step(x_t, x_0, k);
+      if (push) x_t = x_t.map((value, i) => value + push[i]);
+      push = null;
     }
-    return { frames, push: push && seen(push, k + 1) };
   }
 }

@@ -17,13 +17,13 @@ from support.pictures import draw_rows, png
 SEED = 7
 NUM_FRAMES = 16
 COLORS = 64
-FRAME_MS, LAST_FRAME_MS = 200, 2_000
+FRAME_MS, LAST_FRAME_MS = 300, 2_000
 
 
 def frame(title, x_t, x_0, shift):
     """A PIL image of one step."""
     rows = {f"noisy image\n{title}": x_t, "expected\ndigit": x_0, "push of the\nclassifier": shift}
-    draw_rows(figure := Figure(), rows, signed=["push of the\nclassifier"])
+    draw_rows(figure := Figure(), rows, range(10), signed=["push of the\nclassifier"])
     picture = Image.open(io.BytesIO(png(figure)))
     return picture.convert("RGB").quantize(COLORS, Image.Quantize.FASTOCTREE)
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ABAR, ROOT
 from torch.testing import assert_close
 
 from diffusion import sampling_times
@@ -16,21 +16,22 @@ pytestmark = pytest.mark.xdist_group("page")  # one browser
 DOCS = ROOT / "docs"
 STEPS = export.SAMPLING["steps"]
 # a worker without networks: noise n becomes digit n % 10, and each gray level tells the film
+# and a push after step 15 fails
 STUB = """onmessage = ({data: {noise, digit, step}}) => setTimeout(() => {
     const gray = (k) => Array(784).fill(step === null ? 20 + k : 50 + 9 * step + digit);
-    const frames = [...Array(21).keys()].map((k) => ({seen: gray(k), guess: gray(k)}));
-    const own = step === null ? noise % 10 : digit;
-    postMessage({noise, digit, step, frames, push: gray(0), own});
+    for (let k = step ?? 0; k <= 20; k++)
+        postMessage({k, seen: gray(k), guess: gray(k), push: gray(0)});
+    postMessage({own: step === null || step >= 15 ? noise % 10 : digit});
 }, 30)"""
 FILM = """(job) => import('./sampler.js').then(({noiseImage}) => new Promise((resolve, reject) => {
-    const worker = new Worker('worker.js', {type: 'module'});
-    worker.onmessage = ({data: {frames, error}}) => error ? reject(error) : resolve(
-        [[...noiseImage(job.noise)], ...['seen', 'guess'].map((name) => frames.filter(Boolean)
-            .map((frame) => [...frame[name]]))]);
+    const worker = new Worker('worker.js', {type: 'module'}), frames = [];
+    worker.onmessage = ({data}) => data.error ? reject(data.error) : data.k !== undefined ?
+        frames.push(data) : resolve([[...noiseImage(job.noise)], ...['seen', 'guess'].map(
+            (name) => frames.map((frame) => [...frame[name]]))]);
     worker.postMessage(job);
 }))"""
-# grays of the results under the frames, from their red; null where there is none
-RESULTS = """() => [...document.querySelectorAll('li > :last-child canvas')].map((canvas) =>
+# grays of the results, from their red; null where there is none
+RESULTS = """() => [...document.querySelectorAll('#results canvas')].map((canvas) =>
     canvas.className ? null : Math.round((255 - canvas.getContext('2d').getImageData(9, 9, 1, 1)
         .data[0]) * 255 / 235))"""
 
@@ -106,67 +107,73 @@ def test_what_is_measured(tmp_path, monkeypatch, open_page):
     def sample(ddpm, y, seeds, step=None, **settings):
         """A push works for the digits below 20 - step."""
         own = torch.tensor(seeds)
-        return own if y is None else torch.where((y := torch.tensor(y)) < 20 - step, y, own)
+        y = own if y is None else torch.where((y := torch.tensor(y)) < 20 - step, y, own)
+        return y.view(-1, 1, 1, 1).expand(-1, 1, 28, 28).float()
 
     monkeypatch.setattr(export, "sample", sample)
     monkeypatch.setattr(export, "pushed_once", lambda ddpm, grad, step: step)
-    monkeypatch.setattr(export, "read_digits", lambda images: images)
-    export.measure(tmp_path, None, load_models()[1], noises=2)
+    monkeypatch.setattr(export, "read_digits", lambda images: images[:, 0, 0, 0].long())
+    export.measure(tmp_path, *load_models(), noises=2)
     page = open_page()
     page.route("**/pushes.csv", lambda route: route.fulfill(path=tmp_path / "pushes.csv"))
     page.reload()
     page.locator("#measured", has_text="18 pushes in each step").wait_for()
     assert re.findall(r"\d+%", page.inner_text("#measured")) == ["100%", "78%", "18%"]
+    ink = 28 * 1.5 * ABAR[799].sqrt()  # of the digits 0 and 1, after step 4
+    assert f"{ink:.1f} after step 4," in page.inner_text("#why")
 
 
-def test_a_push_hangs_its_result_under_the_frame_and_a_link_replays_it(open_page):
+def test_every_push_has_its_result_and_a_link_replays_the_one_that_is_shown(open_page):
     page = open_page("#noise=5&digit=8")
-    wait_for_results(page, 8, [4])  # the first push
-    frames, results = page.locator("li > :first-child"), page.locator("li > :last-child")
-    frames.nth(14).click()
-    wait_for_results(page, 8, [4, 15])
-    assert "fork" in page.locator("li").nth(14).get_attribute("class")
-    results.nth(14).click()
-    results.nth(3).click()
-    page.locator("#verdict", has_text="step 4 is").wait_for()
-    results.nth(3).click()  # takes it back
-    page.locator("#verdict", has_text="step 15 is").wait_for()
+    wait_for_results(page, 8, range(1, 21))
+    assert "step 16 is" in page.inner_text("#verdict")
+    for list, step in ("film", 15), ("results", 17):
+        page.locator(f"#{list} button").nth(step - 1).click()
+        page.locator("#says", has_text=f"Step {step}:").wait_for()
+        assert page.inner_text(".fork button") == str(step)
+    assert "still reads a 5" in page.inner_text("#says")
     again = open_page(page.url[page.url.index("#") :])
-    wait_for_results(again, 8, [4, 15])
-    assert again.evaluate("document.querySelector('.fork button').innerText") == "15"
-    page.check("[value='3']", force=True)  # the last push again
-    wait_for_results(page, 3, [15])
-    assert "step 15" not in page.inner_text("#verdict")
-    page.click("#all")
-    page.check("[value='1']", force=True)  # while the films of the 3 are computed
-    wait_for_results(page, 1, [15])
-    page.wait_for_timeout(200)
-    wait_for_results(page, 1, [15])
-    page.click("#all")
+    again.locator("#says", has_text="Step 17:").wait_for()
+    click = "document.querySelector(`[value='3']`).click(), "
+    assert page.evaluate(f"{click}document.querySelector('#verdict').innerText") == ""  # at once
+    wait_for_results(page, 3, range(1, 21))
+    page.check("[value='7']", force=True)
+    page.check("[value='1']", force=True)  # while those of the 7 are computed
     wait_for_results(page, 1, range(1, 21))
     page.click("#new")
-    page.wait_for_url(re.compile("pushes=4$"))
-    wait_for_results(page, 5 if re.search(r"noise=\d*1&", page.url) else 1, [4])
+    page.wait_for_url(re.compile("push=4$"))
+    wait_for_results(page, 5 if re.search(r"noise=\d*1&", page.url) else 1, range(1, 21))
+
+
+def test_the_visitor_has_the_last_word(open_page):
+    page = open_page("#noise=5&digit=8&push=17")
+    wait_for_results(page, 8, range(1, 21))
+    for step, first in (17, 16), (16, 18), (3, 3), (3, 18):  # the second network reads 8 before 16
+        page.locator("#film button").nth(step - 1).click()
+        page.locator("#says", has_text=f"Step {step}:").wait_for()
+        page.click("#mark")
+        page.locator("#verdict", has_text=f"You say: step {first} is").wait_for()
 
 
 def test_a_digit_that_the_noise_becomes_anyway_is_replaced_unless_it_was_chosen(open_page):
     page = open_page(f"#noise={export.DIGIT}")
     page.locator(".target", has_text="a 0").wait_for()
-    page.locator("#says", has_text="step 4").wait_for()
+    page.locator("#says", has_text="Step 4").wait_for()
     page.check(f"[value='{export.DIGIT}']", force=True)
-    page.locator("#says", has_text=f"a {export.DIGIT} on its own").wait_for()
+    page.locator("#says", has_text=f"a {export.DIGIT} without a push").wait_for()
 
 
 def test_the_keyboard_is_enough(open_page):
-    page = open_page("#noise=5&digit=8&pushes=4")
-    wait_for_results(page, 8, [4])
-    page.focus("li:nth-child(4) > :first-child")
-    for key in "Tab", "Enter", "Tab", "Enter":  # the result below it, then the next frame
+    page = open_page("#noise=5&digit=8&push=4")
+    wait_for_results(page, 8, range(1, 21))
+    page.focus("#film li:nth-child(4) button")
+    for key in "Tab", "Enter":
         page.keyboard.press(key)
-    wait_for_results(page, 8, [4, 5])
-    assert "step 4 is" in page.inner_text("#verdict")
+    page.locator("#says", has_text="Step 5:").wait_for()
+    page.press("#mark", "Enter")
+    page.locator("#verdict", has_text="You say: step 5 is").wait_for()
     page.press(":checked", "ArrowLeft")
-    wait_for_results(page, 7, [5])
+    wait_for_results(page, 7, range(1, 21))
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "worker.js"])
