@@ -59,7 +59,7 @@ def gradient(log_p):
     """The gradient of a guide: a function (x_t, t, y) -> (B, C, H, W), where t is an int.
 
     A guide is any log_p(x_t, t (B,), y (B, ...)) -> (B,), differentiable in x_t. The gradient is
-    that of the sum, so each value must depend on its own image only (no BatchNorm in train mode).
+    that of the sum, so a network must not mix images (no BatchNorm in train mode).
     Raises UserError if log_p does not return (B,).
     """
 
@@ -109,7 +109,7 @@ SAMPLERS = {  # written out in examples/samplers.py
 def make_scheduler(sampler, trained, times):
     """A diffusers scheduler for decreasing timesteps, with the betas of the trained one.
 
-    `DDPM` returns eps, clipped and without a learned variance, so nothing else is needed from it.
+    Other settings of the trained one do not matter: `DDPM` has clipped x_0 and returns eps.
     """
     scheduler_class, settings = SAMPLERS[sampler]
     betas = trained.betas.tolist()
@@ -127,7 +127,7 @@ def trajectory(ddpm, y, seeds, predict=None, sampler=SAMPLER, steps=STEPS, loop=
         seeds: B ints below 2**32. Each image has its own generator on the CPU, so its noise depends
             neither on the device nor on the batch.
         predict: (x_t, t (int), y) -> noise, such as `guided(...)`; by default `ddpm`, unguided.
-        sampler: a key of `SAMPLERS`. steps: evenly spaced in t; UserError if more than T.
+        sampler: a key of `SAMPLERS`. steps: 1 to T, evenly spaced in t, or UserError.
         loop: `reverse`, or your own generator function with its arguments.
     """
     if not 1 <= steps <= ddpm.T:
@@ -145,7 +145,7 @@ def sample(ddpm, y, seeds, predict=None, batch_size=100, **settings):
     The arguments are those of `trajectory`. For pixels only; for latents, use `trajectory`.
 
     Raises UserError if there are no seeds or not one condition per seed, or if the samples are not
-    finite. Warns if pixels are far outside [-1, 1].
+    finite. Warns if a pixel, at any step, is beyond FAR_OUTSIDE.
     """
     if len(seeds) == 0 or (y is not None and len(y) != len(seeds)):
         raise UserError(f"got {len(seeds)} seeds for {'no' if y is None else len(y)} conditions")

@@ -133,13 +133,13 @@ def validation_loss(unet, scheduler, x_0, batch_size=250):
 
 
 @torch.no_grad()
-def unguided_samples(unet, n, steps):
-    """Samples (n, C, H, W) in [-1, 1] from diffusers' DDPMPipeline, with the seeds 0 to n - 1."""
+def unguided_samples(unet):
+    """Samples (N, C, H, W) in [-1, 1] from diffusers' DDPMPipeline, with the seeds 0 to N - 1."""
     pipeline = DDPMPipeline(unet, DDPMScheduler(**SCHEDULE))
     pipeline.set_progress_bar_config(desc="sampling", disable=None, leave=False)
-    rngs = [torch.Generator().manual_seed(k) for k in range(n)]
-    steps = min(steps, pipeline.scheduler.config.num_train_timesteps)
-    images = pipeline(n, rngs, steps, output_type="np").images  # (n, H, W, C) in [0, 1]
+    rngs = [torch.Generator().manual_seed(k) for k in range(NUM_SAMPLES)]
+    steps = min(SAMPLING_STEPS, pipeline.scheduler.config.num_train_timesteps)
+    images = pipeline(NUM_SAMPLES, rngs, steps, output_type="np").images  # (N, H, W, C) in [0, 1]
     return 2 * torch.from_numpy(images).permute(0, 3, 1, 2) - 1
 
 
@@ -161,7 +161,7 @@ def main(argv=None):
     validation_images = dataset.load("validation")[0][:NUM_VALIDATION_IMAGES]
 
     def save_samples(path):
-        images = as_displayed(unguided_samples(unet, NUM_SAMPLES, SAMPLING_STEPS), dataset.info)
+        images = as_displayed(unguided_samples(unet), dataset.info)
         write_files({path: png(grid_image(images, COLUMNS))})
 
     def validate(unet, step):

@@ -18,7 +18,7 @@ OURS = "ddpm_unet.pth", "classifier.pth", "classifier_free.pth", "judge.pth"
 
 
 def write_files(contents):
-    """Write path -> bytes. Each file is replaced in one step, after all are on the disk.
+    """Write path -> bytes. Each file is replaced in one step, after all have been written.
 
     Raises UserError if one cannot be written; existing files are then unchanged.
     """
@@ -105,7 +105,7 @@ def load_checkpoint(path, network_class, device="cpu"):
 
 
 def check_may_write(path, network, schedule, dataset_info):
-    """Check, before training, that the checkpoint can be written and fits into its folder.
+    """Check, before training, that the checkpoint can be written and matches those next to it.
 
     Raises UserError if the folder cannot be written, or holds a checkpoint (one of `OURS`, or
     `path` itself) of another dataset or noise schedule.

@@ -39,12 +39,12 @@ def ink_on_paper(images):
     return (PAPER + (INK - PAPER) * ink).round().to(torch.uint8)
 
 
-def grid_image(images, columns, pixel=4):
-    """A PIL image of a grid of uint8 images (N, C, H, W); each pixel becomes `pixel` wide."""
+def grid_image(images, columns):
+    """A PIL image of a grid of uint8 images (N, C, H, W), four times as large."""
     grid = make_grid(images, nrow=columns, pad_value=PAPER).permute(1, 2, 0)
     pixels = grid if images.shape[1] == 3 else grid[..., 0]  # make_grid repeats a gray channel
     picture = Image.fromarray(pixels.numpy())
-    return picture.resize((pixel * picture.width, pixel * picture.height), Image.NEAREST)
+    return picture.resize((4 * picture.width, 4 * picture.height), Image.NEAREST)
 
 
 def draw_rows(figure, rows, labels=(), signed=()):

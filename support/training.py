@@ -29,7 +29,7 @@ class TrainingState:
         network, parts: everything with a state_dict: the network, whose `config` holds its
             constructor arguments, the optimizer, the learning rate scheduler, the EMA.
 
-    Attributes: `step`, the number of completed steps; `order`, the training images of this epoch;
+    Attributes: `step`, the number of completed steps; `order`, the indices of this epoch;
     `losses`, tensors, of the last steps; `metrics`, a dict, of the last validation.
 
     Raises UserError if `check_may_write` does, or if state file and `resume` do not go together.
@@ -146,7 +146,7 @@ def add_training_flags(parser, steps, batch_size, lr, channels=None, bf16=False)
 
 
 def training_settings(args, dataset):
-    """The flags that a script's `train` takes, as its arguments.
+    """The flags that determine the weights, name -> value: arguments of a script's `train`.
 
     Raises UserError if the dataset has fewer images than a batch.
     """

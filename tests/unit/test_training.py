@@ -198,7 +198,7 @@ def test_the_networks_are_validated_on_the_validation_images(tiny, short):
 def test_the_sample_grid_is_unguided_sampling_with_the_seeds_0_1_2(tiny):
     """diffusers' pipeline and our loop agree; the picture shows these samples."""
     ddpm = load_ddpm(tiny / "ddpm_unet.pth")
-    theirs = train_ddpm.unguided_samples(ddpm.unet, 10, 2)
+    theirs = train_ddpm.unguided_samples(ddpm.unet)
     torch.testing.assert_close(theirs, sample(ddpm, None, range(10), steps=2), atol=1e-4, rtol=0)
     grid = pictures.grid_image(pictures.ink_on_paper(theirs), 10)
     assert np.array_equal(np.asarray(grid), np.asarray(Image.open(tiny / "sample_ddpm_output.png")))
