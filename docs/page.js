@@ -131,8 +131,8 @@ function result(step) {
   const start = `Step ${step + 1}: `;
   if (own === state.digit) return `This noise becomes ${named(own)} without a push. Choose another digit.`;
   if (marks.has(step)) return `${start}you see ${isRight(step) ? named(state.digit) : `no ${state.digit}`}.`;
-  if (its === state.digit) return `${start}one push, and the second network reads ${named(its)}.`;
-  return `${start}too late. The second network ${its === own ? "still " : ""}reads ${named(its)}.`;
+  if (its === state.digit) return `${start}one push, and the reader sees ${named(its)}.`;
+  return `${start}${its === own ? "too late. The reader still" : "it fails. The reader"} sees ${named(its)}.`;
 }
 
 // --- showing ---
@@ -141,11 +141,11 @@ function show() {
   const { head, step, tail } = view;
   const [frames, branch] = [null, step].map((its) => films.get(its)?.frames ?? []);
   const push = branch[step]?.push;
-  const known = ALL.filter((k) => isKnown(k) && (k !== step || tail === STEPS));
+  const isOwn = isKnown(null) && films.get(null).own === state.digit; // then there is nothing to decide
   for (const k of ALL) {
     const [column, item] = [$("film").children[k], $("results").children[k]];
     const [guess, forked] = column.querySelectorAll("canvas");
-    const [isFork, isBranch, isHere] = [push && k === step, push && k > step && k <= tail, known.includes(k)];
+    const [isFork, isBranch, isHere] = [push && k === step, push && k > step && k <= tail, isKnown(k)];
     draw(guess, k <= head && frames[k]?.guess);
     draw(forked, isFork ? push : isBranch && branch[k]?.guess, isFork);
     column.className = isFork ? "fork" : isBranch ? "branch" : "";
@@ -165,17 +165,20 @@ function show() {
     pushed: branch[tail]?.guess,
   };
   for (const id in pictures) draw($(id).firstChild, pictures[id], id === "push");
-  $("before").lastChild.textContent = push ? `noise after step ${step + 1}` : "the noisy image";
+  $("before").lastChild.textContent = push ? `noise after step ${step + 1}` : `after ${head} steps`;
   $("alone").lastChild.textContent = push ? "without a push" : "what the network expects";
   for (const node of document.querySelectorAll(".target")) node.textContent = named(state.digit);
   for (const node of document.querySelectorAll(".digit")) node.textContent = state.digit;
   $("digits").querySelector(`[value="${state.digit}"]`).checked = true;
-  const [isHere, late] = [known.includes(step), known.find((k) => !isRight(k))];
-  $("mark").disabled = !isHere;
-  $("mark").textContent = `I see ${isHere && !isRight(step) ? named(state.digit) : `no ${state.digit}`}`;
-  $("verdict").textContent = late === undefined ? ""
-    : `${marks.size ? "You say" : "The second network says"}: step ${late + 1} is too late.`;
-  $("results").classList.toggle("complete", known.length === STEPS);
+  const isWrong = isKnown(step) && !isRight(step);
+  $("pushed").classList.toggle("wrong", isWrong);
+  $("mark").disabled = !isKnown(step) || isOwn;
+  $("mark").textContent = `I see ${isWrong ? named(state.digit) : `no ${state.digit}`}`;
+  const isComplete = ALL.every(isKnown);
+  const last = isComplete && ALL.findLast(isRight);
+  $("verdict").textContent = !isComplete || isOwn ? ""
+    : `${marks.size ? "You say" : "The reader says"}: ${last >= 0 ? `step ${last + 1} is the last that works` : "no push works"}.`;
+  if (isComplete) $("results").className = "complete";
 }
 
 /** What was measured with other noises (export.py): a bar for each step, and two paragraphs. */
