@@ -82,7 +82,7 @@ def train(
         lr_scheduler.step()
 
         state.step = step + 1
-        state.losses.append(loss.detach().clone())
+        state.losses.append(loss.detach())
         last = state.step == steps
         if state.step % LOSS_STEPS == 0:
             bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)

@@ -13,11 +13,6 @@ from support import pictures
 PAPER, INK = pictures.PAPER, pictures.INK
 
 
-def constant(*levels):
-    """An 8x8 image of each gray level: (N, 1, 8, 8)."""
-    return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
-
-
 def test_gray_levels():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(pictures.to_uint8(from_uint8(levels)), levels)
@@ -61,10 +56,3 @@ def test_labels_are_above_their_images_and_do_not_overlap(monkeypatch, labels):
     assert drawn == LABELS[labels]
     assert not any(box.overlaps(other) for box, other in combinations(boxes, 2))
     assert not any(box.overlaps(image) for box in boxes for image in images)
-
-
-def test_figures_are_drawn_as_the_same_bytes():
-    figures = [Figure(), Figure()]
-    for figure in figures:
-        pictures.draw_rows(figure, {"row": constant(0, 99)}, "ab")
-    assert pictures.png(figures[0]) == pictures.png(figures[1])
