@@ -24,6 +24,7 @@ function choose(changes) {
   films = new Map([...films].filter(([step, { noise }]) => step === null && noise === state.noise));
   marks = new Map();
   view = { head: isKnown(null) ? STEPS : 0, step: null, tail: 0 };
+  writeAddress();
   show();
 }
 
@@ -67,7 +68,7 @@ async function play(name, step, ms) {
 /** Show the film, then the push, then what a push in each of the other steps becomes. */
 async function start(isChosen = true) {
   const its = turn;
-  say("The network removes the noise, step by step. On the right is the digit that it expects.");
+  say("The network removes the noise, step by step.");
   const [isShown] = await Promise.all([play("head", null, FILM_MS), compute(null)]);
   if (!isShown || its !== turn) return;
   if (films.get(null).own === state.digit && !isChosen) choose({ digit: (state.digit + 4) % 10 });
@@ -89,7 +90,7 @@ async function pushAll() {
 async function push(step) {
   const its = turn;
   state.step = step;
-  history.replaceState(null, "", `#noise=${state.noise}&digit=${state.digit}&push=${step + 1}`);
+  writeAddress();
   Object.assign(view, { head: STEPS, step });
   say(`A push in step ${step + 1} …`);
   const [isShown] = await Promise.all([play("tail", step, BRANCH_MS), compute(step)]);
@@ -106,6 +107,10 @@ function run(action) {
 }
 
 // --- the address ---
+
+const writeAddress = () => history.replaceState(
+  null, "", `#noise=${state.noise}&digit=${state.digit}&push=${state.step + 1}`,
+);
 
 /** Show what the address says, with defaults for what is missing or invalid. */
 function followAddress() {
@@ -129,7 +134,7 @@ const isRight = (step) => marks.get(step) ?? films.get(step).own === state.digit
 function result(step) {
   const [its, own] = [films.get(step).own, films.get(null).own];
   const start = `Step ${step + 1}: `;
-  if (own === state.digit) return `This noise becomes ${named(own)} without a push. Choose another digit.`;
+  if (own === state.digit) return `${start}this noise becomes ${named(own)} without a push, too.`;
   if (marks.has(step)) return `${start}you see ${isRight(step) ? named(state.digit) : `no ${state.digit}`}.`;
   if (its === state.digit) return `${start}one push, and the reader sees ${named(its)}.`;
   return `${start}${its === own ? "too late. The reader still" : "it fails. The reader"} sees ${named(its)}.`;
@@ -149,7 +154,7 @@ function show() {
     draw(guess, k <= head && frames[k]?.guess);
     draw(forked, isFork ? push : isBranch && branch[k]?.guess, isFork);
     column.className = isFork ? "fork" : isBranch ? "branch" : "";
-    column.firstChild.disabled = head < STEPS;
+    Object.assign(column.firstChild, { disabled: head < STEPS, ariaCurrent: isFork ? "step" : null });
     draw(item.querySelector("canvas"), isHere && films.get(k).frames[STEPS].guess);
     item.className = `${isHere && isRight(k) ? "right" : ""} ${isFork ? "shown" : ""}`;
     item.firstChild.disabled = !isHere;
@@ -170,14 +175,15 @@ function show() {
   for (const node of document.querySelectorAll(".target")) node.textContent = named(state.digit);
   for (const node of document.querySelectorAll(".digit")) node.textContent = state.digit;
   $("digits").querySelector(`[value="${state.digit}"]`).checked = true;
-  const isWrong = isKnown(step) && !isRight(step);
+  const isWrong = step !== null && isKnown(step) && !isRight(step);
   $("pushed").classList.toggle("wrong", isWrong);
-  $("mark").disabled = !isKnown(step) || isOwn;
+  $("mark").disabled = step === null || !isKnown(step) || isOwn;
   $("mark").textContent = `I see ${isWrong ? named(state.digit) : `no ${state.digit}`}`;
   const isComplete = ALL.every(isKnown);
-  const last = isComplete && ALL.findLast(isRight);
-  $("verdict").textContent = !isComplete || isOwn ? ""
-    : `${marks.size ? "You say" : "The reader says"}: ${last >= 0 ? `step ${last + 1} is the last that works` : "no push works"}.`;
+  const worked = isComplete ? ALL.findLast(isRight) ?? -1 : null; // the last step that did
+  const found = { "-1": "no push works", [STEPS - 1]: "no step is too late" }[worked]
+    ?? `step ${worked + 1} is the last that works`;
+  $("verdict").textContent = !isComplete || isOwn ? "" : `${marks.size ? "You say" : "The reader says"}: ${found}.`;
   if (isComplete) $("results").className = "complete";
 }
 

@@ -206,10 +206,10 @@ def test_the_sample_grid_is_unguided_sampling_with_the_seeds_0_1_2(tiny):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_flag_of_a_training_has_an_effect(tmp_path, short, name, monkeypatch):
-    rates, sizes, devices, mse_loss = [], [], [], Mock(wraps=F.mse_loss)
+    rates, shown, devices, mse_loss = [], [], [], Mock(wraps=F.mse_loss)
     monkeypatch.setattr(F, "mse_loss", mse_loss)
     loop = train_ddpm if name in UNETS else SCRIPTS[name]
-    monkeypatch.setattr(loop, "from_uint8", lambda x: sizes.append(len(x)) or from_uint8(x))
+    monkeypatch.setattr(loop, "from_uint8", lambda x: shown.append(x) or from_uint8(x))
     monkeypatch.setattr(nn.Module, "to", lambda network, to: devices.append(to) or network)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # it stays on the CPU
     handle = register_optimizer_step_pre_hook(
@@ -222,7 +222,9 @@ def test_every_flag_of_a_training_has_an_effect(tmp_path, short, name, monkeypat
     dtypes = [call.args[0].dtype for call in mse_loss.call_args_list]
     assert dtypes == ([torch.bfloat16] * 8 if name in UNETS else [])
     assert len(rates) == 8 and max(rates) == 1e-4 and rates[-1] < 0.5e-4
-    assert sizes.count(6) == 8
+    epochs = torch.cat([batch for batch in shown if len(batch) == 6]).chunk(2)
+    assert len(epochs[0]) == 24 and not torch.equal(*epochs)  # shuffled again
+    assert torch.equal(*(epoch.flatten(1).sum(dim=1).sort().values for epoch in epochs))
     assert torch.initial_seed() == 3 and "mps" in devices
     trained = torch.load(tmp_path / f"{name}.pth")
     assert name == "judge" or 24 in {len(value) for value in trained["state_dict"].values()}
