@@ -16,14 +16,12 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch.nn.utils import clip_grad_norm_
-from tqdm import trange
 
 from classifier import CHANNELS, Classifier
 from data import Dataset, add_dataset_flags, from_uint8
 from diffusion import SCHEDULE, noised_for_validation
 from support import cli
-from support.training import FUSED_ADAMW, LOSS_STEPS, VALIDATE_EVERY, TrainingState
-from support.training import add_training_flags, log, mean, training_settings
+from support.training import FUSED_ADAMW, TrainingState, add_training_flags, training_settings
 
 STEPS = 6_000
 BATCH_SIZE = 128
@@ -43,9 +41,7 @@ def train(
     are more plain values for the checkpoint, such as the seed. Returns the `TrainingState`, whose
     `finish` writes the checkpoint.
     """
-    images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
     validation = dataset.load("validation")
-    batches_per_epoch = len(images) // batch_size
     device = next(classifier.parameters()).device
     scheduler = DDPMScheduler(**SCHEDULE)
 
@@ -61,14 +57,8 @@ def train(
     )  # fmt: skip
 
     classifier.train()
-    bar = trange(state.step, steps, initial=state.step, total=steps, desc="training", disable=None)
-    for step in bar:
-        k = step % batches_per_epoch
-        if k == 0:  # a new epoch
-            state.order = torch.randperm(len(images))
-        index = state.order[k * batch_size : (k + 1) * batch_size]
-        x_0, y = from_uint8(images[index]), labels[index]  # (B, C, H, W) in [-1, 1], (B,)
-
+    for images, y in state.batches():
+        x_0 = from_uint8(images)  # (B, C, H, W) in [-1, 1]
         t = torch.randint(scheduler.config.num_train_timesteps, (len(x_0),))  # (B,)
         eps = torch.randn(x_0.shape)
         x_t = scheduler.add_noise(x_0, eps, t)  # DDPM (4)
@@ -81,19 +71,9 @@ def train(
         optimizer.step()
         lr_scheduler.step()
 
-        state.step = step + 1
-        state.losses.append(loss.detach())
-        last = state.step == steps
-        if state.step % LOSS_STEPS == 0:
-            bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)
-        if state.step % max(batches_per_epoch, VALIDATE_EVERY) == 0 or last:
-            classifier.eval()
-            metrics = validate(classifier, scheduler, *validation)
+        if state.count(loss):
+            state.report(validate(classifier.eval(), scheduler, *validation))
             classifier.train()
-            state.metrics = {"loss": mean(state.losses), **metrics}
-            log(state)
-        if state.save_is_due() or last:
-            state.save()
     classifier.eval()
     return state
 

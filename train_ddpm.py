@@ -17,15 +17,13 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.optimization import get_linear_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.utils import clip_grad_norm_
-from tqdm import trange
 
 from data import Dataset, add_dataset_flags, from_uint8
 from diffusion import CHANNELS, SCHEDULE, make_unet, noised_for_validation, training_target
 from support import cli
 from support.files import output_folder, write_files
 from support.pictures import as_displayed, grid_image, png
-from support.training import FUSED_ADAMW, LOSS_STEPS, VALIDATE_EVERY, TrainingState
-from support.training import add_training_flags, log, mean, training_settings
+from support.training import FUSED_ADAMW, TrainingState, add_training_flags, training_settings
 
 STEPS = 64_000
 BATCH_SIZE = 32
@@ -65,8 +63,6 @@ def train(
 
     Returns the `TrainingState`, whose `finish` writes the checkpoint.
     """
-    images, labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
-    batches_per_epoch = len(images) // batch_size
     scheduler = DDPMScheduler(**SCHEDULE)
 
     optimizer = torch.optim.AdamW(
@@ -82,14 +78,8 @@ def train(
     )  # fmt: skip
 
     unet.train()
-    bar = trange(state.step, steps, initial=state.step, total=steps, desc="training", disable=None)
-    for step in bar:
-        k = step % batches_per_epoch
-        if k == 0:  # a new epoch
-            state.order = torch.randperm(len(images))
-        index = state.order[k * batch_size : (k + 1) * batch_size]
-        x_0, y = from_uint8(images[index]), labels[index]  # (B, C, H, W) in [-1, 1], (B,)
-
+    for images, y in state.batches():
+        x_0 = from_uint8(images)  # (B, C, H, W) in [-1, 1]
         with torch.autocast(unet.device.type, torch.bfloat16, enabled=bf16):
             loss = loss_of(unet, scheduler, x_0.to(unet.device), y.to(unet.device))
 
@@ -100,22 +90,12 @@ def train(
         lr_scheduler.step()
         ema.step(unet.parameters())
 
-        state.step = step + 1
-        state.losses.append(loss.detach())
-        last = state.step == steps
-        if state.step % LOSS_STEPS == 0:
-            bar.set_postfix(loss=f"{mean(state.losses):.4f}", refresh=False)
-        if state.step % max(batches_per_epoch, VALIDATE_EVERY) == 0 or last:
-            state.metrics = {"loss": mean(state.losses)}
-            if validate:
-                ema.store(unet.parameters())
-                ema.copy_to(unet.parameters())
-                state.metrics |= validate(unet.eval(), state.step)
-                unet.train()
-                ema.restore(unet.parameters())
-            log(state)
-        if state.save_is_due() or last:
-            state.save()
+        if state.count(loss):
+            ema.store(unet.parameters())
+            ema.copy_to(unet.parameters())
+            state.report(validate(unet.eval(), state.step) if validate else {})
+            unet.train()
+            ema.restore(unet.parameters())
     ema.copy_to(unet.parameters())
     unet.eval()
     return state

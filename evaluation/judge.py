@@ -5,7 +5,6 @@
 Writes models/judge.pth; with --models DIR, it goes to DIR.
 """
 
-import time
 from typing import NamedTuple
 
 import torch
@@ -13,14 +12,12 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torchvision.transforms import InterpolationMode, RandomAffine
-from tqdm import trange
 
 from data import Dataset, add_dataset_flags, from_uint8
 from support import cli
-from support.files import MODELS, check_may_write, load_checkpoint, save_checkpoint
+from support.files import MODELS, load_checkpoint
 from support.pictures import to_uint8
-from support.training import FUSED_ADAMW, LOSS_STEPS, add_training_flags, mean
-from support.training import training_settings
+from support.training import FUSED_ADAMW, TrainingState, add_training_flags, training_settings
 
 STEPS = 5_148  # twelve epochs
 BATCH_SIZE = 128
@@ -91,28 +88,33 @@ def read_digits(images):
     return judge_images(load_judge(), to_uint8(images)).prediction
 
 
-def train(judge, images, labels, steps, batch_size, lr):
-    """Minimize the cross-entropy on augmented uint8 images; returns the mean of the last losses."""
+def train(judge, dataset, checkpoint, steps, batch_size, lr, resume=False, **settings):
+    """Minimize the cross-entropy on augmented images; see train_classifier.py for the arguments."""
     device = judge.linear.weight.device
     weights, fused = judge.parameters(), device.type in FUSED_ADAMW
     optimizer = torch.optim.AdamW(weights, lr, weight_decay=WEIGHT_DECAY, fused=fused)
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    batches_per_epoch, losses = len(images) // batch_size, []
-    for step in trange(steps, desc="judge", disable=None):
-        k = step % batches_per_epoch
-        if k == 0:  # a new epoch
-            order = torch.randperm(len(images))
-        index = order[k * batch_size : (k + 1) * batch_size]
-        logits = judge(AUGMENT(from_uint8(images[index])).to(device))
-        loss = F.cross_entropy(logits, labels[index].to(device), label_smoothing=LABEL_SMOOTHING)
+    settings |= {"steps": steps, "batch_size": batch_size, "lr": lr}
+    parts = {"network": judge, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+    state = TrainingState(checkpoint, dataset, None, settings, resume, **parts)
+    for images, y in state.batches():
+        logits = judge(AUGMENT(from_uint8(images)).to(device))
+        loss = F.cross_entropy(logits, y.to(device), label_smoothing=LABEL_SMOOTHING)
 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         lr_scheduler.step()
-        losses.append(loss.detach())
+        if state.count(loss):
+            accuracies = {}
+            for split in "validation", "test":
+                judged = judge_images(judge.eval(), *dataset.splits[split])
+                right = judged.prediction == judged.labels
+                accuracies[f"{split}_accuracy"] = right.float().mean().item()
+            state.report(accuracies)
+            judge.train()
     judge.eval()
-    return mean(losses[-LOSS_STEPS:])
+    return state
 
 
 @cli.one_line_errors
@@ -127,17 +129,10 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     num_classes, image_shape = len(dataset.info["classes"]), dataset.info["shape"]
     judge = Judge(num_classes=num_classes, image_shape=image_shape).to(args.device)
-    checkpoint, begin = args.models / "judge.pth", time.monotonic()
-    check_may_write(checkpoint, judge, None, dataset.info)
-    training, sizes = training_settings(args, dataset), (args.steps, args.batch_size, args.lr)
-    training["loss"] = train(judge, *dataset.splits["train"], *sizes)
-    for split in "validation", "test":
-        judged = judge_images(judge, *dataset.splits[split])
-        right = judged.prediction == judged.labels
-        training[f"{split}_accuracy"] = right.float().mean().item()
-    training["seconds"] = time.monotonic() - begin
-    save_checkpoint(checkpoint, judge, None, dataset.info, training)
-    print(f"saved {checkpoint}; test accuracy {training['test_accuracy']:.4f}")
+    checkpoint = args.models / "judge.pth"
+    state = train(judge, dataset, checkpoint, **training_settings(args, dataset))
+    state.finish()
+    print(f"saved {checkpoint} after {state.seconds():.0f} s")
 
 
 if __name__ == "__main__":

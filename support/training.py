@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from support.cli import UserError
 from support.cli import add_run_flags, number
@@ -19,13 +19,13 @@ FUSED_ADAMW = "cpu", "cuda"  # devices that have it in every supported version o
 
 
 class TrainingState:
-    """Everything that a resumed run needs; on a CPU, its results are bitwise identical.
+    """Batches, progress, and everything that a resumed run needs to give the same bits on a CPU.
 
     All randomness must come from torch's CPU generator, whose state is saved, too.
 
     Args:
         checkpoint: its Path; the state file is next to it. schedule: the scheduler config.
-        settings: plain values that determine the weights, such as the batch size and the seed.
+        settings: plain values that determine the weights: steps, batch_size, and others.
         network, parts: everything with a state_dict: the network, whose `config` holds its
             constructor arguments, the optimizer, the learning rate scheduler, the EMA.
 
@@ -39,6 +39,8 @@ class TrainingState:
         check_may_write(checkpoint, network, schedule, dataset.info)
         self.checkpoint, self.path = checkpoint, checkpoint.with_suffix(".state.pth")
         self.schedule, self.dataset, self.settings = schedule, dataset.info, settings
+        self.images, self.labels = dataset.splits["train"]  # uint8 (N, C, H, W), int64 (N,)
+        self.batches_per_epoch = len(self.images) // settings["batch_size"]
         self.network, self.parts = network, {"network": network, **parts}
         self.step, self.order, self.losses, self.metrics = 0, None, deque(maxlen=LOSS_STEPS), {}
         self.begin = self.saved_at = time.monotonic()
@@ -51,6 +53,39 @@ class TrainingState:
                 "pass --resume or delete it"
             )
         signal.signal(signal.SIGINT, self.interrupt)
+
+    def batches(self):
+        """Yield the remaining batches, uint8 images (B, C, H, W) and labels (B,).
+
+        Shuffles in each epoch, shows the progress, and saves the state now and then. After each
+        batch, call `count`.
+        """
+        first, last, size = self.step, self.settings["steps"], self.settings["batch_size"]
+        bar = trange(first, last, initial=first, total=last, desc="training", disable=None)
+        for step in bar:
+            k = step % self.batches_per_epoch
+            if k == 0:  # a new epoch
+                self.order = torch.randperm(len(self.images))
+            index = self.order[k * size : (k + 1) * size]
+            yield self.images[index], self.labels[index]
+            if self.step % LOSS_STEPS == 0:
+                bar.set_postfix(loss=f"{mean(self.losses):.4f}", refresh=False)
+            due = time.monotonic() - self.saved_at > SAVE_SECONDS
+            if due or self.interrupted or self.step == last:
+                self.save()
+
+    def count(self, loss):
+        """Count a step. Returns whether the network should be validated now."""
+        self.step += 1
+        self.losses.append(loss.detach())
+        every = max(self.batches_per_epoch, VALIDATE_EVERY)
+        return self.step % every == 0 or self.step == self.settings["steps"]
+
+    def report(self, metrics):
+        """Keep the metrics of a validation, a dict of floats, and print them."""
+        self.metrics = {"loss": mean(self.losses), **metrics}
+        text = "  ".join(f"{key} {value:.4f}" for key, value in self.metrics.items())
+        tqdm.write(f"step {self.step:6d}  {self.seconds():5.0f} s  {text}")
 
     def interrupt(self, *_):
         """On Ctrl-C, stop at the end of this step; on the second one, at once."""
@@ -90,10 +125,6 @@ class TrainingState:
         if self.interrupted:
             raise KeyboardInterrupt(f"interrupted at step {self.step}; add --resume to continue")
 
-    def save_is_due(self):
-        """Whether the state should be saved again."""
-        return self.interrupted or time.monotonic() - self.saved_at > SAVE_SECONDS
-
     def finish(self):
         """Save the checkpoint, with settings and metrics, and delete the state file."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -115,12 +146,6 @@ def mean(losses):
     return torch.stack([*losses]).mean().item()
 
 
-def log(state):
-    """Print the step, the time, and the metrics of the last validation."""
-    metrics = "  ".join(f"{key} {value:.4f}" for key, value in state.metrics.items())
-    tqdm.write(f"step {state.step:6d}  {state.seconds():5.0f} s  {metrics}")
-
-
 # --- flags ---
 
 
@@ -137,8 +162,8 @@ def add_training_flags(parser, steps, batch_size, lr, channels=None, bf16=False)
         width_help = f"number of channels {default}"
         widths = {"choices": range(8, 257, 8), "metavar": "8, 16, ..., 256"}
         add("--channels", type=int, default=channels, help=width_help, **widths)
-        resume_help = "resume an interrupted run from its last saved state"
-        add("--resume", action="store_true", help=resume_help)
+    resume_help = "resume an interrupted run from its last saved state"
+    add("--resume", action="store_true", help=resume_help)
     if bf16:
         bf16_help = "train in bfloat16 (torch.autocast); faster on GPUs and CPUs that support it"
         add("--bf16", action="store_true", help=bf16_help)

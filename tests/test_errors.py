@@ -14,7 +14,7 @@ from conftest import ROOT, Evil
 import data
 import inference
 import train_classifier
-from support import files
+from support import files, training
 from support.cli import UserError
 from support.files import MODELS
 
@@ -44,7 +44,7 @@ def test_an_output_that_cannot_be_written(fails, tmp_path, monkeypatch, flag, na
         with monkeypatch.context() as patch:
             patch.setattr(inference, "load_models", None)  # noticed before the sampling
             assert "cannot write" in fails(inference.main, *flags)
-    monkeypatch.setattr(train_classifier, "trange", None)  # noticed before the training
+    monkeypatch.setattr(training, "trange", None)  # noticed before the training
     for models in (tmp_path / "file", tmp_path / "file" / "trial"):
         assert "cannot write" in fails(train_classifier.main, "--models", models)
     denied = PermissionError(13, "Permission denied")  # root may write anywhere

@@ -111,7 +111,7 @@ def test_the_checkpoint_and_validations_have_the_averaged_weights(tmp_path, monk
         return train_ddpm.ddpm_loss(unet, scheduler, x_0)
 
     validated, settings = [], {"loss_of": loss_of, "validate": validate}
-    monkeypatch.setattr(train_ddpm, "VALIDATE_EVERY", 4)
+    monkeypatch.setattr(training, "VALIDATE_EVERY", 4)
     train_ddpm.train(unet, gray(torch.arange(64)), tmp_path / "w.pth", 6, 16, 1e-3, **settings)
     by_hand = EMAModel([nn.Parameter(own[0])], decay=train_ddpm.EMA_DECAY)
     for kernel in own[1:5]:  # after each of the first four steps
@@ -150,8 +150,7 @@ def short(few_images):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_ddpm, "NUM_SAMPLES", 10)
         patch.setattr(train_ddpm, "SAMPLING_STEPS", 2)
-        for script in (train_classifier, train_ddpm):
-            patch.setattr(script, "VALIDATE_EVERY", 1)
+        patch.setattr(training, "VALIDATE_EVERY", 1)
         yield few_images
 
 
@@ -279,15 +278,14 @@ def contents(folder):
     return found
 
 
-@pytest.mark.parametrize("name", ["classifier", *UNETS])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_an_interrupted_run_resumes_bit_for_bit(tiny, tmp_path, name, monkeypatch, capsys):
     """In both epochs, during a validation, and when the results are written."""
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)  # after every step
     state, flags = tmp_path / f"{name}.state.pth", []
     torch.manual_seed(1)  # --seed decides, not this
-    loop = train_ddpm if name in UNETS else SCRIPTS[name]
-    places = (torch.optim.AdamW, "step", 2), (loop, "log", 1), (torch.optim.AdamW, "step", 3)
-    places = *places, (training, "save_checkpoint", 1)
+    step, report = (torch.optim.AdamW, "step"), (TrainingState, "report")
+    places = (*step, 2), (*report, 1), (*step, 3), (training, "save_checkpoint", 1)
     for (owner, function, number), saved in zip(places, (1, 2, 4, 6)):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
             patch.setattr(owner, function, interrupted(getattr(owner, function), number))
