@@ -180,10 +180,9 @@ function show() {
   $("mark").disabled = step === null || !isKnown(step) || isOwn;
   $("mark").textContent = `I see ${isWrong ? named(state.digit) : `no ${state.digit}`}`;
   const isComplete = ALL.every(isKnown);
-  const worked = isComplete ? ALL.findLast(isRight) ?? -1 : null; // the last step that did
-  const found = { "-1": "no push works", [STEPS - 1]: "no step is too late" }[worked]
-    ?? `step ${worked + 1} is the last that works`;
-  $("verdict").textContent = !isComplete || isOwn ? "" : `${marks.size ? "You say" : "The reader says"}: ${found}.`;
+  const last = ALL.findLast((k) => isKnown(k) && isRight(k));
+  const found = last === undefined ? "no push works" : `the last push that works is in step ${last + 1}`;
+  $("verdict").textContent = isComplete && !isOwn ? `${marks.size ? "You say" : "The reader says"}: ${found}.` : "";
   if (isComplete) $("results").className = "complete";
 }
 

@@ -126,7 +126,7 @@ def test_what_is_measured(tmp_path, monkeypatch, open_page):
 def test_every_push_has_its_result_and_a_link_replays_the_one_that_is_shown(open_page):
     page = open_page("#noise=5&digit=8")
     wait_for_results(page, 8, range(1, 21))
-    assert "step 15 is" in page.inner_text("#verdict")
+    assert "in step 15" in page.inner_text("#verdict")
     for list, step in ("film", 15), ("results", 17):
         page.locator(f"#{list} button").nth(step - 1).click()
         page.locator("#says", has_text=f"Step {step}:").wait_for()
@@ -152,7 +152,9 @@ def test_the_visitor_has_the_last_word(open_page):
         page.locator("#film button").nth(step - 1).click()
         page.locator("#says", has_text=f"Step {step}:").wait_for()
         page.click("#mark")
-        page.locator("#verdict", has_text=f"You say: step {last} is").wait_for()
+        page.locator(
+            "#verdict", has_text=f"You say: the last push that works is in step {last}."
+        ).wait_for()
 
 
 def test_a_digit_that_the_noise_becomes_anyway_is_replaced_unless_it_was_chosen(open_page):
@@ -171,7 +173,7 @@ def test_the_keyboard_is_enough(open_page):
         page.keyboard.press(key)
     page.locator("#says", has_text="Step 5:").wait_for()
     page.press("#mark", "Enter")
-    page.locator("#verdict", has_text="You say: step 15 is").wait_for()
+    page.locator("#verdict", has_text="You say: the last push that works is in step 15.").wait_for()
     page.press(":checked", "ArrowLeft")
     wait_for_results(page, 7, range(1, 21))
 
